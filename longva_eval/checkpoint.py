@@ -1,0 +1,436 @@
+"""Loading a checkpoint in LongVA-7B's on-disk layout, from a folder or from the hub.
+
+The layout is that of the original training code: `config.json` with `model_type: llava_qwen` and
+`mm_*` keys, safetensors shards that hold the language model, the projector *and the tuned vision
+tower*, tokenizer files, and a `mm_vision_tower` entry that only names an architecture
+(`openai/clip-vit-large-patch14-336`), which is known here without a network.
+
+Nothing is guessed from a name: the class comes from `config.json`, the prompt template from the
+tokenizer. Weights are read from safetensors alone; no pickle and no remote code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from loguru import logger
+from safetensors import safe_open
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    GenerationConfig,
+)
+
+from longva_eval.errors import CheckpointError, SettingsError
+from longva_eval.modeling import LongVAConfig, LongVAForCausalLM
+from longva_eval.rope import RopeSettings, describe_rope, resolve_rope_parameters
+
+__all__ = ["Checkpoint", "DType", "find_checkpoint", "load_checkpoint", "resolve_dtype"]
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+_CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+_CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
+
+KNOWN_TOWERS: dict[str, dict[str, Any]] = {
+    # huggingface.co/openai/clip-vit-large-patch14-336, config.json and preprocessor_config.json.
+    "openai/clip-vit-large-patch14-336": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+        "projection_dim": 768,
+        "hidden_act": "quick_gelu",
+    },
+}
+"""Architectures that need no download; their preprocessing is CLIP's, at `image_size`."""
+
+_HUB_PATTERNS = ["*.json", "*.safetensors", "merges.txt", "vocab.txt", "*.model", "vision_tower/*"]
+_HASHED_BYTES_PER_END = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A loaded model with everything that belongs to it."""
+
+    model: LongVAForCausalLM
+    """In evaluation mode, on its device or devices."""
+    tokenizer: Any
+    image_processor: CLIPImageProcessorPil
+    """The Pillow-based CLIP processor: the one the original's numbers were made with."""
+    generation_config: GenerationConfig
+    folder: Path
+    """Where the files lie."""
+    source: str
+    """What the user asked for: a folder or a hub id."""
+    revision: str | None
+    """Commit of the hub repository; None for a folder."""
+    rope: dict[str, Any]
+    """What was asked and what it resolved to, see `longva_eval.rope.describe_rope`."""
+    fingerprint: str
+    """Hash over the weight files (names, sizes, first and last mebibyte of each)."""
+
+    @property
+    def config(self) -> LongVAConfig:
+        return self.model.config
+
+    @property
+    def num_tokenizer_entries(self) -> int:
+        """Entries the tokenizer knows; rows of the output layer beyond them are padding."""
+        return min(len(self.tokenizer), int(self.config.vocab_size))
+
+    def describe(self) -> dict[str, Any]:
+        """What a result says about the model that made it."""
+        return {
+            "checkpoint": self.source,
+            "revision": self.revision,
+            "weights_fingerprint": self.fingerprint,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": str(self.model.device),
+            "rope": self.rope,
+        }
+
+
+def load_checkpoint(
+    pretrained: str | Path,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    device_map: str | None = None,
+    dtype: DType = "auto",
+    attn_implementation: str = "sdpa",
+    rope: RopeSettings | None = None,
+) -> Checkpoint:
+    """Load a LongVA checkpoint.
+
+    Args:
+        pretrained: A folder, or a hub id such as `lmms-lab/LongVA-7B`.
+        revision: Branch, tag or commit of the hub repository.
+        device: `cpu`, `cuda`, `cuda:1`, ..., or `auto`: the first GPU if there is one.
+        device_map: `auto` spreads the layers over all devices; overrides `device`.
+        dtype: `auto` is bfloat16 on CUDA and float32 elsewhere.
+        attn_implementation: Of the language model: a name that transformers knows. The vision
+            tower, which is not causal, uses `sdpa` unless this is `eager`.
+        rope: What to change of the rotary embedding; nothing if None.
+
+    Raises:
+        CheckpointError: If files are missing, unreadable, or hold another model.
+        SettingsError: If a setting is unknown or contradicts the checkpoint.
+    """
+    began = time.perf_counter()
+    folder, commit = find_checkpoint(pretrained, revision=revision)
+    raw = _read_json(folder / "config.json")
+    _check_architecture(raw, folder)
+    tensor_names = _tensor_names(folder)
+    tower_config, processor_settings, tower_folder = _vision_tower(raw, folder)
+    config = _build_config(raw, tower_config, tensor_names)
+    settings = rope or RopeSettings()
+    config.rope_parameters = resolve_rope_parameters(
+        config.rope_parameters,
+        settings,
+        head_dim=config.hidden_size // config.num_attention_heads,
+        max_position_embeddings=config.max_position_embeddings,
+    )
+    torch_device = _resolve_device(device)
+    placement = {"device_map": device_map} if device_map else {"device_map": {"": torch_device}}
+    tower_attention = "eager" if attn_implementation == "eager" else "sdpa"
+    model, report = LongVAForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=resolve_dtype(dtype, torch_device),
+        attn_implementation={"": attn_implementation, "vision_config": tower_attention},
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        **placement,
+    )
+    missing = set(report["missing_keys"])
+    if not any(".vision_tower." in name for name in tensor_names):
+        missing -= _load_untuned_tower(model, raw, tower_folder)
+    if missing or report["unexpected_keys"]:
+        raise CheckpointError(
+            f"{folder} does not hold the weights of a LongVA model. Missing: "
+            f"{_some(missing)}. Not part of it: {_some(report['unexpected_keys'])}."
+        )
+    model.eval().requires_grad_(False)
+    checkpoint = Checkpoint(
+        model=model,
+        tokenizer=AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True),
+        image_processor=CLIPImageProcessorPil(**processor_settings),
+        generation_config=_generation_config(folder),
+        folder=folder,
+        source=str(pretrained),
+        revision=commit,
+        rope=describe_rope(settings, config.rope_parameters, model.model.rotary_emb.inv_freq),
+        fingerprint=_fingerprint(folder),
+    )
+    num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    logger.info(
+        "Loaded {} ({:.2f} GB, {}) in {:.1f} s",
+        pretrained,
+        num_bytes / 1e9,
+        str(model.dtype).removeprefix("torch."),
+        time.perf_counter() - began,
+    )
+    return checkpoint
+
+
+def find_checkpoint(
+    pretrained: str | Path, *, revision: str | None = None
+) -> tuple[Path, str | None]:
+    """The folder that holds a checkpoint, downloading it if it is a hub id.
+
+    Returns:
+        The folder, and the commit of the hub repository (None for a local folder).
+
+    Raises:
+        CheckpointError: If there is no such folder and the hub cannot give it.
+    """
+    folder = Path(pretrained).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise SettingsError(f"revision={revision} belongs to a hub id; {folder} is a folder.")
+        return folder, None
+    name = str(pretrained)
+    if name.count("/") != 1 or name.startswith((".", "~", "/")):
+        raise CheckpointError(
+            f"pretrained={name}: there is no such folder, and it is not a hub id "
+            "(owner/name). Check the path."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_PATTERNS))
+    except (OSError, HfHubHTTPError, ValueError) as error:
+        # LocalEntryNotFoundError (offline, nothing cached) is an OSError too.
+        raise CheckpointError(
+            f"The checkpoint {name} is neither a folder here nor in the local hub cache, and the "
+            f"hub could not be asked ({type(error).__name__}: {str(error).splitlines()[0]}).\n"
+            f"Where there is a network:  hf download {name}  (about 16 GB for a 7B model).\n"
+            f"Then copy the folder here and pass pretrained=/path/to/{name.split('/')[1]}."
+        ) from error
+    return path, path.name
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The torch dtype for a setting; `auto` is bfloat16 on CUDA and float32 elsewhere."""
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in known:
+        raise SettingsError(f"dtype={dtype!r} is unknown; use auto, {', '.join(known)}.")
+    return known[dtype]
+
+
+def _resolve_device(device: str) -> torch.device:
+    if device in ("auto", "", "None"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise SettingsError(f"device={device!r} is unknown; use auto, cpu or cuda:0.") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(f"device={device} but PyTorch sees no GPU here; use device=cpu.")
+    return resolved
+
+
+def _check_architecture(raw: Mapping[str, Any], folder: Path) -> None:
+    architectures = raw.get("architectures") or []
+    if raw.get("model_type") != "llava_qwen" or "LlavaQwenForCausalLM" not in architectures:
+        raise CheckpointError(
+            f"{folder}/config.json describes model_type={raw.get('model_type')!r}, "
+            f"architectures={architectures}; LongVA has model_type='llava_qwen' and "
+            "LlavaQwenForCausalLM. Use the lmms-eval model of that architecture instead."
+        )
+    required = {
+        "mm_projector_type": ("mlp2x_gelu",),
+        "mm_resampler_type": (None,),
+        "mm_vision_select_feature": ("patch",),
+        "mm_use_im_start_end": (False, None),
+        "mm_patch_merge_type": ("unires", "spatial_unpad", "anyres"),
+    }
+    wrong = {
+        key: raw.get(key) for key, allowed in required.items() if raw.get(key) not in allowed
+    }
+    if wrong:
+        raise CheckpointError(
+            f"{folder}/config.json asks for parts that LongVA does not have: {wrong}. "
+            f"Known: { {key: required[key] for key in wrong} }."
+        )
+
+
+def _tensor_names(folder: Path) -> set[str]:
+    """Names of the tensors in the safetensors files, after checking that the files are there."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map: dict[str, str] = _read_json(index)["weight_map"]
+        files = sorted(set(weight_map.values()))
+    else:
+        weight_map = {}
+        files = sorted(path.name for path in folder.glob("*.safetensors"))
+    absent = [name for name in files if not (folder / name).is_file()]
+    if absent:
+        raise CheckpointError(f"{folder} lacks {_some(absent)}, which its index names.")
+    if not files:
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        hint = (
+            f"It has {_some(pickles)}: pickles can run code when read and are refused. Convert "
+            "them once, in a place you trust, with safetensors.torch.save_file."
+            if pickles
+            else "Download them: hf download <owner>/<name> --local-dir <folder>."
+        )
+        raise CheckpointError(f"{folder} has no *.safetensors weights. {hint}")
+    if weight_map:
+        return set(weight_map)
+    names: set[str] = set()
+    for name in files:
+        try:
+            with safe_open(folder / name, framework="pt") as tensors:
+                names.update(tensors.keys())
+        except Exception as error:  # safetensors raises its own, undocumented type
+            raise CheckpointError(f"{folder / name} cannot be read: {error}") from error
+    return names
+
+
+def _vision_tower(
+    raw: Mapping[str, Any], folder: Path
+) -> tuple[CLIPVisionConfig, dict[str, Any], Path | None]:
+    """Architecture and preprocessing of the tower, and the folder of its untuned weights."""
+    name = raw.get("mm_vision_tower") or raw.get("vision_tower")
+    if not name:
+        raise CheckpointError(f"{folder}/config.json names no mm_vision_tower.")
+    for candidate in (folder / name, Path(name)):
+        if (candidate / "config.json").is_file():
+            settings = _read_json(candidate / "config.json")
+            settings = settings.get("vision_config", settings)
+            processor = _read_json(candidate / "preprocessor_config.json")
+            return CLIPVisionConfig(**settings), _processor_settings(processor), candidate
+    if name in KNOWN_TOWERS:
+        size = KNOWN_TOWERS[name]["image_size"]
+        return CLIPVisionConfig(**KNOWN_TOWERS[name]), _processor_settings({"size": size}), None
+    raise CheckpointError(
+        f"{folder}/config.json names the vision tower {name!r}, which is neither a folder in the "
+        f"checkpoint nor one of the known towers ({', '.join(KNOWN_TOWERS)}). Put its "
+        f"config.json and preprocessor_config.json in {folder / 'vision_tower'} and set "
+        '"mm_vision_tower": "vision_tower".'
+    )
+
+
+def _processor_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the CLIP processor from a `preprocessor_config.json`, old or new form."""
+    size = raw["size"]
+    shortest = size["shortest_edge"] if isinstance(size, dict) else int(size)
+    crop = raw.get("crop_size", shortest)
+    crop_size = crop if isinstance(crop, dict) else {"height": int(crop), "width": int(crop)}
+    return {
+        "do_resize": True,
+        "size": {"shortest_edge": shortest},
+        "resample": raw.get("resample", 3),
+        "do_center_crop": True,
+        "crop_size": crop_size,
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": list(raw.get("image_mean", _CLIP_MEAN)),
+        "image_std": list(raw.get("image_std", _CLIP_STD)),
+        "do_convert_rgb": True,
+    }
+
+
+def _build_config(
+    raw: dict[str, Any], tower: CLIPVisionConfig, tensor_names: set[str]
+) -> LongVAConfig:
+    select_layer = int(raw.get("mm_vision_select_layer", -2))
+    num_layers = tower.num_hidden_layers
+    # hidden_states has the embeddings first: entry k is the output of the k-th layer.
+    kept = select_layer if select_layer >= 0 else num_layers + 1 + select_layer
+    if not 1 <= kept <= num_layers:
+        raise CheckpointError(
+            f"mm_vision_select_layer={select_layer} is outside of a tower of {num_layers} layers."
+        )
+    tower.num_hidden_layers = kept
+    values = {key: value for key, value in raw.items() if key != "architectures"}
+    # The two old keys become one; given apart, transformers warns and, for some, ignores them.
+    scaling = dict(values.pop("rope_scaling", None) or {"rope_type": "default"})
+    scaling["rope_type"] = scaling.pop("type", scaling.get("rope_type"))
+    values.setdefault("rope_parameters", scaling | {"rope_theta": values.pop("rope_theta", 1e4)})
+    config = LongVAConfig(**values)
+    config.vision_config = tower
+    config.has_image_newline = "model.image_newline" in tensor_names
+    return config
+
+
+def _load_untuned_tower(
+    model: LongVAForCausalLM, raw: Mapping[str, Any], tower_folder: Path | None
+) -> set[str]:
+    """Fill the tower from its own folder, for a checkpoint whose shards leave it out."""
+    if tower_folder is None:
+        raise CheckpointError(
+            f"The shards hold no vision tower, and {raw.get('mm_vision_tower')} is not a folder. "
+            "Download it and set mm_vision_tower in config.json to its path."
+        )
+    tower = model.model.vision_tower.vision_tower
+    loaded, report = CLIPVisionModel.from_pretrained(
+        tower_folder,
+        config=model.vision_config,
+        dtype=model.dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    needed = [name for name in report["missing_keys"] if not name.startswith("post_layernorm")]
+    if needed:
+        raise CheckpointError(f"{tower_folder} lacks {_some(needed)} of its vision tower.")
+    tower.load_state_dict(loaded.state_dict())
+    return {name for name, _ in model.named_parameters() if ".vision_tower." in name}
+
+
+def _generation_config(folder: Path) -> GenerationConfig:
+    if (folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return GenerationConfig()
+
+
+def _fingerprint(folder: Path) -> str:
+    """Hash that tells weight files apart without reading all of a 16 GB checkpoint."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_HASHED_BYTES_PER_END))
+            if size > _HASHED_BYTES_PER_END:
+                file.seek(max(_HASHED_BYTES_PER_END, size - _HASHED_BYTES_PER_END))
+                digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing; a LongVA checkpoint has one.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds {type(data).__name__}, not a JSON object.")
+    return data
+
+
+def _some(names: Any, limit: int = 4) -> str:
+    ordered = sorted(names)
+    if not ordered:
+        return "none"
+    shown = ", ".join(ordered[:limit])
+    return shown if len(ordered) <= limit else f"{shown} and {len(ordered) - limit} more"

@@ -1,0 +1,40 @@
+"""The errors a user can meet, one class for each thing that can be wrong.
+
+Every message says what happened, with which file and value, and how to mend it. Callers that skip
+a broken item (one video of nine hundred) catch `MediaError`; everything else ends the run.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "EvaluationError",
+    "MediaError",
+    "NumericalError",
+    "PromptError",
+    "SettingsError",
+]
+
+
+class EvaluationError(Exception):
+    """Something asked for cannot be computed; no number is made up in its place."""
+
+
+class SettingsError(EvaluationError, ValueError):
+    """A setting has a value that is unknown or contradicts another one."""
+
+
+class CheckpointError(EvaluationError):
+    """A checkpoint cannot be found, read, or is not what its files say."""
+
+
+class MediaError(EvaluationError):
+    """A video or picture cannot be read, or does not hold what its header says."""
+
+
+class PromptError(EvaluationError, ValueError):
+    """A prompt does not fit its pictures, or does not fit the model's context."""
+
+
+class NumericalError(EvaluationError):
+    """The model produced NaN or infinity."""

@@ -1,0 +1,397 @@
+"""One KV cache, many prompts: extend it, read logits, crop it, go on.
+
+Three questions on one video share its frames; the cells of a needle grid share most of their
+haystack. Prefilling each from nothing repeats all of that. Here the prompts of a batch are sorted
+so that neighbours share the longest prefix (the order of a depth-first walk through their prefix
+tree), one cache is cropped to what the next prompt shares and extended by what it adds. Every
+distinct prefix is computed once: no approximation, only no repetition.
+
+*Exact in mathematics is not exact in kernels*: a matrix product may round otherwise when it has
+other rows beside it. So the prompts are cut into chunks at fixed absolute positions (multiples of
+`chunk_tokens`) and at the points where prompts branch, and `reuse=False` prefills each prompt
+alone *through the same cuts*. Both ways then run the same kernels on the same shapes.
+
+The cache is one preallocated buffer per layer. transformers' `DynamicCache` copies everything it
+holds at each append; `StaticCache` attends over its whole length under a mask.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+from longva_eval.errors import MediaError, NumericalError, SettingsError
+from longva_eval.modeling import LongVAForCausalLM
+from longva_eval.prompt import Piece, Prompt, TextPiece, VisualPiece
+
+__all__ = ["EngineCounts", "PrefixEngine", "Query", "Visit", "VisitPlan", "plan_visits"]
+
+EncodeVisuals = Callable[[Sequence[VisualPiece]], list[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Query:
+    """A prompt, and from where on its logits are wanted."""
+
+    prompt: Prompt
+    read_from: int | None = None
+    """First position whose logits are read; the last one if None."""
+
+    @property
+    def first_read(self) -> int:
+        return self.prompt.num_tokens - 1 if self.read_from is None else self.read_from
+
+
+@dataclass
+class EngineCounts:
+    """What the engine did so far; reports and benchmarks read it."""
+
+    tokens_asked: int = 0
+    """Length of all prompts together: what one prefill each would compute."""
+    tokens_computed: int = 0
+    """What was computed, decoded tokens included."""
+    prefill_seconds: float = 0.0
+
+
+class _BufferLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
+    """Keys and values of one layer in a preallocated tensor; a view of it is attended to."""
+
+    is_croppable = True
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.length = 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        shape = (*key_states.shape[:2], self.capacity, key_states.shape[3])
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = key_states.new_empty(shape)
+        self.values = value_states.new_empty((*shape[:3], value_states.shape[3]))
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.length + key_states.shape[2]
+        assert end <= self.capacity, "the engine reserves room before it extends"
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return self.capacity
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for `capacity` tokens, keeping what is held."""
+        if capacity <= self.capacity:
+            return
+        if self.is_initialized:
+            old_keys, old_values = self.keys, self.values
+            self.capacity = capacity
+            self.lazy_initialization(old_keys, old_values)
+            self.keys[:, :, : self.length] = old_keys[:, :, : self.length]
+            self.values[:, :, : self.length] = old_values[:, :, : self.length]
+        self.capacity = capacity
+
+
+@dataclass
+class Visit:
+    """The cache stands at the end of one prompt: its logits, and further tokens to decode."""
+
+    index: int
+    """Which query, counted as they were given."""
+    logits: torch.Tensor
+    """(positions from `read_from` to the end, vocabulary), float32."""
+    _engine: PrefixEngine = field(repr=False)
+    error: MediaError | None = None
+    """Why there are no logits: a picture or video that cannot be read."""
+
+    def step(self, token_id: int) -> torch.Tensor:
+        """Append one token. Returns the (vocabulary,) float32 logits after it."""
+        return self._engine._decode(token_id)
+
+
+class PrefixEngine:
+    """Runs prompts through one model and one cache.
+
+    Args:
+        model: In evaluation mode.
+        encode: Gives the visual tokens of pieces (`VisualEncoder.encode`).
+        chunk_tokens: Prefill goes in chunks that end at multiples of this; bounds the memory of
+            activations.
+        reuse: Keep what neighbouring prompts share. False prefills each alone, through the same
+            chunks.
+    """
+
+    def __init__(
+        self,
+        model: LongVAForCausalLM,
+        encode: EncodeVisuals,
+        *,
+        chunk_tokens: int = 2048,
+        reuse: bool = True,
+    ) -> None:
+        if chunk_tokens < 1:
+            raise SettingsError(f"chunk_tokens={chunk_tokens} must be at least 1.")
+        self._model = model
+        self._encode = encode
+        self._chunk_tokens = chunk_tokens
+        self._reuse = reuse
+        self._layers = [_BufferLayer(0) for _ in range(model.config.num_hidden_layers)]
+        self._cache = Cache(layers=self._layers)
+        self.counts = EngineCounts()
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return self._layers[0].length
+
+    @torch.inference_mode()
+    def visit(
+        self,
+        queries: Sequence[Query],
+        *,
+        room: int = 0,
+        prepare: Callable[[int], None] | None = None,
+    ) -> Iterator[Visit]:
+        """Prefill each prompt, in the order that shares most.
+
+        Args:
+            queries: Prompts; the same one may come twice.
+            room: Tokens that may be decoded after a prompt.
+            prepare: Called with a query's index before it is prefilled.
+
+        Yields:
+            A visit per query, in visiting order; `error` is set where a picture or video cannot
+            be read. It is valid until the next one is asked for.
+
+        Raises:
+            NumericalError: If logits are NaN or infinite.
+        """
+        plan = plan_visits(queries, chunk_tokens=self._chunk_tokens)
+        self._reserve(max((query.prompt.num_tokens for query in queries), default=0) + room)
+        self._crop(0)
+        for index in plan.order:
+            if prepare is not None:
+                prepare(index)
+            # This also drops what was decoded after the prompt before.
+            self._crop(plan.kept[index] if self._reuse else 0)
+            try:
+                logits = self._prefill(queries[index], plan.cuts[index])
+            except MediaError as error:
+                self._crop(0)
+                yield Visit(index, torch.empty(0), self, error)
+            else:
+                yield Visit(index, logits, self)
+
+    def _prefill(self, query: Query, cuts: Sequence[int]) -> torch.Tensor:
+        began = time.perf_counter()
+        start, total = self.length, query.prompt.num_tokens  # start is 0 after an error, too
+        embeddings = self._embed(query.prompt.pieces, start)
+        read: list[torch.Tensor] = []
+        position = start
+        for end in [cut for cut in cuts if cut > start]:
+            chunk = embeddings[position - start : end - start]
+            hidden = self._forward(chunk)
+            if end > query.first_read:
+                wanted = hidden[max(0, query.first_read - position) :]
+                read.append(self._model.lm_head(wanted).float())
+            position = end
+        assert position == total, "the last cut is the end of the prompt"
+        self.counts.tokens_asked += total
+        self.counts.tokens_computed += total - start
+        self.counts.prefill_seconds += time.perf_counter() - began
+        return _require_finite(torch.cat(read), self._model)
+
+    def _decode(self, token_id: int) -> torch.Tensor:
+        with torch.inference_mode():
+            self._reserve(self.length + 1)
+            embedding = self._model.model.embed_tokens(self._ids([token_id]))
+            hidden = self._forward(embedding)
+            self.counts.tokens_computed += 1
+            return _require_finite(self._model.lm_head(hidden).float(), self._model)[0]
+
+    def _forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Hidden states (new_tokens, hidden_size) of new positions; the cache grows by them."""
+        start = self.length
+        positions = torch.arange(
+            start, start + embeddings.shape[0], device=embeddings.device
+        ).unsqueeze(0)
+        output = self._model.model(
+            inputs_embeds=embeddings.unsqueeze(0),
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        hidden: torch.Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def _embed(self, pieces: Sequence[Piece], start: int) -> torch.Tensor:
+        """Embeddings of the tokens from `start` on, (num_tokens - start, hidden_size)."""
+        wanted: list[tuple[Piece, int]] = []
+        position = 0
+        for piece in pieces:
+            skip = max(0, start - position)
+            if skip < piece.num_tokens:
+                wanted.append((piece, skip))
+            position += piece.num_tokens
+        visual = iter(self._encode([p for p, _ in wanted if isinstance(p, VisualPiece)]))
+        table = self._model.model.embed_tokens
+        parts = []
+        for piece, skip in wanted:
+            if isinstance(piece, TextPiece):
+                part = table(self._ids(piece.token_ids[skip:]))
+            else:
+                part = next(visual)[skip:]
+            parts.append(part.to(table.weight.device, table.weight.dtype))
+        return torch.cat(parts)
+
+    def _ids(self, token_ids: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(token_ids, device=self._model.model.embed_tokens.weight.device)
+
+    def _crop(self, length: int) -> None:
+        for layer in self._layers:
+            layer.length = min(layer.length, length)
+
+    def _reserve(self, capacity: int) -> None:
+        # Whole chunks, so that a slightly longer next batch needs no new buffer.
+        rounded = -(-capacity // self._chunk_tokens) * self._chunk_tokens
+        for layer in self._layers:
+            if capacity > layer.capacity:
+                layer.reserve(rounded)
+
+
+@dataclass(frozen=True)
+class VisitPlan:
+    """How a batch of prompts goes through one cache."""
+
+    order: tuple[int, ...]
+    """Indices of the queries, as they are visited."""
+    kept: tuple[int, ...]
+    """For each query, the tokens it takes over from the one visited before it."""
+    cuts: tuple[tuple[int, ...], ...]
+    """For each query, where its prefill is cut, ascending; the last is its length."""
+
+
+def plan_visits(queries: Sequence[Query], *, chunk_tokens: int) -> VisitPlan:
+    """Order prompts so that neighbours share most, and decide where their prefills are cut.
+
+    A prompt is cut at multiples of `chunk_tokens`, at branch points, and at its end. A branch
+    point is where some prompt leaves its neighbour, or where its logits begin to be read (a
+    prefix is taken over only up to there). *Every* prompt that runs through a branch point is cut
+    there, whether computed first or later, alone or not: that makes cached and uncached runs
+    the same sequence of kernel calls.
+    """
+    order = _visiting_order([query.prompt for query in queries])
+    # At each edge between neighbours: the prefix they share, and how much of it is taken over.
+    common = [0] * (len(order) + 1)
+    kept_at = [0] * (len(order) + 1)
+    for edge in range(1, len(order)):
+        one, two = queries[order[edge - 1]], queries[order[edge]]
+        common[edge] = _shared_tokens(one.prompt.pieces, two.prompt.pieces)
+        kept_at[edge] = min(common[edge], two.first_read)
+    cuts: list[set[int]] = [set() for _ in queries]
+    # In sorted order, the prompts that run through a branch point lie side by side around it:
+    # carry it to the right and to the left while the shared prefix is long enough.
+    for edges_before in (range(len(order)), range(len(order), 0, -1)):
+        branch_points: set[int] = set()
+        forward = edges_before.step == 1
+        for edge in edges_before:
+            branch_points = {point for point in branch_points if point <= common[edge]}
+            branch_points.add(kept_at[edge])
+            cuts[order[edge if forward else edge - 1]].update(branch_points)
+    chunks = []
+    for query, points in zip(queries, cuts, strict=True):
+        total = query.prompt.num_tokens
+        points.update(range(chunk_tokens, total, chunk_tokens))
+        chunks.append((*sorted(point for point in points if 0 < point < total), total))
+    kept = [0] * len(queries)
+    for place, index in enumerate(order):
+        kept[index] = kept_at[place]
+    return VisitPlan(tuple(order), tuple(kept), tuple(chunks))
+
+
+def _visiting_order(prompts: Sequence[Prompt]) -> list[int]:
+    """Sort prompts so that those with a common prefix lie side by side.
+
+    That is a depth-first walk through their prefix tree. Videos and pictures come in the order
+    in which they were first seen.
+    """
+    seen: dict[str, int] = {}
+    for prompt in prompts:
+        for piece in prompt.visual_pieces:
+            seen.setdefault(piece.key, len(seen))
+
+    def elements(prompt: Prompt) -> list[tuple[int, int]]:
+        sequence: list[tuple[int, int]] = []
+        for piece in prompt.pieces:
+            if isinstance(piece, VisualPiece):
+                sequence.append((0, seen[piece.key]))
+            else:
+                sequence.extend((1, token_id) for token_id in piece.token_ids)
+        return sequence
+
+    keys = [elements(prompt) for prompt in prompts]
+    return sorted(range(len(prompts)), key=keys.__getitem__)
+
+
+def _shared_tokens(one: Sequence[Piece], two: Sequence[Piece]) -> int:
+    """Length in tokens of the longest common prefix of two prompts."""
+    total = 0
+    left, right = _runs(one), _runs(two)
+    for a, b in zip(left, right, strict=False):
+        if a == b:
+            total += a.num_tokens
+            continue
+        if isinstance(a, TextPiece) and isinstance(b, TextPiece):
+            for first, second in zip(a.token_ids, b.token_ids, strict=False):
+                if first != second:
+                    break
+                total += 1
+        break
+    return total
+
+
+def _runs(pieces: Sequence[Piece]) -> Iterator[Piece]:
+    """The pieces with neighbouring texts joined, so that equal token sequences compare equal."""
+    text: list[int] = []
+    for piece in pieces:
+        if isinstance(piece, TextPiece):
+            text.extend(piece.token_ids)
+            continue
+        if text:
+            yield TextPiece(tuple(text))
+            text = []
+        yield piece
+    if text:
+        yield TextPiece(tuple(text))
+
+
+def _require_finite(logits: torch.Tensor, model: LongVAForCausalLM) -> torch.Tensor:
+    if bool(torch.isfinite(logits).all()):
+        return logits
+    dtype = str(model.dtype).removeprefix("torch.")
+    advice = (
+        "float16 overflows on models trained in bfloat16; run with dtype=bfloat16 or dtype=float32"
+        if dtype == "float16"
+        else "check the weights (a broken download?) and the RoPE settings, or run in dtype=float32"
+    )
+    raise NumericalError(
+        f"The model produced NaN or infinite logits in {dtype}: {advice}. No answer is made of "
+        "them: under greedy decoding they would read '!!!!' and be scored as wrong answers."
+    )

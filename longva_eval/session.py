@@ -1,0 +1,492 @@
+"""An open model with its settings: prompts in, answers out.
+
+The one place where the parts meet: checkpoint, template, frame policy, encoder and engine. The
+lmms-eval adapter and the needle test are thin layers over it, and so is a notebook:
+
+    session = open_session("lmms-lab/LongVA-7B", frames=FramePolicy(max_frames=64))
+    prompt = session.prompt("What happens in this video?", ["film.mp4"])
+    answer = session.generate([prompt])[0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from PIL import Image
+
+from longva_eval.attention import SPLIT_SDPA, register_split_sdpa
+from longva_eval.checkpoint import Checkpoint, DType, load_checkpoint
+from longva_eval.errors import MediaError, PromptError, SettingsError
+from longva_eval.generation import (
+    Generation,
+    GenerationSettings,
+    TokenScores,
+    decode,
+    merge_scores,
+    parse_gen_kwargs,
+    score_tokens,
+)
+from longva_eval.images import ImageAspectRatio, open_image
+from longva_eval.modeling import PoolMode
+from longva_eval.prefix import PrefixEngine, Query
+from longva_eval.prompt import (
+    ChatTemplate,
+    Prompt,
+    Turn,
+    VisualPiece,
+    build_prompt,
+    load_template,
+    place_images,
+    tokenize,
+)
+from longva_eval.rope import RopeSettings
+from longva_eval.video import DecodeBackend, FramePolicy, FrameSample, probe_video, sample_frames
+from longva_eval.vision import FrameStack, Picture, VideoFrames, VisualEncoder
+
+__all__ = [
+    "AttentionKind",
+    "Conversation",
+    "LongPromptPolicy",
+    "Media",
+    "ScoredText",
+    "Session",
+    "open_session",
+]
+
+AttentionKind = Literal["sdpa", "sdpa_masked", "eager", "flash_attention_2"]
+LongPromptPolicy = Literal["error", "keep_question", "original"]
+Media = Image.Image | str | Path | Sequence[Image.Image]
+"""A picture, the path of a picture or video, or pictures that are the frames of one video."""
+
+PICTURE_SUFFIXES = {
+    ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".jfif",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """A prompt, and what the record says about it."""
+
+    prompt: Prompt
+    context_text: str
+    """The rendered conversation, up to where the assistant speaks."""
+    visuals: tuple[tuple[VisualPiece, ...], ...]
+    """The pieces of each picture or video, in order."""
+    frames: tuple[FrameSample, ...] = ()
+    """For each video, the frames that were chosen."""
+    num_tokens_cut: int = 0
+    """Tokens left out because the prompt was longer than the context."""
+
+    def describe(self) -> dict[str, Any]:
+        """Frames asked and seen, and tokens, for a sample's record."""
+        return {
+            "num_prompt_tokens": self.prompt.num_tokens,
+            "num_visual_tokens": self.prompt.num_visual_tokens,
+            "num_tokens_cut": self.num_tokens_cut,
+            "videos": [
+                {
+                    "num_frames_asked": sample.num_frames_asked,
+                    "num_frames_seen": len(sample.indices),
+                    "num_frames_total": sample.num_frames_total,
+                    "frame_indices": list(sample.indices),
+                    "timestamps_seconds": list(sample.timestamps_seconds),
+                }
+                for sample in self.frames
+            ],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredText:
+    """How likely a text is as the answer to a prompt."""
+
+    all_tokens: TokenScores
+    """The text and what the template closes an answer with: what the original scores."""
+    continuation: TokenScores
+    """The text alone."""
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean cross-entropy over all scored tokens, the original's measure; lower is better."""
+        return -self.all_tokens.log_prob / len(self.all_tokens.token_ids)
+
+
+@dataclass(kw_only=True)
+class Session:
+    """A checkpoint with settings for prompts, frames and decoding."""
+
+    checkpoint: Checkpoint
+    template: ChatTemplate
+    frames: FramePolicy = field(default_factory=FramePolicy)
+    backend: DecodeBackend = "auto"
+    aspect: ImageAspectRatio = "anyres"
+    pool_stride: int = 2
+    pool_mode: PoolMode = "average"
+    context_length: int
+    """Longest prompt in tokens."""
+    long_prompt: LongPromptPolicy = "error"
+    attention: AttentionKind = "sdpa"
+    seed: int = 0
+    encoder: VisualEncoder
+    engine: PrefixEngine
+
+    def prompt(
+        self, text: str, media: Sequence[Media] = (), *, history: Sequence[Turn] = ()
+    ) -> Conversation:
+        """The prompt for a question about pictures and videos.
+
+        Args:
+            text: The question; may say `<image>` where each picture or video belongs.
+            media: Pictures and videos, in order.
+            history: Earlier turns; pictures and videos belong to the first of them.
+
+        Raises:
+            MediaError: If a picture or video cannot be read.
+            PromptError: If placeholders do not fit, or the prompt is longer than the context
+                and `long_prompt` is `error`.
+        """
+        visuals: list[tuple[VisualPiece, ...]] = []
+        samples: list[FrameSample] = []
+        num_videos = 0
+        for item in media:
+            pieces, sample = self._visual(item)
+            visuals.append(tuple(pieces))
+            if sample is not None:
+                samples.append(sample)
+                num_videos += 1
+        turns = [*history, ("user", text)]
+        role, first = turns[0]
+        placed = place_images(first, num_pictures=len(media) - num_videos, num_videos=num_videos)
+        rendered = self.template.render([(role, placed), *turns[1:]])
+        prompt = build_prompt(self.checkpoint.tokenizer, rendered, visuals)
+        fitted, cut = self._fit(prompt)
+        return Conversation(
+            prompt=fitted,
+            context_text=rendered,
+            visuals=tuple(visuals),
+            frames=tuple(samples),
+            num_tokens_cut=cut,
+        )
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        settings: GenerationSettings | Sequence[GenerationSettings] | None = None,
+        *,
+        on_answer: Callable[[int, Generation | MediaError], None] | None = None,
+    ) -> list[Generation | MediaError]:
+        """Answer prompts, sharing what they have in common.
+
+        Args:
+            conversations: From `prompt`.
+            settings: For all, or one for each; greedy with the checkpoint's penalty if None.
+            on_answer: Called with each index and answer as soon as it is there, in the order in
+                which prompts are visited.
+
+        Returns:
+            An answer for each prompt, in the order given. Where a picture or video cannot be
+            decoded, the error stands in the answer's place.
+
+        Raises:
+            NumericalError: If logits are NaN or infinite.
+        """
+        chosen = self._settings_for(settings, len(conversations))
+        answers: list[Generation | MediaError | None] = [None] * len(conversations)
+        queries = [Query(conversation.prompt) for conversation in conversations]
+        room = max((setting.max_new_tokens for setting in chosen), default=0)
+        for visit in self.engine.visit(queries, room=min(room, 4096)):
+            answer: Generation | MediaError
+            if visit.error is not None:
+                answer = visit.error
+            else:
+                answer = decode(
+                    visit,
+                    self.checkpoint.tokenizer,
+                    chosen[visit.index],
+                    num_prompt_tokens=queries[visit.index].prompt.num_tokens,
+                    num_entries=self.checkpoint.num_tokenizer_entries,
+                )
+            answers[visit.index] = answer
+            if on_answer is not None:
+                on_answer(visit.index, answer)
+        assert all(answer is not None for answer in answers), "every query is visited once"
+        return [answer for answer in answers if answer is not None]
+
+    def score(
+        self, conversations: Sequence[Conversation], continuations: Sequence[str]
+    ) -> list[ScoredText | MediaError]:
+        """How likely each continuation is as the assistant's answer.
+
+        The text is tokenised together with its prompt and with what the template closes an
+        answer with, as in the original.
+
+        Raises:
+            PromptError: If a prompt was cut: its end, which the answer follows, would be missing.
+            NumericalError: If logits are NaN or infinite.
+        """
+        queries: list[Query] = []
+        texts: list[tuple[tuple[int, ...], int]] = []
+        for conversation, continuation in zip(conversations, continuations, strict=True):
+            if conversation.num_tokens_cut:
+                raise PromptError(
+                    f"A prompt was shortened by {conversation.num_tokens_cut} tokens; likelihoods "
+                    "need the whole one. Ask for fewer frames, or set max_context_tokens higher."
+                )
+            query, scored, num_continuation = self._scoring_query(conversation, continuation)
+            queries.append(query)
+            texts.append((scored, num_continuation))
+        results: dict[int, ScoredText | MediaError] = {}
+        entries = self.checkpoint.num_tokenizer_entries
+        for visit in self.engine.visit(queries):
+            if visit.error is not None:
+                results[visit.index] = visit.error
+                continue
+            scored, num_continuation = texts[visit.index]
+            scores = score_tokens(visit.logits[:, :entries], scored)
+            results[visit.index] = ScoredText(
+                all_tokens=scores, continuation=merge_scores(scores, first=num_continuation)
+            )
+        return [results[index] for index in range(len(queries))]
+
+    def describe(self) -> dict[str, Any]:
+        """How every number of this session was made."""
+        return {
+            **self.checkpoint.describe(),
+            "attn_implementation": self.attention,
+            "conv_template": self.template.name,
+            "frames": self.frames.describe(),
+            "video_decode_backend": self.backend,
+            "image_processor": type(self.checkpoint.image_processor).__name__,
+            "image_aspect_ratio": self.aspect,
+            "mm_patch_merge_type": self.checkpoint.config.mm_patch_merge_type,
+            "mm_spatial_pool_stride": self.pool_stride,
+            "mm_spatial_pool_mode": self.pool_mode,
+            "max_context_tokens": self.context_length,
+            "long_prompt": self.long_prompt,
+            "versions": package_versions(),
+        }
+
+    def visual_source(self, item: Media, *, aspect: ImageAspectRatio | None = None) -> Any:
+        """The source of a picture or video; `aspect` overrides how video frames are prepared."""
+        pool: dict[str, Any] = {"pool_stride": self.pool_stride, "pool_mode": self.pool_mode}
+        if isinstance(item, Image.Image) or _is_picture_path(item):
+            assert not isinstance(item, Sequence) or isinstance(item, str)
+            return Picture(
+                checkpoint=self.checkpoint, image=open_image(item), aspect=aspect or self.aspect
+            )
+        if isinstance(item, (str, Path)):
+            info = probe_video(item)
+            return VideoFrames(
+                checkpoint=self.checkpoint,
+                info=info,
+                sample=sample_frames(info, self.frames),
+                backend=self.backend,
+                aspect=aspect or "crop",
+                **pool,
+            )
+        if isinstance(item, Sequence) and item and all(isinstance(f, Image.Image) for f in item):
+            return FrameStack(
+                checkpoint=self.checkpoint,
+                pictures=tuple(open_image(frame) for frame in item),
+                aspect=aspect or "crop",
+                **pool,
+            )
+        raise MediaError(
+            f"{str(item)[:120]!r} of type {type(item).__name__} is neither a picture, nor the path "
+            "of a picture or video, nor a list of frames."
+        )
+
+    def _visual(self, item: Media) -> tuple[list[VisualPiece], FrameSample | None]:
+        source = self.visual_source(item)
+        if isinstance(source, VideoFrames):
+            return source.pieces(), source.sample
+        if isinstance(source, FrameStack):
+            count = len(source.pictures)
+            sample = FrameSample(
+                indices=tuple(range(count)),
+                timestamps_seconds=(),
+                num_frames_asked=count,
+                num_frames_total=count,
+            )
+            return source.pieces(), sample
+        return source.pieces(), None
+
+    def _fit(self, prompt: Prompt) -> tuple[Prompt, int]:
+        """Apply the policy for prompts that are longer than the context."""
+        excess = prompt.num_tokens - self.context_length
+        if excess <= 0:
+            return prompt, 0
+        if self.long_prompt == "original":
+            return prompt.first(self.context_length), excess
+        if self.long_prompt == "keep_question":
+            return _without_last_visuals(prompt, excess), excess
+        raise PromptError(
+            f"The prompt has {prompt.num_tokens:,} tokens ({prompt.num_visual_tokens:,} of them "
+            f"visual), the context holds {self.context_length:,}. Ask for fewer frames "
+            "(max_frames_num), set max_context_tokens higher, or choose what to leave out: "
+            "long_prompt=keep_question drops the last visual tokens, long_prompt=original cuts "
+            "the end of the prompt, question included."
+        )
+
+    def _settings_for(
+        self, settings: GenerationSettings | Sequence[GenerationSettings] | None, count: int
+    ) -> list[GenerationSettings]:
+        if settings is None:
+            settings = parse_gen_kwargs({}, self.checkpoint.generation_config, seed=self.seed)[0]
+        if isinstance(settings, GenerationSettings):
+            return [settings] * count
+        if len(settings) != count:
+            raise SettingsError(f"{len(settings)} settings were given for {count} prompts.")
+        return list(settings)
+
+    def _scoring_query(
+        self, conversation: Conversation, continuation: str
+    ) -> tuple[Query, tuple[int, ...], int]:
+        """The query that reads a continuation's logits, its tokens, and how many are its own."""
+        tokenizer = self.checkpoint.tokenizer
+        context = conversation.prompt
+        full_text = conversation.context_text + continuation + self.template.assistant_end
+        full = build_prompt(tokenizer, full_text, conversation.visuals)
+        # Both are cut at `<image>`, so only the last text can differ between them.
+        context_ids, full_ids = context.placeholder_ids(), full.placeholder_ids()
+        if full_ids[: len(context_ids)] == context_ids:
+            scored = tuple(full_ids[len(context_ids) :])
+        else:
+            # A token would span the end of the prompt and the start of the answer. The model is
+            # asked with the prompt's own tokens, so the answer is tokenised by itself.
+            scored = tokenize(tokenizer, continuation + self.template.assistant_end)
+        closing = tokenize(tokenizer, self.template.assistant_end)
+        num_continuation = len(scored) - len(closing)
+        if num_continuation < 1 or scored[num_continuation:] != closing:
+            num_continuation = len(tokenize(tokenizer, continuation))
+        if num_continuation < 1:
+            raise PromptError("An empty continuation has no likelihood.")
+        # The last token predicts nothing that is read.
+        query = Query(
+            context.with_tokens(scored[:-1]),
+            read_from=context.num_tokens - 1,
+        )
+        return query, scored, num_continuation
+
+
+def open_session(
+    pretrained: str | Path,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    device_map: str | None = None,
+    dtype: DType = "auto",
+    attn_implementation: AttentionKind = "sdpa",
+    conv_template: str = "auto",
+    frames: FramePolicy | None = None,
+    backend: DecodeBackend = "auto",
+    aspect: ImageAspectRatio | None = None,
+    pool_stride: int | None = None,
+    pool_mode: PoolMode | None = None,
+    rope: RopeSettings | None = None,
+    context_length: int | None = None,
+    long_prompt: LongPromptPolicy = "error",
+    chunk_tokens: int = 2048,
+    reuse: bool = True,
+    vision_batch_size: int = 16,
+    seed: int = 0,
+) -> Session:
+    """Load a checkpoint and make it ready for prompts.
+
+    What is None comes from the checkpoint's `config.json`. The context length is its
+    `max_position_embeddings`; with `long_prompt="original"` it is `tokenizer_model_max_length`,
+    which is what the original cuts at.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be loaded.
+        SettingsError: If a setting is unknown.
+    """
+    for name, value, kinds in (
+        ("attn_implementation", attn_implementation, AttentionKind),
+        ("long_prompt", long_prompt, LongPromptPolicy),
+        ("image_aspect_ratio", aspect, ImageAspectRatio),
+        ("mm_spatial_pool_mode", pool_mode, PoolMode),
+        ("video_decode_backend", backend, DecodeBackend),
+    ):
+        if value is not None and value not in get_args(kinds):
+            raise SettingsError(f"{name}={value!r} is unknown; use {', '.join(get_args(kinds))}.")
+    register_split_sdpa()
+    checkpoint = load_checkpoint(
+        pretrained,
+        revision=revision,
+        device=device,
+        device_map=device_map,
+        dtype=dtype,
+        attn_implementation={"sdpa": SPLIT_SDPA, "sdpa_masked": "sdpa"}.get(
+            attn_implementation, attn_implementation
+        ),
+        rope=rope,
+    )
+    config = checkpoint.config
+    if context_length is None:
+        own = config.tokenizer_model_max_length if long_prompt == "original" else None
+        context_length = int(own or config.max_position_embeddings)
+    encoder = VisualEncoder(checkpoint, batch_size=vision_batch_size)
+    return Session(
+        checkpoint=checkpoint,
+        template=load_template(conv_template, checkpoint.tokenizer),
+        frames=frames or FramePolicy(),
+        backend=backend,
+        aspect=aspect or config.image_aspect_ratio,
+        pool_stride=pool_stride or int(config.mm_spatial_pool_stride),
+        pool_mode=pool_mode or config.mm_spatial_pool_mode,
+        context_length=context_length,
+        long_prompt=long_prompt,
+        attention=attn_implementation,
+        seed=seed,
+        encoder=encoder,
+        engine=PrefixEngine(
+            checkpoint.model, encoder.encode, chunk_tokens=chunk_tokens, reuse=reuse
+        ),
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that can move a number."""
+    names = [
+        "longva-eval", "lmms-eval", "transformers", "torch", "tokenizers", "pillow", "decord",
+        "av", "numpy",
+    ]  # fmt: skip
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _is_picture_path(item: object) -> bool:
+    return isinstance(item, (str, Path)) and Path(item).suffix.lower() in PICTURE_SUFFIXES
+
+
+def _without_last_visuals(prompt: Prompt, excess: int) -> Prompt:
+    """Leave out visual tokens from the end, whole pieces last to first, until it fits."""
+    if prompt.num_visual_tokens < excess:
+        raise PromptError(
+            f"The text of the prompt alone has {prompt.num_tokens - prompt.num_visual_tokens:,} "
+            f"tokens; leaving out all pictures does not make room for it."
+        )
+    pieces = list(prompt.pieces)
+    for place in range(len(pieces) - 1, -1, -1):
+        piece = pieces[place]
+        if excess <= 0:
+            break
+        if isinstance(piece, VisualPiece):
+            cut = min(excess, piece.num_tokens)
+            excess -= cut
+            if cut == piece.num_tokens:
+                del pieces[place]
+            else:
+                pieces[place] = piece.first(piece.num_tokens - cut)
+    return Prompt(tuple(pieces))
+
