@@ -29,7 +29,7 @@ def register_split_sdpa() -> None:
 
 
 def split_sdpa(
-    module: torch.nn.Module,
+    module: torch.nn.Module,  # noqa: ARG001  # transformers calls by position
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -47,6 +47,7 @@ def split_sdpa(
         value: As `key`.
         attention_mask: None; transformers builds no mask for an implementation of this name.
         scaling: Factor on the scores; 1 / sqrt(head_dim) if None.
+        **kwargs: What other implementations need.
 
     Returns:
         (1, new_tokens, num_heads, head_dim), and None for the attention weights.

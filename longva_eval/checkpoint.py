@@ -15,7 +15,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,12 +29,21 @@ from transformers import (
     CLIPVisionModel,
     GenerationConfig,
 )
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
+from longva_eval.embedded import CHECKPOINTS, embedded_checkpoint
 from longva_eval.errors import CheckpointError, SettingsError
 from longva_eval.modeling import LongVAConfig, LongVAForCausalLM
 from longva_eval.rope import RopeSettings, describe_rope, resolve_rope_parameters
 
-__all__ = ["Checkpoint", "DType", "find_checkpoint", "load_checkpoint", "resolve_dtype"]
+__all__ = [
+    "Checkpoint",
+    "DType",
+    "change_rope",
+    "find_checkpoint",
+    "load_checkpoint",
+    "resolve_dtype",
+]
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -78,12 +87,14 @@ class Checkpoint:
     """Commit of the hub repository; None for a folder."""
     rope: dict[str, Any]
     """What was asked and what it resolved to, see `longva_eval.rope.describe_rope`."""
+    own_rope_parameters: dict[str, Any]
+    """`rope_parameters` as the checkpoint has them, before any change."""
     fingerprint: str
     """Hash over the weight files (names, sizes, first and last mebibyte of each)."""
 
     @property
     def config(self) -> LongVAConfig:
-        return self.model.config
+        return self.model.config  # type: ignore[no-any-return]  # transformers is untyped
 
     @property
     def num_tokenizer_entries(self) -> int:
@@ -115,7 +126,8 @@ def load_checkpoint(
     """Load a LongVA checkpoint.
 
     Args:
-        pretrained: A folder, or a hub id such as `lmms-lab/LongVA-7B`.
+        pretrained: A folder, a hub id such as `lmms-lab/LongVA-7B`, or an embedded checkpoint
+            such as `longva-tiny`.
         revision: Branch, tag or commit of the hub repository.
         device: `cpu`, `cuda`, `cuda:1`, ..., or `auto`: the first GPU if there is one.
         device_map: `auto` spreads the layers over all devices; overrides `device`.
@@ -136,12 +148,8 @@ def load_checkpoint(
     tower_config, processor_settings, tower_folder = _vision_tower(raw, folder)
     config = _build_config(raw, tower_config, tensor_names)
     settings = rope or RopeSettings()
-    config.rope_parameters = resolve_rope_parameters(
-        config.rope_parameters,
-        settings,
-        head_dim=config.hidden_size // config.num_attention_heads,
-        max_position_embeddings=config.max_position_embeddings,
-    )
+    own_rope_parameters = dict(config.rope_parameters)
+    config.rope_parameters = _resolve_rope(config, own_rope_parameters, settings)
     torch_device = _resolve_device(device)
     placement = {"device_map": device_map} if device_map else {"device_map": {"": torch_device}}
     tower_attention = "eager" if attn_implementation == "eager" else "sdpa"
@@ -173,6 +181,7 @@ def load_checkpoint(
         source=str(pretrained),
         revision=commit,
         rope=describe_rope(settings, config.rope_parameters, model.model.rotary_emb.inv_freq),
+        own_rope_parameters=own_rope_parameters,
         fingerprint=_fingerprint(folder),
     )
     num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -184,6 +193,35 @@ def load_checkpoint(
         time.perf_counter() - began,
     )
     return checkpoint
+
+
+def change_rope(checkpoint: Checkpoint, rope: RopeSettings) -> Checkpoint:
+    """The same weights with another rotary embedding, starting from the checkpoint's own.
+
+    The model is changed in place: a rotary embedding has no weights, and a second copy of 15 GB
+    would not fit beside the first.
+
+    Raises:
+        SettingsError: If the settings do not fit the checkpoint.
+    """
+    model = checkpoint.model
+    config = model.config
+    config.rope_parameters = _resolve_rope(config, checkpoint.own_rope_parameters, rope)
+    device = model.model.rotary_emb.inv_freq.device
+    model.model.rotary_emb = Qwen2RotaryEmbedding(config).to(device)
+    described = describe_rope(rope, config.rope_parameters, model.model.rotary_emb.inv_freq)
+    return replace(checkpoint, rope=described)
+
+
+def _resolve_rope(
+    config: LongVAConfig, own_parameters: Mapping[str, Any], rope: RopeSettings
+) -> dict[str, Any]:
+    return resolve_rope_parameters(
+        own_parameters,
+        rope,
+        head_dim=config.hidden_size // config.num_attention_heads,
+        max_position_embeddings=config.max_position_embeddings,
+    )
 
 
 def find_checkpoint(
@@ -198,6 +236,8 @@ def find_checkpoint(
         CheckpointError: If there is no such folder and the hub cannot give it.
     """
     folder = Path(pretrained).expanduser()
+    if not folder.is_dir():
+        folder = embedded_checkpoint(pretrained) or folder
     if folder.is_dir():
         if revision is not None:
             raise SettingsError(f"revision={revision} belongs to a hub id; {folder} is a folder.")
@@ -205,8 +245,8 @@ def find_checkpoint(
     name = str(pretrained)
     if name.count("/") != 1 or name.startswith((".", "~", "/")):
         raise CheckpointError(
-            f"pretrained={name}: there is no such folder, and it is not a hub id "
-            "(owner/name). Check the path."
+            f"pretrained={name}: there is no such folder, it is not a hub id (owner/name), and it "
+            f"is none of the embedded checkpoints ({', '.join(CHECKPOINTS)}). Check the path."
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -261,9 +301,7 @@ def _check_architecture(raw: Mapping[str, Any], folder: Path) -> None:
         "mm_use_im_start_end": (False, None),
         "mm_patch_merge_type": ("unires", "spatial_unpad", "anyres"),
     }
-    wrong = {
-        key: raw.get(key) for key, allowed in required.items() if raw.get(key) not in allowed
-    }
+    wrong = {key: raw.get(key) for key, allowed in required.items() if raw.get(key) not in allowed}
     if wrong:
         raise CheckpointError(
             f"{folder}/config.json asks for parts that LongVA does not have: {wrong}. "

@@ -123,7 +123,7 @@ def parse_gen_kwargs(
     """
     known = {
         "until", "max_new_tokens", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k",
-        "num_beams", "repetition_penalty", "image_aspect_ratio", "seed",
+        "num_beams", "repetition_penalty", "image_aspect_ratio", "seed", "score_column",
     }  # fmt: skip
     beams = gen_kwargs.get("num_beams") or 1
     if int(beams) != 1:
@@ -137,7 +137,9 @@ def parse_gen_kwargs(
     do_sample = bool(gen_kwargs.get("do_sample", temperature > 0))
     end = defaults.eos_token_id
     settings = GenerationSettings(
-        max_new_tokens=int(gen_kwargs.get("max_new_tokens") or gen_kwargs.get("max_gen_toks") or 1024),
+        max_new_tokens=int(
+            gen_kwargs.get("max_new_tokens") or gen_kwargs.get("max_gen_toks") or 1024
+        ),
         until=tuple(stop for stop in until if stop),
         do_sample=do_sample,
         temperature=temperature if do_sample else 1.0,
@@ -146,7 +148,11 @@ def parse_gen_kwargs(
         repetition_penalty=float(
             gen_kwargs.get("repetition_penalty") or defaults.repetition_penalty or 1.0
         ),
-        end_token_ids=tuple(end) if isinstance(end, (list, tuple)) else () if end is None else (end,),
+        end_token_ids=tuple(end)
+        if isinstance(end, (list, tuple))
+        else ()
+        if end is None
+        else (end,),
         seed=int(gen_kwargs.get("seed", seed)),
     )
     return settings, tuple(sorted(set(gen_kwargs) - known))

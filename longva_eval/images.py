@@ -59,7 +59,8 @@ def open_image(image: Image.Image | str | Path) -> Image.Image:
         return image.convert("RGB")
     try:
         with Image.open(image) as opened:
-            return opened.convert("RGB")
+            converted: Image.Image = opened.convert("RGB")
+            return converted
     except FileNotFoundError as error:
         raise MediaError(f"The picture {image} does not exist.") from error
     except Image.DecompressionBombError as error:
@@ -184,7 +185,9 @@ def frames_to_pixel_values(
     crop = processor.crop_size
     if len(frames) == 0:
         return torch.empty(0, 3, int(crop["height"]), int(crop["width"]))
-    pictures = [frame if isinstance(frame, Image.Image) else Image.fromarray(frame) for frame in frames]
+    pictures = [
+        frame if isinstance(frame, Image.Image) else Image.fromarray(frame) for frame in frames
+    ]
     if aspect == "pad":
         pictures = [pad_to_square(picture, processor.image_mean) for picture in pictures]
     values: torch.Tensor = processor(images=pictures, return_tensors="pt")["pixel_values"]

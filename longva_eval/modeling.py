@@ -19,7 +19,13 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2ForCausalLM, Qwen2Model
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Model,
+)
 
 from longva_eval.errors import CheckpointError, SettingsError
 
@@ -60,7 +66,9 @@ class LongVAModel(Qwen2Model):  # type: ignore[misc]  # transformers is untyped
         super().__init__(config)
         vision_config = config.vision_config
         if not isinstance(vision_config, CLIPVisionConfig):
-            raise CheckpointError("LongVAConfig has no vision_config; load it with load_checkpoint.")
+            raise CheckpointError(
+                "LongVAConfig has no vision_config; load it with load_checkpoint."
+            )
         self.vision_tower = _VisionTower(vision_config)
         self.mm_projector = nn.Sequential(
             nn.Linear(vision_config.hidden_size, config.hidden_size),

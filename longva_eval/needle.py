@@ -18,61 +18,29 @@ over the whole output layer, padding rows included: both as there.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from longva_eval.accuracies import mean_by_place
 from longva_eval.errors import MediaError, SettingsError
-from longva_eval.generation import score_tokens
-from longva_eval.images import image_digest, open_image
-from longva_eval.prefix import Query
-from longva_eval.prompt import Prompt, TextPiece, VisualPiece, tokenize
-from longva_eval.session import Session
-from longva_eval.video import FrameSample, one_per_second, probe_video
-from longva_eval.vision import FrameStack, VideoFrames
+from longva_eval.needle_media import Haystack, Needle, needle_clip
+from longva_eval.prompt import Prompt, TextPiece, tokenize
+from longva_eval.session import ComposedClip, ForcedAnswer, Session
 
 __all__ = [
     "CellResult",
-    "Haystack",
-    "Needle",
     "NeedleCell",
     "NeedleGrid",
     "accuracy_rows",
     "insert_index",
-    "load_needles",
-    "open_haystack",
+    "is_answer",
     "parse_range",
     "run_grid",
 ]
-
-HUB_NEEDLES = "lmms-lab/v_niah_needles"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Needle:
-    """A picture to find, with a question that only it answers."""
-
-    name: str
-    """File name, or place in the dataset."""
-    image: Image.Image
-    """RGB."""
-    question: str
-    """Follows the frames directly; the published ones begin with a newline."""
-    answer: str
-
-    def describe(self) -> dict[str, str]:
-        return {
-            "name": self.name,
-            "image_sha256": image_digest(self.image),
-            "question": self.question,
-            "answer": self.answer,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,15 +79,6 @@ class NeedleGrid:
             for count in self.frame_counts
             for depth in self.depths
         ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Haystack:
-    """Frames of one or several videos, one a second, one after the other."""
-
-    pieces: tuple[VisualPiece, ...]
-    sources: tuple[dict[str, Any], ...]
-    """For each video: file, digest, and how many frames it gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,122 +145,6 @@ def parse_range(text: str, *, name: str) -> list[float]:
         ) from error
 
 
-def load_needles(source: str | Path) -> list[Needle]:
-    """Needles from a folder with `dataset.json`, or from the hub.
-
-    `dataset.json` is a list of `{"path", "prompt", "answer"}`, paths relative to it.
-
-    Raises:
-        MediaError: If the folder, the list, a picture or a field is missing or wrong; all
-            problems of a folder are reported together.
-    """
-    if str(source) == HUB_NEEDLES:
-        return _needles_from_hub()
-    folder = Path(source).expanduser()
-    listing = folder / "dataset.json"
-    try:
-        entries = json.loads(listing.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MediaError(
-            f"{listing} does not exist. A needle folder holds pictures and a dataset.json: "
-            '[{"path": "cat.png", "prompt": "\\nWhat animal ...?", "answer": "Cat"}, ...]; '
-            f"or use --needles {HUB_NEEDLES}."
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MediaError(f"{listing} is not valid JSON: {error}") from error
-    if not isinstance(entries, list) or not entries:
-        raise MediaError(f"{listing} must hold a list of needles, one at least.")
-    needles: list[Needle] = []
-    problems: list[str] = []
-    for number, entry in enumerate(entries):
-        try:
-            needles.append(_read_needle(entry, folder))
-        except MediaError as error:
-            problems.append(f"  needle {number}: {error}")
-    if problems:
-        raise MediaError(f"{listing} cannot be used:\n" + "\n".join(problems))
-    return needles
-
-
-def _read_needle(entry: Any, folder: Path) -> Needle:
-    if not isinstance(entry, dict):
-        raise MediaError(f"it is {type(entry).__name__}, not an object.")
-    values = {key: entry.get(key) for key in ("path", "prompt", "answer")}
-    wrong = [key for key, value in values.items() if not isinstance(value, str) or not value]
-    if wrong:
-        raise MediaError(f"{', '.join(wrong)} must be text that is not empty.")
-    path = folder / str(values["path"])
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise MediaError(f"its path {values['path']!r} leads out of the folder.")
-    return Needle(
-        name=str(values["path"]),
-        image=open_image(path),
-        question=str(values["prompt"]),
-        answer=str(values["answer"]),
-    )
-
-
-def _needles_from_hub() -> list[Needle]:
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(HUB_NEEDLES, split="test")
-    except Exception as error:  # datasets raises many types for a missing network
-        raise MediaError(
-            f"The needles {HUB_NEEDLES} could not be loaded ({type(error).__name__}: {error}). "
-            "Without a network, pass a folder with dataset.json and its pictures as --needles."
-        ) from error
-    return [
-        Needle(
-            name=str(number),
-            image=open_image(row["image"]),
-            question=row["question"],
-            answer=row["answer"],
-        )
-        for number, row in enumerate(rows)
-    ]
-
-
-def open_haystack(session: Session, videos: Sequence[str | Path]) -> Haystack:
-    """The frames of the videos at one a second, one video after the other; nothing is decoded.
-
-    Raises:
-        MediaError: If a video cannot be read.
-    """
-    if not videos:
-        raise SettingsError("A haystack needs at least one video.")
-    pieces: list[VisualPiece] = []
-    sources: list[dict[str, Any]] = []
-    for path in videos:
-        info = probe_video(path)
-        indices = tuple(one_per_second(info))
-        sample = FrameSample(
-            indices=indices,
-            timestamps_seconds=tuple(float(info.presentation_seconds[i]) for i in indices),
-            num_frames_asked=len(indices),
-            num_frames_total=info.num_frames,
-        )
-        source = VideoFrames(
-            checkpoint=session.checkpoint,
-            info=info,
-            sample=sample,
-            backend=session.backend,
-            aspect="pad",
-            pool_stride=2,
-        )
-        pieces.extend(source.pieces())
-        sources.append(
-            {
-                "file": info.path.name,
-                "digest": info.digest,
-                "num_frames_used": len(indices),
-                "num_frames_total": info.num_frames,
-                "average_fps": info.average_fps,
-            }
-        )
-    return Haystack(pieces=tuple(pieces), sources=tuple(sources))
-
-
 def run_grid(
     session: Session,
     haystack: Haystack,
@@ -328,61 +171,32 @@ def run_grid(
         MediaError: If the haystack is too short, or a frame cannot be decoded.
         NumericalError: If logits are NaN or infinite.
     """
-    longest = max(grid.frame_counts)
-    if longest > len(haystack.pieces):
-        files = ", ".join(source["file"] for source in haystack.sources)
-        raise MediaError(
-            f"The haystack ({files}) has {len(haystack.pieces)} frames at one a second; "
-            f"{longest} are asked for. Add --haystack videos or lower --frames."
-        )
     cells = [(cell, number) for cell in grid.cells() for number in range(len(needles))]
     prompts, answers = _build_prompts(session, haystack, needles, cells)
-    # Two queries a cell: the answer as input (scored), and the prompt alone (decoded). They share
-    # all of the prompt, so the second costs next to nothing.
-    queries = [
-        Query(prompt.with_tokens(answer[:-1]), read_from=prompt.num_tokens - 1)
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-    if max_new_tokens > 0:
-        queries += [Query(prompt) for prompt in prompts]
-    generated: dict[int, str] = {}
-    scored: dict[int, CellResult] = {}
-    results: list[CellResult | None] = [None] * len(cells)
 
-    def finish(place: int) -> None:
-        if place not in scored or (max_new_tokens > 0 and place not in generated):
-            return
-        result = scored.pop(place)
-        result = CellResult(**{**vars(result), "generated": generated.pop(place, "")})
-        results[place] = result
-        if on_result is not None:
-            on_result(result)
-
-    for visit in session.engine.visit(queries, room=max_new_tokens):
-        if visit.error is not None:
-            raise visit.error
-        place = visit.index % len(cells)
+    def result_of(place: int, answer: ForcedAnswer) -> CellResult:
         cell, number = cells[place]
-        if visit.index < len(cells):
-            scores = score_tokens(visit.logits, answers[place])
-            scored[place] = CellResult(
-                num_frames=cell.num_frames,
-                depth=cell.depth,
-                insert_index=cell.insert_index,
-                needle=number,
-                answer_ids=scores.token_ids,
-                pred_ids=scores.argmax_ids,
-                correct=scores.is_greedy,
-                logprob=scores.log_prob,
-                min_margin=scores.min_margin,
-                generated="",
-                num_prompt_tokens=prompts[place].num_tokens,
-            )
-        else:
-            generated[place] = _decode_greedily(session, visit, max_new_tokens)
-        finish(place)
-    assert all(result is not None for result in results), "every query is visited once"
-    return [result for result in results if result is not None]
+        return CellResult(
+            num_frames=cell.num_frames,
+            depth=cell.depth,
+            insert_index=cell.insert_index,
+            needle=number,
+            answer_ids=answer.scores.token_ids,
+            pred_ids=answer.scores.argmax_ids,
+            correct=answer.scores.is_greedy,
+            logprob=answer.scores.log_prob,
+            min_margin=answer.scores.min_margin,
+            generated=answer.generated,
+            num_prompt_tokens=prompts[place].num_tokens,
+        )
+
+    answered = session.force(
+        prompts,
+        answers,
+        max_new_tokens=max_new_tokens,
+        on_answer=lambda place, answer: on_result(result_of(place, answer)) if on_result else None,
+    )
+    return [result_of(place, answer) for place, answer in enumerate(answered)]
 
 
 def _build_prompts(
@@ -395,12 +209,11 @@ def _build_prompts(
     tokenizer = session.checkpoint.tokenizer
     start = TextPiece(tokenize(tokenizer, session.template.before_question))
     end = tokenize(tokenizer, session.template.after_question)
-    pictures = FrameStack(
-        checkpoint=session.checkpoint,
-        pictures=tuple(needle.image for needle in needles),
-        aspect="pad",
-        pool_stride=2,
-    ).pieces()
+    longest = max(cell.num_frames for cell, _ in cells)
+    trunk, _ = session.visual(needle_clip(haystack, None, num_frames=longest))
+    pictures, _ = session.visual(
+        ComposedClip(parts=tuple(needle.image for needle in needles), aspect="pad")
+    )
     questions = [TextPiece(tokenize(tokenizer, needle.question) + end) for needle in needles]
     answer_ids = [tokenize(tokenizer, needle.answer) for needle in needles]
     for needle, ids in zip(needles, answer_ids, strict=True):
@@ -408,7 +221,7 @@ def _build_prompts(
             raise MediaError(f"The answer {needle.answer!r} of needle {needle.name} has no tokens.")
     prompts, answers = [], []
     for cell, number in cells:
-        frames = haystack.pieces[: cell.num_frames]
+        frames = trunk[: cell.num_frames]
         index = cell.insert_index
         prompts.append(
             Prompt((start, *frames[:index], pictures[number], *frames[index:], questions[number]))
@@ -417,70 +230,20 @@ def _build_prompts(
     return prompts, answers
 
 
-def _decode_greedily(session: Session, visit: Any, max_new_tokens: int) -> str:
-    end_ids = session.checkpoint.generation_config.eos_token_id
-    ends = set(end_ids) if isinstance(end_ids, (list, tuple)) else {end_ids}
-    token_ids: list[int] = []
-    logits = visit.logits[-1]
-    while True:
-        token = int(logits[: session.checkpoint.num_tokenizer_entries].argmax())
-        if token in ends:
-            break
-        token_ids.append(token)
-        if len(token_ids) == max_new_tokens:
-            break
-        logits = visit.step(token)
-    text: str = session.checkpoint.tokenizer.decode(token_ids, skip_special_tokens=True)
-    return text.strip()
+def accuracy_rows(results: Iterable[CellResult]) -> list[dict[str, float]]:
+    """The rows of `all_accuracies.json`: the share of needles found at each place."""
+    return mean_by_place((cell.num_frames, cell.depth, cell.correct) for cell in results)
 
 
-def accuracy_rows(results: Iterable[CellResult]) -> list[dict[str, float | int]]:
-    """The rows of `all_accuracies.json`: the share of needles found at each place.
+def is_answer(text: str, answer: str) -> bool:
+    """Whether a generated text gives the answer: for models that can only generate.
 
-    `Frame Depth` is the depth in percent, rounded to a tenth. The original rounds to tens, which
-    gives two depths the same name when they are 25 % apart (docs/differences.md).
+    Case and closing punctuation do not count. A letter of a choice may carry its bracket, dot or
+    option text (`(B)`, `B.`, `B. San Diego`); a word or number must be all of the first line, or
+    be followed by punctuation.
     """
-    found: dict[tuple[int, float], list[bool]] = {}
-    for result in results:
-        found.setdefault((result.num_frames, result.depth), []).append(result.correct)
-    return [
-        {
-            "Num. Frame": num_frames,
-            "Frame Depth": round(depth * 100, 1),
-            "Score": sum(correct) / len(correct),
-        }
-        for (num_frames, depth), correct in found.items()
-    ]
-
-
-def read_accuracies(path: str | Path) -> list[dict[str, float]]:
-    """Rows of an `all_accuracies.json`, ours or the original's.
-
-    Raises:
-        MediaError: If the file is missing or holds anything else.
-    """
-    path = Path(path)
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MediaError(f"{path} does not exist.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, IsADirectoryError) as error:
-        raise MediaError(f"{path} is not valid JSON: {error}") from error
-    keys = ("Num. Frame", "Frame Depth", "Score")
-    if not isinstance(rows, list) or not rows:
-        raise MediaError(f"{path} must be a list of rows with {', '.join(keys)}.")
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict) or not all(_is_number(row.get(key)) for key in keys):
-            raise MediaError(f"{path}: row {number} must have numbers as {', '.join(keys)}.")
-        if not 0 <= row["Score"] <= 1:
-            raise MediaError(f"{path}: row {number} has Score={row['Score']}, not within [0, 1].")
-    return [{key: float(row[key]) for key in keys} for row in rows]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-
-
-def slug(text: str) -> str:
-    """A file-name-safe form of a text."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-") or "unnamed"
+    line = text.strip().splitlines()[0].strip() if text.strip() else ""
+    bare = re.escape(answer.strip())
+    if re.fullmatch(r"[A-Z]", answer.strip()):
+        return re.match(rf"[(\[*\"']*{bare}(?:[)\].:,*\"']|$)", line) is not None
+    return re.match(rf"[\"'*]*{bare}[\"'*]*(?:[.,;:!]|$)", line, re.IGNORECASE) is not None

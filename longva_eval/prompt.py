@@ -67,9 +67,7 @@ class VisualPiece:
     def first(self, num_tokens: int) -> VisualPiece:
         """The beginning of this piece, `num_tokens` long."""
         whole = self.whole or self
-        return VisualPiece(
-            f"{whole.key}[:{num_tokens}]", num_tokens, self.source, self.item, whole
-        )
+        return VisualPiece(f"{whole.key}[:{num_tokens}]", num_tokens, self.source, self.item, whole)
 
 
 Piece = TextPiece | VisualPiece
@@ -192,7 +190,9 @@ def load_template(name: str, tokenizer: Any) -> ChatTemplate:
             return _from_tokenizer(tokenizer)
         name = QWEN_1_5.name
     if name not in _TEMPLATES:
-        raise SettingsError(f"conv_template={name!r} is unknown; use auto or {', '.join(_TEMPLATES)}.")
+        raise SettingsError(
+            f"conv_template={name!r} is unknown; use auto or {', '.join(_TEMPLATES)}."
+        )
     if "<|im_start|>" not in tokenizer.get_vocab():
         raise SettingsError(
             f"conv_template={name} needs <|im_start|> and <|im_end|>, which this checkpoint's "
@@ -230,7 +230,9 @@ def _from_tokenizer(tokenizer: Any) -> ChatTemplate:
     # Between an answer and the next question stand the end of the one and the start of the other;
     # the latter is what the system message is followed by.
     between = parts[2]
-    shared = next(n for n in range(len(between), -1, -1) if before.endswith(between[-n:] if n else ""))
+    shared = next(
+        n for n in range(len(between), -1, -1) if before.endswith(between[-n:] if n else "")
+    )
     user_start = between[len(between) - shared :]
     system = before[: len(before) - len(user_start)]
     template = ChatTemplate(
@@ -255,10 +257,10 @@ def hash_text(text: str) -> str:
 
 
 def place_images(text: str, *, num_pictures: int, num_videos: int) -> str:
-    """The question with a placeholder for each picture and video.
+    r"""The question with a placeholder for each picture and video.
 
     A question that names its own places keeps them. Otherwise they come first, joined by a space
-    and followed by a newline: `<image> <image>\\nquestion`.
+    and followed by a newline: `<image> <image>\nquestion`.
 
     Raises:
         PromptError: If the question has placeholders, but not one for each.

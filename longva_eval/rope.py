@@ -64,7 +64,8 @@ class RopeSettings:
     def __post_init__(self) -> None:
         if self.rope_type is not None and self.rope_type not in get_args(RopeType):
             raise SettingsError(
-                f"rope_type={self.rope_type!r} is unknown; use one of {', '.join(get_args(RopeType))}."
+                f"rope_type={self.rope_type!r} is unknown; "
+                f"use one of {', '.join(get_args(RopeType))}."
             )
         if self.theta is not None and not (math.isfinite(self.theta) and self.theta > 1):
             raise SettingsError(f"rope_theta={self.theta} must be a finite number above 1.")

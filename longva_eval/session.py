@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 from PIL import Image
 
 from longva_eval.attention import SPLIT_SDPA, register_split_sdpa
-from longva_eval.checkpoint import Checkpoint, DType, load_checkpoint
+from longva_eval.checkpoint import Checkpoint, DType, change_rope, load_checkpoint
 from longva_eval.errors import MediaError, PromptError, SettingsError
 from longva_eval.generation import (
     Generation,
@@ -44,12 +44,21 @@ from longva_eval.prompt import (
     tokenize,
 )
 from longva_eval.rope import RopeSettings
-from longva_eval.video import DecodeBackend, FramePolicy, FrameSample, probe_video, sample_frames
+from longva_eval.video import (
+    DecodeBackend,
+    FramePolicy,
+    FrameSample,
+    VideoInfo,
+    probe_video,
+    sample_frames,
+)
 from longva_eval.vision import FrameStack, Picture, VideoFrames, VisualEncoder
 
 __all__ = [
     "AttentionKind",
+    "ComposedClip",
     "Conversation",
+    "ForcedAnswer",
     "LongPromptPolicy",
     "Media",
     "ScoredText",
@@ -59,8 +68,22 @@ __all__ = [
 
 AttentionKind = Literal["sdpa", "sdpa_masked", "eager", "flash_attention_2"]
 LongPromptPolicy = Literal["error", "keep_question", "original"]
-Media = Image.Image | str | Path | Sequence[Image.Image]
-"""A picture, the path of a picture or video, or pictures that are the frames of one video."""
+ClipPart = tuple[Path, tuple[int, ...]] | Image.Image
+"""Frames of a video, by index; or a picture that is shown as one frame."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposedClip:
+    """A video put together from frames of videos and pictures, without writing it anywhere."""
+
+    parts: tuple[ClipPart, ...]
+    aspect: ImageAspectRatio = "crop"
+    """How frames and pictures are prepared; V-NIAH uses `pad`."""
+
+
+Media = Image.Image | str | Path | Sequence[Image.Image] | ComposedClip
+"""A picture, the path of a picture or video, pictures that are the frames of one video, or a clip
+composed of several."""
 
 PICTURE_SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".jfif",
@@ -115,6 +138,16 @@ class ScoredText:
         return -self.all_tokens.log_prob / len(self.all_tokens.token_ids)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ForcedAnswer:
+    """An answer that was scored as input, and what the model says by itself."""
+
+    scores: TokenScores
+    """Over the whole output layer, padding rows included, as in the original's needle test."""
+    generated: str
+    """What greedy decoding says, without penalty; empty if nothing was decoded."""
+
+
 @dataclass(kw_only=True)
 class Session:
     """A checkpoint with settings for prompts, frames and decoding."""
@@ -135,7 +168,12 @@ class Session:
     engine: PrefixEngine
 
     def prompt(
-        self, text: str, media: Sequence[Media] = (), *, history: Sequence[Turn] = ()
+        self,
+        text: str,
+        media: Sequence[Media] = (),
+        *,
+        history: Sequence[Turn] = (),
+        aspect: ImageAspectRatio | None = None,
     ) -> Conversation:
         """The prompt for a question about pictures and videos.
 
@@ -143,6 +181,7 @@ class Session:
             text: The question; may say `<image>` where each picture or video belongs.
             media: Pictures and videos, in order.
             history: Earlier turns; pictures and videos belong to the first of them.
+            aspect: How pictures are encoded, instead of the session's `aspect`.
 
         Raises:
             MediaError: If a picture or video cannot be read.
@@ -153,7 +192,7 @@ class Session:
         samples: list[FrameSample] = []
         num_videos = 0
         for item in media:
-            pieces, sample = self._visual(item)
+            pieces, sample = self.visual(item, aspect=aspect)
             visuals.append(tuple(pieces))
             if sample is not None:
                 samples.append(sample)
@@ -252,6 +291,70 @@ class Session:
             )
         return [results[index] for index in range(len(queries))]
 
+    def force(
+        self,
+        prompts: Sequence[Prompt],
+        answers: Sequence[tuple[int, ...]],
+        *,
+        max_new_tokens: int = 0,
+        on_answer: Callable[[int, ForcedAnswer], None] | None = None,
+    ) -> list[ForcedAnswer]:
+        """Score answers with the true answer as input, and decode what the model says by itself.
+
+        Args:
+            prompts: What comes before each answer.
+            answers: Token ids of each answer, one at least.
+            max_new_tokens: Tokens to decode after each prompt; 0 for none.
+            on_answer: Called with each index and answer as soon as it is there, in the order in
+                which prompts are visited.
+
+        Raises:
+            MediaError: If a picture or video cannot be decoded.
+            NumericalError: If logits are NaN or infinite.
+        """
+        # Two queries each: the answer as input, and the prompt alone. They share all of the
+        # prompt, so the second costs next to nothing.
+        queries = [
+            Query(prompt.with_tokens(answer[:-1]), read_from=prompt.num_tokens - 1)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        if max_new_tokens > 0:
+            queries += [Query(prompt) for prompt in prompts]
+        scores: dict[int, TokenScores] = {}
+        texts: dict[int, str] = {}
+        results: dict[int, ForcedAnswer] = {}
+        plain = GenerationSettings(
+            max_new_tokens=max(1, max_new_tokens),
+            end_token_ids=self._settings_for(None, 1)[0].end_token_ids,
+        )
+        for visit in self.engine.visit(queries, room=max_new_tokens):
+            if visit.error is not None:
+                raise visit.error
+            place = visit.index % len(prompts)
+            if visit.index < len(prompts):
+                scores[place] = score_tokens(visit.logits, answers[place])
+            else:
+                texts[place] = decode(
+                    visit,
+                    self.checkpoint.tokenizer,
+                    plain,
+                    num_prompt_tokens=prompts[place].num_tokens,
+                    num_entries=self.checkpoint.num_tokenizer_entries,
+                ).text
+            if place in scores and (place in texts or max_new_tokens == 0):
+                results[place] = ForcedAnswer(scores=scores[place], generated=texts.get(place, ""))
+                if on_answer is not None:
+                    on_answer(place, results[place])
+        return [results[place] for place in range(len(prompts))]
+
+    def change_rope(self, rope: RopeSettings) -> None:
+        """Answer with other RoPE settings from now on; visual tokens stay valid.
+
+        Raises:
+            SettingsError: If the settings do not fit the checkpoint.
+        """
+        self.checkpoint = change_rope(self.checkpoint, rope)
+
     def describe(self) -> dict[str, Any]:
         """How every number of this session was made."""
         return {
@@ -270,50 +373,83 @@ class Session:
             "versions": package_versions(),
         }
 
-    def visual_source(self, item: Media, *, aspect: ImageAspectRatio | None = None) -> Any:
-        """The source of a picture or video; `aspect` overrides how video frames are prepared."""
-        pool: dict[str, Any] = {"pool_stride": self.pool_stride, "pool_mode": self.pool_mode}
+    def visual(
+        self, item: Media, *, aspect: ImageAspectRatio | None = None
+    ) -> tuple[list[VisualPiece], FrameSample | None]:
+        """The pieces of a picture or video, and the frames chosen if it is a video.
+
+        Args:
+            item: What to show.
+            aspect: How a picture is encoded, instead of the session's `aspect`.
+
+        Raises:
+            MediaError: If it cannot be read, or is none of these.
+        """
+        if isinstance(item, ComposedClip):
+            return self._composed_pieces(item)
         if isinstance(item, Image.Image) or _is_picture_path(item):
-            assert not isinstance(item, Sequence) or isinstance(item, str)
-            return Picture(
-                checkpoint=self.checkpoint, image=open_image(item), aspect=aspect or self.aspect
+            picture = Picture(
+                checkpoint=self.checkpoint,
+                image=open_image(item),  # type: ignore[arg-type]  # narrowed by _is_picture_path
+                aspect=aspect or self.aspect,
             )
+            return picture.pieces(), None
         if isinstance(item, (str, Path)):
             info = probe_video(item)
-            return VideoFrames(
-                checkpoint=self.checkpoint,
-                info=info,
-                sample=sample_frames(info, self.frames),
-                backend=self.backend,
-                aspect=aspect or "crop",
-                **pool,
-            )
-        if isinstance(item, Sequence) and item and all(isinstance(f, Image.Image) for f in item):
-            return FrameStack(
-                checkpoint=self.checkpoint,
-                pictures=tuple(open_image(frame) for frame in item),
-                aspect=aspect or "crop",
-                **pool,
-            )
+            sample = sample_frames(info, self.frames)
+            return self._video(info, sample, "crop").pieces(), sample
+        if isinstance(item, (list, tuple)) and item and all(map(_is_picture, item)):
+            stack = self._stack(item, "crop")
+            return stack.pieces(), _sample_of_stack(len(item))
         raise MediaError(
             f"{str(item)[:120]!r} of type {type(item).__name__} is neither a picture, nor the path "
             "of a picture or video, nor a list of frames."
         )
 
-    def _visual(self, item: Media) -> tuple[list[VisualPiece], FrameSample | None]:
-        source = self.visual_source(item)
-        if isinstance(source, VideoFrames):
-            return source.pieces(), source.sample
-        if isinstance(source, FrameStack):
-            count = len(source.pictures)
+    def _video(self, info: VideoInfo, sample: FrameSample, aspect: ImageAspectRatio) -> VideoFrames:
+        return VideoFrames(
+            checkpoint=self.checkpoint,
+            info=info,
+            sample=sample,
+            backend=self.backend,
+            aspect=aspect,
+            pool_stride=self.pool_stride,
+            pool_mode=self.pool_mode,
+        )
+
+    def _stack(self, pictures: Sequence[Image.Image], aspect: ImageAspectRatio) -> FrameStack:
+        return FrameStack(
+            checkpoint=self.checkpoint,
+            pictures=tuple(open_image(picture) for picture in pictures),
+            aspect=aspect,
+            pool_stride=self.pool_stride,
+            pool_mode=self.pool_mode,
+        )
+
+    def _composed_pieces(self, clip: ComposedClip) -> tuple[list[VisualPiece], FrameSample]:
+        pieces: list[VisualPiece] = []
+        for part in clip.parts:
+            if isinstance(part, Image.Image):
+                pieces.extend(self._stack([part], clip.aspect).pieces())
+                continue
+            path, indices = part
+            if not indices:
+                continue
+            info = probe_video(path)
+            if not 0 <= min(indices) <= max(indices) < info.num_frames:
+                raise MediaError(
+                    f"{path} has {info.num_frames} frames, frame {max(indices)} is asked for."
+                )
             sample = FrameSample(
-                indices=tuple(range(count)),
-                timestamps_seconds=(),
-                num_frames_asked=count,
-                num_frames_total=count,
+                indices=indices,
+                timestamps_seconds=tuple(
+                    round(float(info.presentation_seconds[index]), 3) for index in indices
+                ),
+                num_frames_asked=len(indices),
+                num_frames_total=info.num_frames,
             )
-            return source.pieces(), sample
-        return source.pieces(), None
+            pieces.extend(self._video(info, sample, clip.aspect).pieces())
+        return pieces, _sample_of_stack(len(pieces))
 
     def _fit(self, prompt: Prompt) -> tuple[Prompt, int]:
         """Apply the policy for prompts that are longer than the context."""
@@ -465,6 +601,20 @@ def package_versions() -> dict[str, str]:
     return found
 
 
+def _is_picture(item: object) -> bool:
+    return isinstance(item, Image.Image)
+
+
+def _sample_of_stack(count: int) -> FrameSample:
+    """The record of frames that were handed over, not chosen from a file."""
+    return FrameSample(
+        indices=tuple(range(count)),
+        timestamps_seconds=(),
+        num_frames_asked=count,
+        num_frames_total=count,
+    )
+
+
 def _is_picture_path(item: object) -> bool:
     return isinstance(item, (str, Path)) and Path(item).suffix.lower() in PICTURE_SUFFIXES
 
@@ -489,4 +639,3 @@ def _without_last_visuals(prompt: Prompt, excess: int) -> Prompt:
             else:
                 pieces[place] = piece.first(piece.num_tokens - cut)
     return Prompt(tuple(pieces))
-

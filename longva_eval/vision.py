@@ -89,9 +89,7 @@ class VideoFrames:
 
     def pixel_values(self, items: Sequence[int]) -> Iterator[torch.Tensor]:
         for block in read_frames(self.info, items, backend=self.backend):
-            yield frames_to_pixel_values(
-                block, self.checkpoint.image_processor, aspect=self.aspect
-            )
+            yield frames_to_pixel_values(block, self.checkpoint.image_processor, aspect=self.aspect)
 
     def visual_tokens(self, features: torch.Tensor) -> list[torch.Tensor]:
         return list(
@@ -282,16 +280,14 @@ class VisualEncoder:
                     )
                 found[piece.key] = value
                 self._keep(piece.key, value)
-        return [
-            found[(piece.whole or piece).key][: piece.num_tokens] for piece in pieces
-        ]
+        return [found[(piece.whole or piece).key][: piece.num_tokens] for piece in pieces]
 
     def _encode_source(self, source: VisualSource, items: Sequence[int]) -> Iterator[torch.Tensor]:
         for pixels in source.pixel_values(items):
             features = torch.cat(
                 [
                     self._checkpoint.model.encode_pixels(batch)
-                    for batch in pixels.split(self._batch_size)
+                    for batch in torch.split(pixels, self._batch_size)
                 ]
             )
             self.num_encoded += len(pixels)

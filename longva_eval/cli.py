@@ -1,0 +1,77 @@
+"""`longva-eval`: a table from subcommand to function, loaded when it is called.
+
+So `longva-eval --help` and the commands that only read files start without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from longva_eval import __version__
+
+__all__ = ["COMMANDS", "load", "main"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "niah": (
+        "longva_eval.commands.niah:main",
+        "V-NIAH: hide pictures in a video, ask for them at every depth and length",
+    ),
+    "heatmap": (
+        "longva_eval.commands.heatmap:main",
+        "draw one or several all_accuracies.json in one figure",
+    ),
+    "demo": (
+        "longva_eval.commands.demo:main",
+        "run V-NIAH on the embedded model and video, offline, in minutes",
+    ),
+    "tasks-path": (
+        "longva_eval.commands.tasks_path:main",
+        "print the folder of our lmms-eval tasks, for --include_path",
+    ),
+}
+
+
+def load(path: str) -> Callable[..., Any]:
+    """The function that `module:name` spells."""
+    module_name, _, name = path.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
+    return function
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand. Returns the exit status: 0, 1 for an error, 2 for a wrong call."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"longva-eval {__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        print(f"longva-eval: there is no command {arguments[0]!r}.\n\n{_usage()}", file=sys.stderr)
+        return 2
+    from longva_eval.errors import EvaluationError
+
+    try:
+        status = load(COMMANDS[arguments[0]][0])(arguments[1:])
+    except EvaluationError as error:
+        print(f"longva-eval {arguments[0]}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nlongva-eval {arguments[0]}: stopped.", file=sys.stderr)
+        return 130
+    return int(status or 0)
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    return (
+        "usage: longva-eval COMMAND [OPTIONS]      (longva-eval COMMAND --help tells more)\n\n"
+        + "\n".join(lines)
+        + "\n\nEvaluations run in lmms-eval itself:\n"
+        "  lmms-eval --model longva --model_args pretrained=lmms-lab/LongVA-7B --tasks videomme"
+    )

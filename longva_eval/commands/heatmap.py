@@ -1,0 +1,57 @@
+"""`longva-eval heatmap`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from longva_eval.accuracies import read_accuracies
+from longva_eval.cli import load
+from longva_eval.errors import SettingsError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Draw one or several needle grids in one figure with one scale."""
+    parser = argparse.ArgumentParser(
+        prog="longva-eval heatmap",
+        description="Draw V-NIAH results in one figure with one scale, and print their averages.",
+    )
+    parser.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="all_accuracies.json (ours or the original's), cells.jsonl, or the samples file of "
+        "an lmms-eval run of a vniah task",
+    )
+    parser.add_argument("--title", action="append", help="title of each panel, in order")
+    parser.add_argument(
+        "--out", type=Path, default=Path("heatmap.png"), help="png, svg or pdf (heatmap.png)"
+    )
+    options = parser.parse_args(arguments)
+    titles = options.title or [_title_of(path) for path in options.files]
+    if len(titles) != len(options.files):
+        raise SettingsError(f"{len(titles)} --title were given for {len(options.files)} files.")
+    if options.out.suffix not in (".png", ".svg", ".pdf"):
+        raise SettingsError(f"--out {options.out} must end in .png, .svg or .pdf.")
+    panel_type = load("longva_eval.reports.heatmap:HeatmapPanel")
+    mean_accuracy = load("longva_eval.reports.heatmap:mean_accuracy")
+    panels = []
+    for path, title in zip(options.files, titles, strict=True):
+        rows = read_accuracies(path)
+        panels.append(panel_type(title=title, rows=rows))
+        print(f"{mean_accuracy(rows):.4f}  {title}  ({path})")
+    load("longva_eval.reports.heatmap:save_heatmaps")(panels, options.out)
+    print(f"Wrote {options.out}")
+    return 0
+
+
+def _title_of(path: Path) -> str:
+    """Name of the folder a result lies in, with its parent's where that is only a setting."""
+    folder = path.resolve().parent
+    if folder.name.startswith("rope_theta"):
+        return f"{folder.parent.name}, {folder.name.replace('rope_theta_', 'theta ')}"
+    return folder.name

@@ -1,0 +1,229 @@
+"""`longva-eval niah`: the needle test, from a video and pictures to a heatmap."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+from tqdm import tqdm
+
+from longva_eval import embedded
+from longva_eval.cli import load
+from longva_eval.errors import SettingsError
+from longva_eval.needle import (
+    CellResult,
+    NeedleGrid,
+    accuracy_rows,
+    parse_range,
+    run_grid,
+)
+from longva_eval.needle_media import (
+    HUB_NEEDLES,
+    Haystack,
+    Needle,
+    load_needles,
+    open_haystack,
+)
+from longva_eval.rope import RopeSettings
+from longva_eval.session import Session, open_session
+
+__all__ = ["NiahRun", "main", "run_and_write"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NiahRun:
+    """A finished needle test."""
+
+    folder: Path
+    rows: list[dict[str, float]]
+    """As in `all_accuracies.json`."""
+    cells: list[CellResult]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the needle test and write its results."""
+    options = _parser().parse_args(arguments)
+    grid = NeedleGrid(
+        frame_counts=_whole_numbers(parse_range(options.frames, name="frames"), name="frames"),
+        depths=tuple(parse_range(options.depths, name="depths")),
+    )
+    needles = load_needles(options.needles)
+    haystack = open_haystack(options.haystack or [embedded.HAYSTACK])
+    out = Path(options.out)
+    thetas = options.rope_theta or [None]
+    session = open_session(
+        options.pretrained,
+        revision=options.revision,
+        device=options.device,
+        device_map=options.device_map,
+        dtype=options.dtype,
+        attn_implementation=options.attn_implementation,
+        conv_template=options.conv_template,
+        chunk_tokens=options.chunk_tokens,
+        reuse=not options.no_reuse,
+        pool_stride=2,
+        pool_mode="average",
+    )
+    for theta in thetas:
+        folder = out if theta is None else out / f"rope_theta_{theta:g}"
+        session.change_rope(
+            RopeSettings(
+                theta=theta,
+                rope_type=options.rope_type,
+                factor=options.rope_factor,
+                original_length=options.rope_original_length,
+                pinned_length=options.rope_pinned_length,
+            )
+        )
+        run = run_and_write(
+            session, haystack, needles, grid, folder, max_new_tokens=options.max_new_tokens
+        )
+        title = Path(options.pretrained).name + ("" if theta is None else f", theta {theta:g}")
+        print(f"\n{title}")
+        print(load("longva_eval.reports.heatmap:accuracy_table")(run.rows))
+        draw(run, title=title, note=f"{len(needles)} needles a cell")
+        print(f"\nHeatmap: {folder / 'heatmap.png'}\nEvery answer: {folder / 'cells.jsonl'}")
+    return 0
+
+
+def run_and_write(
+    session: Session,
+    haystack: Haystack,
+    needles: Sequence[Needle],
+    grid: NeedleGrid,
+    folder: Path,
+    *,
+    max_new_tokens: int = 8,
+) -> NiahRun:
+    """Run a grid with a progress bar and write `all_accuracies.json`, `cells.jsonl`, `run.json`.
+
+    Each answer is appended to `cells.partial.jsonl` as it comes; the finished file has them in the
+    grid's order.
+
+    Raises:
+        MediaError: If the haystack is too short, or a frame cannot be decoded.
+        NumericalError: If logits are NaN or infinite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    partial = folder / "cells.partial.jsonl"
+    counts = session.engine.counts
+    asked, computed = counts.tokens_asked, counts.tokens_computed
+    total = len(grid.cells()) * len(needles)
+    with (
+        partial.open("w", encoding="utf-8") as file,
+        tqdm(total=total, desc="V-NIAH", unit="cell") as bar,
+    ):
+        frames_seen = 0
+
+        def keep(cell: CellResult) -> None:
+            nonlocal frames_seen
+            file.write(json.dumps(cell.to_json(), ensure_ascii=False) + "\n")
+            file.flush()
+            frames_seen += cell.num_frames + 1
+            bar.set_postfix_str(f"{frames_seen / (time.perf_counter() - began):,.0f} frames/s")
+            bar.update(1)
+
+        cells = run_grid(
+            session, haystack, needles, grid, max_new_tokens=max_new_tokens, on_result=keep
+        )
+    rows = accuracy_rows(cells)
+    lines = "".join(json.dumps(cell.to_json(), ensure_ascii=False) + "\n" for cell in cells)
+    _write(folder / "cells.jsonl", lines)
+    partial.unlink()
+    _write(folder / "all_accuracies.json", json.dumps(rows, indent=4) + "\n")
+    record = {
+        "test": "V-NIAH, teacher-forced",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "average_accuracy": sum(row["Score"] for row in rows) / len(rows),
+        "num_answers": len(cells),
+        "seconds": round(time.perf_counter() - began, 1),
+        "grid": {"frames": list(grid.frame_counts), "depths": list(grid.depths)},
+        "frame_rule": "one a second: every round(average fps)-th frame from the first",
+        "insert_rule": "int(depth * num_frames); num_frames + 1 frames in all",
+        "frame_preparation": "pad to a square of the mean colour, pool 2 x 2 by average",
+        "haystack": haystack.describe(),
+        "needles": [needle.describe() for needle in needles],
+        "model": session.describe(),
+        "engine": {
+            "tokens_asked": counts.tokens_asked - asked,
+            "tokens_computed": counts.tokens_computed - computed,
+        },
+    }
+    _write(folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    logger.debug("V-NIAH: {} answers in {:.1f} s", len(cells), record["seconds"])
+    return NiahRun(folder=folder, rows=rows, cells=cells)
+
+
+def draw(run: NiahRun, *, title: str, note: str = "") -> None:
+    """Write `heatmap.png` and `heatmap.svg` beside the results."""
+    panel = load("longva_eval.reports.heatmap:HeatmapPanel")(title=title, rows=run.rows, note=note)
+    paths = [run.folder / "heatmap.png", run.folder / "heatmap.svg"]
+    load("longva_eval.reports.heatmap:save_heatmaps")([panel], *paths)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that is complete or absent."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _whole_numbers(values: Sequence[float], *, name: str) -> tuple[int, ...]:
+    if any(value != int(value) for value in values):
+        raise SettingsError(f"--{name} must be whole numbers, not {list(values)}.")
+    return tuple(int(value) for value in values)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="longva-eval niah",
+        description="V-NIAH: hide each needle picture at every depth of videos of every length, "
+        "ask for it, and draw the heatmap.",
+        epilog="Example, the paper's grid: longva-eval niah --pretrained lmms-lab/LongVA-7B "
+        "--haystack film.mp4 --needles lmms-lab/v_niah_needles --frames 200:3000:200 "
+        "--depths 0:1:0.2 --out runs/longva-7b",
+    )
+    add: Any = parser.add_argument
+    add("--pretrained", required=True, help="folder, hub id, or embedded: longva-tiny")
+    add("--revision", help="branch, tag or commit of the hub id")
+    add(
+        "--haystack",
+        action="append",
+        help="video; give it again for more, one after the other (default: the embedded one)",
+    )
+    add(
+        "--needles",
+        default=str(embedded.NEEDLES),
+        help=f"folder with dataset.json, or {HUB_NEEDLES} (default: the embedded ones)",
+    )
+    add("--frames", required=True, help="haystack lengths: 200:3000:200 or 6,12,24")
+    add("--depths", default="0:1:0.2", help="needle depths: 0:1:0.2 (default) or 0,0.5,1")
+    add("--out", required=True, help="folder for the results")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    add("--device-map", help="auto spreads the model over all devices")
+    add("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+    add("--attn-implementation", default="sdpa", help="sdpa, flash_attention_2, eager")
+    add("--conv-template", default="auto", help="auto or qwen_1_5")
+    add(
+        "--rope-theta",
+        type=float,
+        nargs="+",
+        metavar="THETA",
+        help="base of the rotary embedding; several run one after the other, into a folder each",
+    )
+    add("--rope-type", help="linear, ntk, yarn, llama3, dynamic, default")
+    add("--rope-factor", type=float, help="factor of the rope type")
+    add("--rope-original-length", type=int, help="tokens; the checkpoint's if left out")
+    add("--rope-pinned-length", type=int, help="tokens; for dynamic")
+    add("--chunk-tokens", type=int, default=2048, help="prefill chunk (2048)")
+    add("--max-new-tokens", type=int, default=8, help="tokens of the model's own answer (8)")
+    add("--no-reuse", action="store_true", help="prefill every cell from nothing, to compare")
+    return parser
