@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from transformers import (
     GenerationConfig,
 )
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
+from transformers.utils import logging as transformers_logging
 
 from longva_eval.embedded import CHECKPOINTS, embedded_checkpoint
 from longva_eval.errors import CheckpointError, SettingsError
@@ -67,6 +69,7 @@ KNOWN_TOWERS: dict[str, dict[str, Any]] = {
 
 _HUB_PATTERNS = ["*.json", "*.safetensors", "merges.txt", "vocab.txt", "*.model", "vision_tower/*"]
 _HASHED_BYTES_PER_END = 1 << 20
+_BAR_FROM_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,16 +156,17 @@ def load_checkpoint(
     torch_device = _resolve_device(device)
     placement = {"device_map": device_map} if device_map else {"device_map": {"": torch_device}}
     tower_attention = "eager" if attn_implementation == "eager" else "sdpa"
-    model, report = LongVAForCausalLM.from_pretrained(
-        folder,
-        config=config,
-        dtype=resolve_dtype(dtype, torch_device),
-        attn_implementation={"": attn_implementation, "vision_config": tower_attention},
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-        **placement,
-    )
+    with _no_bar_if_small(folder):
+        model, report = LongVAForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=resolve_dtype(dtype, torch_device),
+            attn_implementation={"": attn_implementation, "vision_config": tower_attention},
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **placement,
+        )
     missing = set(report["missing_keys"])
     if not any(".vision_tower." in name for name in tensor_names):
         missing -= _load_untuned_tower(model, raw, tower_folder)
@@ -211,6 +215,20 @@ def change_rope(checkpoint: Checkpoint, rope: RopeSettings) -> Checkpoint:
     model.model.rotary_emb = Qwen2RotaryEmbedding(config).to(device)
     described = describe_rope(rope, config.rope_parameters, model.model.rotary_emb.inv_freq)
     return replace(checkpoint, rope=described)
+
+
+@contextmanager
+def _no_bar_if_small(folder: Path) -> Iterator[None]:
+    """Leave out transformers' progress bar where loading takes no time."""
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if size > _BAR_FROM_BYTES or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
 
 
 def _resolve_rope(

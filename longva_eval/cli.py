@@ -6,6 +6,7 @@ So `longva-eval --help` and the commands that only read files start without torc
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,8 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] not in COMMANDS:
         print(f"longva-eval: there is no command {arguments[0]!r}.\n\n{_usage()}", file=sys.stderr)
         return 2
+    # Read when torch is loaded. Threads that wait by spinning make a busy machine several times
+    # slower, and small models on a CPU wait often.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from longva_eval.errors import EvaluationError
 
+    _log_to_terminal()
     try:
         status = load(COMMANDS[arguments[0]][0])(arguments[1:])
     except EvaluationError as error:
@@ -64,6 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nlongva-eval {arguments[0]}: stopped.", file=sys.stderr)
         return 130
     return int(status or 0)
+
+
+def _log_to_terminal() -> None:
+    """Plain lines on standard error; libraries only log, commands say where to."""
+    from loguru import logger
+
+    logger.remove()
+    logger.add(sys.stderr, level="INFO", format="{message}")
 
 
 def _usage() -> str:

@@ -29,6 +29,7 @@ __all__ = [
     "build_prompt",
     "load_template",
     "place_images",
+    "placeholder_ids",
     "tokenize",
 ]
 
@@ -114,19 +115,6 @@ class Prompt:
                 pieces.append(piece.first(left))
             left -= piece.num_tokens
         return Prompt(tuple(pieces))
-
-    def placeholder_ids(self, image_id: int = -200) -> list[int]:
-        """Token ids with one `image_id` for each run of a source, as the original writes them."""
-        ids: list[int] = []
-        before: object = None
-        for piece in self.pieces:
-            if isinstance(piece, TextPiece):
-                ids.extend(piece.token_ids)
-                before = None
-            elif piece.source is not before:
-                ids.append(image_id)
-                before = piece.source
-        return ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +268,30 @@ def place_images(text: str, *, num_pictures: int, num_videos: int) -> str:
 def tokenize(tokenizer: Any, text: str) -> tuple[int, ...]:
     """Token ids of a text on its own, with nothing added."""
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+
+
+def placeholder_ids(
+    prompt: Prompt, visuals: Sequence[Sequence[VisualPiece]], *, image_id: int = -200
+) -> list[int]:
+    """Token ids with one `image_id` for each picture or video, as the original writes them.
+
+    Args:
+        prompt: Made by `build_prompt`, whole.
+        visuals: What it was made with.
+        image_id: The original's placeholder.
+    """
+    ids: list[int] = []
+    lengths = iter([len(pieces) for pieces in visuals])
+    left = 0
+    for piece in prompt.pieces:
+        if isinstance(piece, TextPiece):
+            ids.extend(piece.token_ids)
+            continue
+        if left == 0:
+            left = next(lengths)
+            ids.append(image_id)
+        left -= 1
+    return ids
 
 
 def build_prompt(tokenizer: Any, text: str, visuals: Sequence[Sequence[VisualPiece]]) -> Prompt:

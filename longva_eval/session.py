@@ -41,6 +41,7 @@ from longva_eval.prompt import (
     build_prompt,
     load_template,
     place_images,
+    placeholder_ids,
     tokenize,
 )
 from longva_eval.rope import RopeSettings
@@ -103,6 +104,10 @@ class Conversation:
     """For each video, the frames that were chosen."""
     num_tokens_cut: int = 0
     """Tokens left out because the prompt was longer than the context."""
+
+    def placeholder_ids(self) -> list[int]:
+        """Token ids of the whole prompt with -200 for each picture or video."""
+        return placeholder_ids(self.prompt, self.visuals)
 
     def describe(self) -> dict[str, Any]:
         """Frames asked and seen, and tokens, for a sample's record."""
@@ -488,7 +493,8 @@ class Session:
         full_text = conversation.context_text + continuation + self.template.assistant_end
         full = build_prompt(tokenizer, full_text, conversation.visuals)
         # Both are cut at `<image>`, so only the last text can differ between them.
-        context_ids, full_ids = context.placeholder_ids(), full.placeholder_ids()
+        context_ids = placeholder_ids(context, conversation.visuals)
+        full_ids = placeholder_ids(full, conversation.visuals)
         if full_ids[: len(context_ids)] == context_ids:
             scored = tuple(full_ids[len(context_ids) :])
         else:

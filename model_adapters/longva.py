@@ -26,10 +26,10 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from loguru import logger
 from PIL import Image
-from tqdm import tqdm
 
 from longva_eval.errors import EvaluationError, MediaError, PromptError, SettingsError
 from longva_eval.generation import Generation, GenerationSettings, parse_gen_kwargs
+from longva_eval.progress import progress_bar
 from longva_eval.prompt import tokenize
 from longva_eval.rope import RopeSettings
 from longva_eval.session import Conversation, Media, open_session
@@ -376,7 +376,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         return settings
 
     def _progress(self, total: int, what: str) -> Any:
-        return tqdm(total=total, desc=what, unit="question", disable=self.rank != 0)
+        return progress_bar(total, what, unit="question", disable=self.rank != 0)
 
 
 def _score_column(request: Instance) -> str | None:

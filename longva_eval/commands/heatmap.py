@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str]) -> int:
 def _title_of(path: Path) -> str:
     """Name of the folder a result lies in, with its parent's where that is only a setting."""
     folder = path.resolve().parent
-    if folder.name.startswith("rope_theta"):
-        return f"{folder.parent.name}, {folder.name.replace('rope_theta_', 'theta ')}"
+    found = re.fullmatch(r"rope_theta_([\d.e+]+)", folder.name)
+    if found:
+        theta = f"{float(found[1]):g}".replace("e+0", "e")
+        return f"{folder.parent.name}, theta {theta}"
     return folder.name

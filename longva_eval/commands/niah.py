@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from loguru import logger
-from tqdm import tqdm
 
 from longva_eval import embedded
 from longva_eval.cli import load
@@ -31,6 +30,7 @@ from longva_eval.needle_media import (
     load_needles,
     open_haystack,
 )
+from longva_eval.progress import progress_bar
 from longva_eval.rope import RopeSettings
 from longva_eval.session import Session, open_session
 
@@ -119,7 +119,7 @@ def run_and_write(
     total = len(grid.cells()) * len(needles)
     with (
         partial.open("w", encoding="utf-8") as file,
-        tqdm(total=total, desc="V-NIAH", unit="cell") as bar,
+        progress_bar(total, "V-NIAH", unit="cell") as bar,
     ):
         frames_seen = 0
 
@@ -128,7 +128,8 @@ def run_and_write(
             file.write(json.dumps(cell.to_json(), ensure_ascii=False) + "\n")
             file.flush()
             frames_seen += cell.num_frames + 1
-            bar.set_postfix_str(f"{frames_seen / (time.perf_counter() - began):,.0f} frames/s")
+            rate = frames_seen / (time.perf_counter() - began)
+            bar.set_postfix_str(f"{rate:,.0f} frames/s", refresh=False)
             bar.update(1)
 
         cells = run_grid(
