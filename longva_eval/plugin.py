@@ -5,10 +5,13 @@ imported. Ours overwrite its built-in `longva`. If the callable raised, lmms-eva
 plugins of *every* package and fall back to its own adapter with one warning, so it never does.
 
 Tasks: lmms-eval 0.7.3 has no entry point for them, and its plugin variable is read after the task
-index is built. So the same callable arranges that our folder is added to every index, and that
-results carry the recipe of the model that made them, as soon as the two modules concerned have
-been imported. `lmms-eval tasks list` never loads model plugins and cannot show ours: use
+index is built. So the same callable arranges that our folder is added to every index as soon as
+the module concerned has been imported. `lmms-eval tasks list` never loads model plugins and cannot
+show ours: use
 `--include-path $(longva-eval tasks-path)` there.
+
+Results: lmms-eval writes neither dtype nor versions nor frames into a results file. Our adapters
+know them, and `record_recipes` puts them there.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
 
-__all__ = ["MODEL_CLASSES", "model_manifests", "tasks_folder"]
+__all__ = ["MODEL_CLASSES", "RECIPE_KEY", "model_manifests", "record_recipes", "tasks_folder"]
 
 MODEL_CLASSES = {"longva": "longva_eval.model_adapters.longva.LongVA"}
 """Model id -> class, for `lmms-eval --model ID`."""
@@ -50,8 +53,7 @@ def model_manifests() -> list[ModelManifest]:
         # Imported here: lmms-eval calls this while it is itself being imported.
         from lmms_eval.models.registry_v2 import ModelManifest
 
-        for module_name, change in _CHANGES.items():
-            _after_import(module_name, change)
+        _after_import("lmms_eval.tasks", _add_task_folder)
         return [
             ModelManifest(model_id=name, simple_class_path=path)
             for name, path in MODEL_CLASSES.items()
@@ -59,6 +61,16 @@ def model_manifests() -> list[ModelManifest]:
     except Exception as error:
         warnings.warn(f"longva-eval could not register with lmms-eval: {error!r}", stacklevel=2)
         return []
+
+
+def record_recipes() -> None:
+    """Let results carry the recipe of the model that made them; called by our adapters.
+
+    Not done by `model_manifests`: lmms-eval's evaluator is then in the middle of its own import.
+    """
+    module = sys.modules.get("lmms_eval.evaluator")
+    if module is not None:
+        _apply_once(module, _add_recipe)
 
 
 def _add_task_folder(module: ModuleType) -> None:
@@ -96,12 +108,6 @@ def _add_recipe(module: ModuleType) -> None:
         return results
 
     module.evaluate = evaluate  # type: ignore[attr-defined]  # the host's function
-
-
-_CHANGES: dict[str, Callable[[ModuleType], None]] = {
-    "lmms_eval.tasks": _add_task_folder,
-    "lmms_eval.evaluator": _add_recipe,
-}
 
 
 def _after_import(name: str, change: Callable[[ModuleType], None]) -> None:

@@ -29,6 +29,7 @@ from PIL import Image
 
 from longva_eval.errors import EvaluationError, MediaError, PromptError, SettingsError
 from longva_eval.generation import Generation, GenerationSettings, parse_gen_kwargs
+from longva_eval.plugin import record_recipes
 from longva_eval.progress import progress_bar
 from longva_eval.prompt import tokenize
 from longva_eval.rope import RopeSettings
@@ -115,6 +116,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     ) -> None:
         super().__init__()
         del batch_size, max_batch_size
+        record_recipes()
         frames = FramePolicy(
             max_frames=_whole_number("max_frames_num", max_frames_num),
             fps=None if fps is None else float(fps),

@@ -151,7 +151,7 @@ def test_logits_that_are_no_numbers_stop_the_run(open_golden: Golden, value: flo
         return [torch.full((piece.num_tokens, 48), value) for piece in pieces]
 
     engine = PrefixEngine(open_golden.session.checkpoint.model, overflow)
-    with pytest.raises(NumericalError, match="NaN or infinite logits in float32.*!!!!"):
+    with pytest.raises(NumericalError, match=r"NaN or infinite logits in float32.*!!!!"):
         list(engine.visit([Query(Prompt((text(1), frame(1), text(2))))]))
 
 
