@@ -21,17 +21,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 from transformers.image_processing_utils import select_best_resolution
 
 from longva_eval.errors import CheckpointError, MediaError, SettingsError
+from longva_eval.video import Frames
 
 __all__ = [
-    "Frames",
     "ImageAspectRatio",
     "anyres_grid",
     "anyres_tiles",
@@ -43,8 +41,6 @@ __all__ = [
 ]
 
 ImageAspectRatio = Literal["anyres", "pad", "crop"]
-Frames = npt.NDArray[np.uint8]
-"""(num_frames, height, width, 3), uint8 RGB."""
 
 
 def open_image(image: Image.Image | str | Path) -> Image.Image:

@@ -18,8 +18,9 @@ holds at each append; `StaticCache` attends over its whole length under a mask.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from transformers import Cache
@@ -29,9 +30,31 @@ from longva_eval.errors import MediaError, NumericalError, SettingsError
 from longva_eval.modeling import LongVAForCausalLM
 from longva_eval.prompt import Piece, Prompt, TextPiece, VisualPiece
 
-__all__ = ["EngineCounts", "PrefixEngine", "Query", "Visit", "VisitPlan", "plan_visits"]
+__all__ = [
+    "EngineCounts",
+    "PrefixEngine",
+    "Query",
+    "Visit",
+    "VisitPlan",
+    "VisualTokens",
+    "plan_visits",
+]
 
-EncodeVisuals = Callable[[Sequence[VisualPiece]], list[torch.Tensor]]
+
+class VisualTokens(Protocol):
+    """Gives the visual tokens of pieces, as `longva_eval.vision.VisualEncoder` does."""
+
+    def expect(self, upcoming: Sequence[Sequence[VisualPiece]]) -> None:
+        """Hear what will be asked for, call by call."""
+        ...
+
+    def encode(self, pieces: Sequence[VisualPiece]) -> list[torch.Tensor]:
+        """One (num_tokens, hidden_size) tensor per piece."""
+        ...
+
+    def stop(self) -> None:
+        """Nothing more will be asked for."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -131,7 +154,7 @@ class PrefixEngine:
 
     Args:
         model: In evaluation mode.
-        encode: Gives the visual tokens of pieces (`VisualEncoder.encode`).
+        visuals: Gives the visual tokens of pieces (`VisualEncoder`).
         chunk_tokens: Prefill goes in chunks that end at multiples of this; bounds the memory of
             activations.
         reuse: Keep what neighbouring prompts share. False prefills each alone, through the same
@@ -141,7 +164,7 @@ class PrefixEngine:
     def __init__(
         self,
         model: LongVAForCausalLM,
-        encode: EncodeVisuals,
+        visuals: VisualTokens,
         *,
         chunk_tokens: int = 2048,
         reuse: bool = True,
@@ -149,7 +172,7 @@ class PrefixEngine:
         if chunk_tokens < 1:
             raise SettingsError(f"chunk_tokens={chunk_tokens} must be at least 1.")
         self._model = model
-        self._encode = encode
+        self._visuals = visuals
         self._chunk_tokens = chunk_tokens
         self._reuse = reuse
         self._layers = [_BufferLayer(0) for _ in range(model.config.num_hidden_layers)]
@@ -167,14 +190,12 @@ class PrefixEngine:
         queries: Sequence[Query],
         *,
         room: int = 0,
-        prepare: Callable[[int], None] | None = None,
     ) -> Iterator[Visit]:
         """Prefill each prompt, in the order that shares most.
 
         Args:
             queries: Prompts; the same one may come twice.
             room: Tokens that may be decoded after a prompt.
-            prepare: Called with a query's index before it is prefilled.
 
         Yields:
             A visit per query, in visiting order; `error` is set where a picture or video cannot
@@ -186,9 +207,19 @@ class PrefixEngine:
         plan = plan_visits(queries, chunk_tokens=self._chunk_tokens)
         self._reserve(max((query.prompt.num_tokens for query in queries), default=0) + room)
         self._crop(0)
+        self._visuals.expect(
+            [
+                _pieces_from(queries[index].prompt.pieces, plan.kept[index] if self._reuse else 0)
+                for index in plan.order
+            ]
+        )
+        try:
+            yield from self._visit_all(queries, plan)
+        finally:
+            self._visuals.stop()
+
+    def _visit_all(self, queries: Sequence[Query], plan: VisitPlan) -> Iterator[Visit]:
         for index in plan.order:
-            if prepare is not None:
-                prepare(index)
             # This also drops what was decoded after the prompt before.
             self._crop(plan.kept[index] if self._reuse else 0)
             try:
@@ -250,7 +281,7 @@ class PrefixEngine:
             if skip < piece.num_tokens:
                 wanted.append((piece, skip))
             position += piece.num_tokens
-        visual = iter(self._encode([p for p, _ in wanted if isinstance(p, VisualPiece)]))
+        visual = iter(self._visuals.encode([p for p, _ in wanted if isinstance(p, VisualPiece)]))
         table = self._model.model.embed_tokens
         parts = []
         for piece, skip in wanted:
@@ -348,6 +379,17 @@ def _visiting_order(prompts: Sequence[Prompt]) -> list[int]:
 
     keys = [elements(prompt) for prompt in prompts]
     return sorted(range(len(prompts)), key=keys.__getitem__)
+
+
+def _pieces_from(pieces: Sequence[Piece], start: int) -> list[VisualPiece]:
+    """The visual pieces that reach beyond position `start`."""
+    wanted: list[VisualPiece] = []
+    position = 0
+    for piece in pieces:
+        position += piece.num_tokens
+        if position > start and isinstance(piece, VisualPiece):
+            wanted.append(piece)
+    return wanted
 
 
 def _shared_tokens(one: Sequence[Piece], two: Sequence[Piece]) -> int:

@@ -20,7 +20,9 @@ from PIL import Image
 
 from longva_eval.attention import SPLIT_SDPA, register_split_sdpa
 from longva_eval.checkpoint import Checkpoint, DType, change_rope, load_checkpoint
+from longva_eval.decode_worker import DecodeWorker
 from longva_eval.errors import MediaError, PromptError, SettingsError
+from longva_eval.feature_cache import FeatureCache
 from longva_eval.generation import (
     Generation,
     GenerationSettings,
@@ -51,9 +53,10 @@ from longva_eval.video import (
     FrameSample,
     VideoInfo,
     probe_video,
+    read_frames,
     sample_frames,
 )
-from longva_eval.vision import FrameStack, Picture, VideoFrames, VisualEncoder
+from longva_eval.vision import FrameStack, Picture, ReadFrames, VideoFrames, VisualEncoder
 
 __all__ = [
     "AttentionKind",
@@ -169,6 +172,7 @@ class Session:
     long_prompt: LongPromptPolicy = "error"
     attention: AttentionKind = "sdpa"
     seed: int = 0
+    read: ReadFrames = read_frames
     encoder: VisualEncoder
     engine: PrefixEngine
 
@@ -420,6 +424,7 @@ class Session:
             aspect=aspect,
             pool_stride=self.pool_stride,
             pool_mode=self.pool_mode,
+            read=self.read,
         )
 
     def _stack(self, pictures: Sequence[Image.Image], aspect: ImageAspectRatio) -> FrameStack:
@@ -535,6 +540,9 @@ def open_session(
     chunk_tokens: int = 2048,
     reuse: bool = True,
     vision_batch_size: int = 16,
+    feature_cache: str | Path | None = None,
+    feature_cache_bytes: int = 50 << 30,
+    decode_process: bool = True,
     seed: int = 0,
 ) -> Session:
     """Load a checkpoint and make it ready for prompts.
@@ -542,6 +550,10 @@ def open_session(
     What is None comes from the checkpoint's `config.json`. The context length is its
     `max_position_embeddings`; with `long_prompt="original"` it is `tokenizer_model_max_length`,
     which is what the original cuts at.
+
+    Args beyond those of `load_checkpoint` and the fields of `Session`: `feature_cache` is a folder
+    where visual tokens are kept from run to run, below `feature_cache_bytes`; `decode_process`
+    decodes in a process of its own, so that a decoder that hangs or crashes costs one video.
 
     Raises:
         CheckpointError: If the checkpoint cannot be loaded.
@@ -572,7 +584,12 @@ def open_session(
     if context_length is None:
         own = config.tokenizer_model_max_length if long_prompt == "original" else None
         context_length = int(own or config.max_position_embeddings)
-    encoder = VisualEncoder(checkpoint, batch_size=vision_batch_size)
+    cache = None
+    if feature_cache is not None:
+        device_kind = checkpoint.model.device.type
+        identity = f"{checkpoint.fingerprint}/{checkpoint.model.dtype}/{device_kind}"
+        cache = FeatureCache(feature_cache, identity=identity, max_bytes=feature_cache_bytes)
+    encoder = VisualEncoder(checkpoint, batch_size=vision_batch_size, cache=cache)
     return Session(
         checkpoint=checkpoint,
         template=load_template(conv_template, checkpoint.tokenizer),
@@ -585,10 +602,9 @@ def open_session(
         long_prompt=long_prompt,
         attention=attn_implementation,
         seed=seed,
+        read=DecodeWorker().read_frames if decode_process else read_frames,
         encoder=encoder,
-        engine=PrefixEngine(
-            checkpoint.model, encoder.encode, chunk_tokens=chunk_tokens, reuse=reuse
-        ),
+        engine=PrefixEngine(checkpoint.model, encoder, chunk_tokens=chunk_tokens, reuse=reuse),
     )
 
 

@@ -7,6 +7,8 @@ On ordinary files decord, torchcodec and PyAV give the same bytes. decord return
 without a word* for MPEG-TS and for files with an edit list, so `auto` reads those in one pass
 with PyAV instead.
 
+Imports no torch: the process that decodes (`longva_eval.decode_worker`) starts in a moment.
+
 A file that cannot be read, has no video, or holds fewer frames than it says is a `MediaError`
 that names it. Nothing is ever asked about a video that was not seen.
 """
@@ -26,12 +28,12 @@ import numpy as np
 import numpy.typing as npt
 
 from longva_eval.errors import MediaError, SettingsError
-from longva_eval.images import Frames
 
 __all__ = [
     "DecodeBackend",
     "FramePolicy",
     "FrameSample",
+    "Frames",
     "ShortVideoPolicy",
     "VideoInfo",
     "file_digest",
@@ -40,6 +42,9 @@ __all__ = [
     "read_frames",
     "sample_frames",
 ]
+
+Frames = npt.NDArray[np.uint8]
+"""(num_frames, height, width, 3), uint8 RGB."""
 
 DecodeBackend = Literal["auto", "decord", "torchcodec", "pyav"]
 ShortVideoPolicy = Literal["repeat", "each_once", "error"]
@@ -283,7 +288,8 @@ def read_frames(
     Args:
         info: From `probe_video`.
         indices: Frames wanted, ascending; repeats are decoded once each.
-        backend: `auto` is decord for files it reads rightly and PyAV for the others.
+        backend: `auto` is the fastest that is right for the file: torchcodec where it is installed
+            and can be used, else decord; PyAV for files that both get wrong.
 
     Yields:
         (num_frames, height, width, 3), uint8 RGB, in the order of `indices`.
@@ -300,7 +306,10 @@ def read_frames(
             f"{info.num_frames}."
         )
     if backend == "auto":
-        backend = "pyav" if info.needs_sequential_read else "decord"
+        if info.needs_sequential_read:
+            backend = "pyav"
+        else:
+            backend = "torchcodec" if _has_torchcodec() else "decord"
     if backend not in _BACKENDS:
         raise SettingsError(
             f"video_decode_backend={backend!r} is unknown; use auto, {', '.join(_BACKENDS)}."
@@ -316,6 +325,27 @@ def read_frames(
         yield block
     if produced != len(indices):
         raise MediaError(f"{info.path} gave {produced} of the {len(indices)} frames asked for.")
+
+
+@lru_cache(maxsize=1)
+def _has_torchcodec() -> bool:
+    """Whether torchcodec is installed and finds its FFmpeg libraries."""
+    try:
+        _import_torchcodec()
+    except SettingsError:
+        return False
+    return True
+
+
+def _import_torchcodec() -> Any:
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, RuntimeError, OSError) as error:
+        raise SettingsError(
+            "torchcodec cannot be used: it is not installed (pip install torchcodec) or finds no "
+            f"FFmpeg libraries (apt-get install ffmpeg). {_first_line(error)}"
+        ) from error
+    return VideoDecoder
 
 
 def _check_count(info: VideoInfo, count: int, decoder: str) -> None:
@@ -348,16 +378,10 @@ def _read_with_decord(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
 
 
 def _read_with_torchcodec(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
-    try:
-        from torchcodec.decoders import VideoDecoder
-    except (ImportError, RuntimeError, OSError) as error:
-        raise SettingsError(
-            "torchcodec cannot be used: it is not installed (pip install torchcodec) or finds no "
-            f"FFmpeg libraries (apt-get install ffmpeg). {_first_line(error)}"
-        ) from error
+    decoder_type = _import_torchcodec()
     try:
         # Exact seeking: the approximate mode returns neighbouring frames on some files.
-        decoder = VideoDecoder(
+        decoder = decoder_type(
             str(info.path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
         )
         _check_count(info, len(decoder), "torchcodec")

@@ -75,6 +75,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         chunk_tokens: Prefill goes in chunks of this many tokens.
         reuse: Whether prompts share what they have in common (same numbers, less work).
         vision_batch_size: Frames that go through the vision tower at once.
+        feature_cache: Folder where visual tokens are kept for later runs (50 GiB at most).
         seed: For tasks that sample.
         batch_size: Accepted as the host passes it; prompts are answered one at a time.
         max_batch_size: As `batch_size`.
@@ -109,6 +110,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         chunk_tokens: int = 2048,
         reuse: bool = True,
         vision_batch_size: int = 16,
+        feature_cache: str | None = None,
         seed: int = 0,
         batch_size: int | str = 1,
         max_batch_size: int | str | None = None,
@@ -141,6 +143,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             chunk_tokens=_whole_number("chunk_tokens", chunk_tokens),
             reuse=bool(reuse),
             vision_batch_size=_whole_number("vision_batch_size", vision_batch_size),
+            feature_cache=feature_cache,
             seed=int(seed),
         )
         self.device = self._session.checkpoint.model.device
@@ -167,6 +170,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 "tokens_asked": counts.tokens_asked,
                 "tokens_computed": counts.tokens_computed,
                 "frames_encoded": self._session.encoder.num_encoded,
+                "media_read": self._session.encoder.num_passes,
             },
             "ignored_generation_settings": sorted(self._ignored_settings),
             "prompts": self._prompts,

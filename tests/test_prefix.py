@@ -17,15 +17,39 @@ from longva_eval.prompt import Prompt, TextPiece, VisualPiece
 NUM_TOKENS_OF_PIECE = 5
 
 
-def encode(pieces: Sequence[VisualPiece]) -> list[torch.Tensor]:
-    """Visual tokens that depend on the piece's key alone."""
-    if any(piece.key == "broken" for piece in pieces):
-        raise MediaError("broken.mp4 cannot be decoded")
-    tokens = []
-    for piece in pieces:
+class Visuals:
+    """Visual tokens that depend on a piece's key alone."""
+
+    def expect(self, upcoming: Sequence[Sequence[VisualPiece]]) -> None:
+        self.asked = iter([[piece.key for piece in pieces] for pieces in upcoming])
+
+    def encode(self, pieces: Sequence[VisualPiece]) -> list[torch.Tensor]:
+        if any(piece.key == "broken" for piece in pieces):
+            raise MediaError("broken.mp4 cannot be decoded")
+        return [self.tokens(piece) for piece in pieces]
+
+    def tokens(self, piece: VisualPiece) -> torch.Tensor:
         generator = torch.Generator().manual_seed(int(piece.key))
-        tokens.append(torch.randn(piece.num_tokens, 48, generator=generator) * 0.3)
-    return tokens
+        return torch.randn(piece.num_tokens, 48, generator=generator) * 0.3
+
+    def stop(self) -> None:
+        pass
+
+
+class ExpectedVisuals(Visuals):
+    """Insists that the engine asks for exactly what it said."""
+
+    def encode(self, pieces: Sequence[VisualPiece]) -> list[torch.Tensor]:
+        assert [piece.key for piece in pieces] == next(self.asked)
+        return super().encode(pieces)
+
+
+class OverflowingVisuals(Visuals):
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def tokens(self, piece: VisualPiece) -> torch.Tensor:
+        return torch.full((piece.num_tokens, 48), self.value)
 
 
 def frame(number: int | str) -> VisualPiece:
@@ -36,9 +60,14 @@ def text(*token_ids: int) -> TextPiece:
     return TextPiece(tuple(token_ids))
 
 
-def engine_of(golden: Golden, *, chunk_tokens: int, reuse: bool = True) -> PrefixEngine:
+def engine_of(
+    golden: Golden, *, chunk_tokens: int, reuse: bool = True, strict: bool = True
+) -> PrefixEngine:
     return PrefixEngine(
-        golden.session.checkpoint.model, encode, chunk_tokens=chunk_tokens, reuse=reuse
+        golden.session.checkpoint.model,
+        ExpectedVisuals() if strict else Visuals(),
+        chunk_tokens=chunk_tokens,
+        reuse=reuse,
     )
 
 
@@ -136,7 +165,7 @@ def test_decoding_equals_reading(open_golden: Golden) -> None:
 def test_a_broken_video_costs_its_own_question_only(open_golden: Golden) -> None:
     good = Query(Prompt((text(1, 2), frame(1), text(3))))
     queries = [good, Query(Prompt((text(1, 2), frame("broken"), text(3)))), good]
-    engine = engine_of(open_golden, chunk_tokens=4)
+    engine = engine_of(open_golden, chunk_tokens=4, strict=False)
     results = {visit.index: visit for visit in engine.visit(queries)}
     assert results[1].error is not None
     assert "broken.mp4" in str(results[1].error)
@@ -147,10 +176,7 @@ def test_a_broken_video_costs_its_own_question_only(open_golden: Golden) -> None
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_no_numbers_stop_the_run(open_golden: Golden, value: float) -> None:
-    def overflow(pieces: Sequence[VisualPiece]) -> list[torch.Tensor]:
-        return [torch.full((piece.num_tokens, 48), value) for piece in pieces]
-
-    engine = PrefixEngine(open_golden.session.checkpoint.model, overflow)
+    engine = PrefixEngine(open_golden.session.checkpoint.model, OverflowingVisuals(value))
     with pytest.raises(NumericalError, match=r"NaN or infinite logits in float32.*!!!!"):
         list(engine.visit([Query(Prompt((text(1), frame(1), text(2))))]))
 
