@@ -24,6 +24,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "longva_eval.commands.heatmap:main",
         "draw one or several all_accuracies.json in one figure",
     ),
+    "plan": (
+        "longva_eval.commands.plan:main",
+        "tokens, FLOPs, memory and time of a run before it is started",
+    ),
     "demo": (
         "longva_eval.commands.demo:main",
         "run V-NIAH on the embedded model and video, offline, in minutes",

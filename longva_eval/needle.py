@@ -23,8 +23,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from longva_eval.accuracies import mean_by_place
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.needle_media import Haystack, Needle, needle_clip
@@ -33,52 +31,94 @@ from longva_eval.session import ComposedClip, ForcedAnswer, Session
 
 __all__ = [
     "CellResult",
+    "LatticeGrid",
     "NeedleCell",
     "NeedleGrid",
     "accuracy_rows",
     "insert_index",
     "is_answer",
-    "parse_range",
+    "lattice_rows",
     "run_grid",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeedleCell:
-    """A place in the grid."""
+    """A place in a grid."""
 
     num_frames: int
     """Haystack length, in frames, the needle not counted."""
     depth: float
     """Needle position: 0.0 before the first frame, 1.0 after the last."""
-
-    @property
-    def insert_index(self) -> int:
-        return insert_index(self.num_frames, self.depth)
+    insert_index: int
+    """The haystack frame that the needle stands before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeedleGrid:
-    """Haystack lengths and needle depths."""
+    """Haystack lengths and needle depths, as in the paper."""
 
     frame_counts: tuple[int, ...]
     depths: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not self.frame_counts or not self.depths:
-            raise SettingsError("A needle grid needs at least one frame count and one depth.")
-        if min(self.frame_counts) < 1:
-            raise SettingsError(f"frames={min(self.frame_counts)} must be at least 1.")
+        _check_frame_counts(self.frame_counts)
+        if not self.depths:
+            raise SettingsError("A needle grid needs at least one depth.")
         if not all(0 <= depth <= 1 for depth in self.depths):
             raise SettingsError(f"depths={list(self.depths)} must lie between 0 and 1.")
 
     def cells(self) -> list[NeedleCell]:
         """All places, lengths first, in the original's order."""
         return [
-            NeedleCell(num_frames=count, depth=depth)
+            NeedleCell(num_frames=count, depth=depth, insert_index=insert_index(count, depth))
             for count in self.frame_counts
             for depth in self.depths
         ]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "depths",
+            "frames": list(self.frame_counts),
+            "depths": list(self.depths),
+            "insert_rule": "int(depth * num_frames); num_frames + 1 frames in all",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatticeGrid:
+    """Needles at absolute positions: every multiple of a step, in every length beyond it.
+
+    The paper's depths put the needle of each length somewhere else, so that lengths share only what
+    comes before. Here all lengths share their needles, and one growing video per needle and
+    position serves them all: at a step of 200 up to 3,000 frames a cell costs a seventh
+    (docs/performance.md). It also separates where a needle stands from how much follows it.
+    """
+
+    frame_counts: tuple[int, ...]
+    step: int
+    """Insertion indices are 0, step, 2 * step, ... up to the length."""
+
+    def __post_init__(self) -> None:
+        _check_frame_counts(self.frame_counts)
+        if self.step < 1:
+            raise SettingsError(f"lattice={self.step} must be at least 1 frame.")
+
+    def cells(self) -> list[NeedleCell]:
+        """All places, lengths first."""
+        return [
+            NeedleCell(num_frames=count, depth=index / count, insert_index=index)
+            for count in self.frame_counts
+            for index in range(0, count + 1, self.step)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "lattice",
+            "frames": list(self.frame_counts),
+            "step": self.step,
+            "insert_rule": "multiples of step; num_frames + 1 frames in all",
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,37 +159,23 @@ class CellResult:
         }
 
 
+def _check_frame_counts(frame_counts: Sequence[int]) -> None:
+    if not frame_counts:
+        raise SettingsError("A needle grid needs at least one frame count.")
+    if min(frame_counts) < 1:
+        raise SettingsError(f"frames={min(frame_counts)} must be at least 1.")
+
+
 def insert_index(num_frames: int, depth: float) -> int:
     """The haystack frame that the needle stands before; truncated, as in the original."""
     return int(depth * num_frames)
-
-
-def parse_range(text: str, *, name: str) -> list[float]:
-    """`200:3000:200` (both ends included) or `6,12,24` as numbers.
-
-    Raises:
-        SettingsError: If the text is neither, or would give nothing.
-    """
-    try:
-        if ":" in text:
-            start, stop, step = (float(part) for part in text.split(":"))
-            if step <= 0 or stop < start:
-                raise ValueError("the step must be above 0 and the end not before the start")
-            # numpy's arange, so that 0:1:0.2 gives the original's 0.6000000000000001.
-            values = [float(value) for value in np.arange(start, stop + step, step)]
-            return [value for value in values if value <= stop + 1e-9]
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise SettingsError(
-            f"--{name} {text!r} is neither START:STOP:STEP nor a list A,B,C ({error})."
-        ) from error
 
 
 def run_grid(
     session: Session,
     haystack: Haystack,
     needles: Sequence[Needle],
-    grid: NeedleGrid,
+    grid: NeedleGrid | LatticeGrid,
     *,
     max_new_tokens: int = 8,
     on_result: Callable[[CellResult], None] | None = None,
@@ -233,6 +259,17 @@ def _build_prompts(
 def accuracy_rows(results: Iterable[CellResult]) -> list[dict[str, float]]:
     """The rows of `all_accuracies.json`: the share of needles found at each place."""
     return mean_by_place((cell.num_frames, cell.depth, cell.correct) for cell in results)
+
+
+def lattice_rows(results: Iterable[CellResult]) -> list[dict[str, float]]:
+    """As `accuracy_rows`, by absolute position: `Insert Index` in place of `Frame Depth`."""
+    found: dict[tuple[int, int], list[bool]] = {}
+    for cell in results:
+        found.setdefault((cell.num_frames, cell.insert_index), []).append(cell.correct)
+    return [
+        {"Num. Frame": count, "Insert Index": index, "Score": sum(correct) / len(correct)}
+        for (count, index), correct in found.items()
+    ]
 
 
 def is_answer(text: str, answer: str) -> bool:

@@ -18,7 +18,7 @@ holds at each append; `StaticCache` attends over its whole length under a mask.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -233,15 +233,18 @@ class PrefixEngine:
     def _prefill(self, query: Query, cuts: Sequence[int]) -> torch.Tensor:
         began = time.perf_counter()
         start, total = self.length, query.prompt.num_tokens  # start is 0 after an error, too
-        embeddings = self._embed(query.prompt.pieces, start)
+        # Pieces that come with tokens of their own, by reference: only a chunk at a time is put
+        # together, since the embeddings of 432,000 tokens would be 3 GB more.
+        wanted = _pieces_from(query.prompt.pieces, start)
+        tokens = dict(zip((p.key for p in wanted), self._visuals.encode(wanted), strict=True))
         read: list[torch.Tensor] = []
         position = start
         for end in [cut for cut in cuts if cut > start]:
-            chunk = embeddings[position - start : end - start]
+            chunk = self._embed(query.prompt.pieces, tokens, position, end)
             hidden = self._forward(chunk)
             if end > query.first_read:
-                wanted = hidden[max(0, query.first_read - position) :]
-                read.append(self._model.lm_head(wanted).float())
+                rows = hidden[max(0, query.first_read - position) :]
+                read.append(self._model.lm_head(rows).float())
             position = end
         assert position == total, "the last cut is the end of the prompt"
         self.counts.tokens_asked += total
@@ -272,24 +275,28 @@ class PrefixEngine:
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden
 
-    def _embed(self, pieces: Sequence[Piece], start: int) -> torch.Tensor:
-        """Embeddings of the tokens from `start` on, (num_tokens - start, hidden_size)."""
-        wanted: list[tuple[Piece, int]] = []
+    def _embed(
+        self,
+        pieces: Sequence[Piece],
+        visual_tokens: Mapping[str, torch.Tensor],
+        start: int,
+        end: int,
+    ) -> torch.Tensor:
+        """Embeddings of the tokens from `start` to `end`, (end - start, hidden_size)."""
+        table = self._model.model.embed_tokens
+        parts: list[torch.Tensor] = []
         position = 0
         for piece in pieces:
-            skip = max(0, start - position)
-            if skip < piece.num_tokens:
-                wanted.append((piece, skip))
+            first, last = max(0, start - position), min(piece.num_tokens, end - position)
             position += piece.num_tokens
-        visual = iter(self._visuals.encode([p for p, _ in wanted if isinstance(p, VisualPiece)]))
-        table = self._model.model.embed_tokens
-        parts = []
-        for piece, skip in wanted:
-            if isinstance(piece, TextPiece):
-                part = table(self._ids(piece.token_ids[skip:]))
-            else:
-                part = next(visual)[skip:]
-            parts.append(part.to(table.weight.device, table.weight.dtype))
+            if first < last:
+                if isinstance(piece, TextPiece):
+                    part = table(self._ids(piece.token_ids[first:last]))
+                else:
+                    part = visual_tokens[piece.key][first:last]
+                parts.append(part.to(table.weight.device, table.weight.dtype))
+            if position >= end:
+                break
         return torch.cat(parts)
 
     def _ids(self, token_ids: Sequence[int]) -> torch.Tensor:

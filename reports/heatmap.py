@@ -36,7 +36,8 @@ class HeatmapPanel:
 
     title: str
     rows: Sequence[Mapping[str, float]]
-    """`Num. Frame`, `Frame Depth` (percent) and `Score` (0 to 1), as in `all_accuracies.json`."""
+    """`Num. Frame`, `Frame Depth` (percent) and `Score` (0 to 1), as in `all_accuracies.json`; or
+    `Insert Index` (frames) in place of the depth, for a lattice."""
     note: str = ""
     """Small print below the title: needles, haystack, dtype."""
 
@@ -86,10 +87,21 @@ def save_heatmaps(panels: Sequence[HeatmapPanel], *paths: Path) -> None:
 def accuracy_table(rows: Sequence[Mapping[str, float]]) -> str:
     """The grid as text: a line a depth, a column a length, means at the edges."""
     values, frames, depths = _grid(rows)
-    header = ["depth \\ frames", *(f"{int(count):,}" for count in frames), "mean"]
+    lattice = _is_lattice(rows)
+    header = [
+        "needle at \\ frames" if lattice else "depth \\ frames",
+        *(f"{int(count):,}" for count in frames),
+        "mean",
+    ]
     lines = [header]
     for depth, line in zip(depths, values, strict=True):
-        lines.append([f"{depth:g} %", *map(_percent, line), _percent(float(np.nanmean(line)))])
+        lines.append(
+            [
+                f"{depth:,.0f}" if lattice else f"{depth:g} %",
+                *map(_percent, line),
+                _percent(float(np.nanmean(line))),
+            ]
+        )
     means = [_percent(float(value)) for value in np.nanmean(values, axis=0)]
     lines.append(["mean", *means, _percent(mean_accuracy(rows))])
     widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
@@ -101,6 +113,10 @@ def accuracy_table(rows: Sequence[Mapping[str, float]]) -> str:
     return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])
 
 
+def _is_lattice(rows: Sequence[Mapping[str, float]]) -> bool:
+    return "Insert Index" in rows[0]
+
+
 def _percent(value: float) -> str:
     return "" if math.isnan(value) else f"{100 * value:.1f}"
 
@@ -110,11 +126,12 @@ def _grid(
 ) -> tuple[npt.NDArray[np.float64], list[float], list[float]]:
     """(depths, frames) scores, NaN where there is none; cells of one place are averaged."""
     frames = sorted({row["Num. Frame"] for row in rows})
-    depths = sorted({row["Frame Depth"] for row in rows})
+    place_key = "Insert Index" if _is_lattice(rows) else "Frame Depth"
+    depths = sorted({row[place_key] for row in rows})
     sums = np.zeros((len(depths), len(frames)))
     counts = np.zeros_like(sums)
     for row in rows:
-        place = depths.index(row["Frame Depth"]), frames.index(row["Num. Frame"])
+        place = depths.index(row[place_key]), frames.index(row["Num. Frame"])
         sums[place] += row["Score"]
         counts[place] += 1
     with np.errstate(invalid="ignore"):
@@ -138,7 +155,8 @@ def _draw_panel(axes: Axes, panel: HeatmapPanel) -> None:
     axes.set_xticks(np.arange(len(frames)) + 0.5, [_frames_label(count) for count in frames])
     axes.set_yticks(np.arange(len(depths)) + 0.5, [f"{depth:g}" for depth in depths])
     axes.set_xlabel("Frames in the video", color=_INK, fontsize=10)
-    axes.set_ylabel("Needle depth (%)", color=_INK, fontsize=10)
+    where = "Needle before frame" if _is_lattice(panel.rows) else "Needle depth (%)"
+    axes.set_ylabel(where, color=_INK, fontsize=10)
     axes.tick_params(length=0, labelsize=9, labelcolor=_MUTED)
     for spine in axes.spines.values():
         spine.set_visible(False)

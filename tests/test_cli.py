@@ -76,6 +76,25 @@ def test_several_thetas_go_into_folders_of_their_own(needles: Path, tmp_path: Pa
     assert cells["1e+06"] != cells["1e+09"]
 
 
+def test_a_lattice_asks_at_absolute_positions(needles: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    haystack = ["--haystack", str(VIDEOS[0])]
+    status = main(
+        ["niah", "--pretrained", str(OPEN / "longva_tiny"), *haystack, "--needles", str(needles),
+         "--frames", "2,4,6", "--lattice", "2", "--device", "cpu", "--out", str(out)]
+    )  # fmt: skip
+    assert status == 0
+    rows = json.loads((out / "lattice_accuracies.json").read_text(encoding="utf-8"))
+    assert [(row["Num. Frame"], row["Insert Index"]) for row in rows] == [
+        (2, 0), (2, 2), (4, 0), (4, 2), (4, 4), (6, 0), (6, 2), (6, 4), (6, 6),
+    ]  # fmt: skip
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert run["grid"]["kind"] == "lattice"
+    # One growing video per needle and position serves all lengths.
+    assert run["engine"]["tokens_computed"] < run["engine"]["tokens_asked"] / 2
+    assert (out / "heatmap.png").stat().st_size > 10_000
+
+
 def test_the_order_of_work_does_not_change_a_number(needles: Path, tmp_path: Path) -> None:
     assert niah(needles, tmp_path / "shared") == 0
     assert niah(needles, tmp_path / "apart", "--no-reuse") == 0
@@ -98,6 +117,7 @@ def test_the_order_of_work_does_not_change_a_number(needles: Path, tmp_path: Pat
         (("--frames", "2:9"), "--frames '2:9' is neither START:STOP:STEP nor a list"),
         (("--frames", "2.5"), "--frames must be whole numbers"),
         (("--depths", "0,2"), r"depths=[0.0, 2.0] must lie between 0 and 1"),
+        (("--lattice", "2"), "--lattice states where needles stand; leave --depths out"),
         (("--frames", "99"), "has 25 frames at one a second; 99 are asked for"),
         (("--needles", "nowhere"), "nowhere/dataset.json does not exist"),
         (("--haystack", "nowhere.mp4"), "nowhere.mp4 cannot be opened"),

@@ -18,9 +18,10 @@ from longva_eval.cli import load
 from longva_eval.errors import SettingsError
 from longva_eval.needle import (
     CellResult,
+    LatticeGrid,
     NeedleGrid,
     accuracy_rows,
-    parse_range,
+    lattice_rows,
     run_grid,
 )
 from longva_eval.needle_media import (
@@ -31,6 +32,7 @@ from longva_eval.needle_media import (
     open_haystack,
 )
 from longva_eval.progress import progress_bar
+from longva_eval.ranges import parse_range, parse_whole_range
 from longva_eval.rope import RopeSettings
 from longva_eval.session import Session, open_session
 
@@ -43,17 +45,22 @@ class NiahRun:
 
     folder: Path
     rows: list[dict[str, float]]
-    """As in `all_accuracies.json`."""
+    """As in `all_accuracies.json`; of a lattice, as in `lattice_accuracies.json`."""
     cells: list[CellResult]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the needle test and write its results."""
     options = _parser().parse_args(arguments)
-    grid = NeedleGrid(
-        frame_counts=_whole_numbers(parse_range(options.frames, name="frames"), name="frames"),
-        depths=tuple(parse_range(options.depths, name="depths")),
-    )
+    frame_counts = parse_whole_range(options.frames, name="frames")
+    grid: NeedleGrid | LatticeGrid
+    if options.lattice is not None:
+        if options.depths is not None:
+            raise SettingsError("--lattice states where needles stand; leave --depths out.")
+        grid = LatticeGrid(frame_counts=frame_counts, step=options.lattice)
+    else:
+        depths = parse_range(options.depths or "0:1:0.2", name="depths")
+        grid = NeedleGrid(frame_counts=frame_counts, depths=tuple(depths))
     needles = load_needles(options.needles)
     haystack = open_haystack(options.haystack or [embedded.HAYSTACK])
     out = Path(options.out)
@@ -70,7 +77,9 @@ def main(arguments: Sequence[str]) -> int:
         reuse=not options.no_reuse,
         pool_stride=2,
         pool_mode="average",
+        feature_cache=options.feature_cache,
     )
+    session.encoder.keep_all = len(thetas) > 1  # the next theta asks for the same frames
     for theta in thetas:
         folder = out if theta is None else out / f"rope_theta_{theta:g}"
         session.change_rope(
@@ -97,7 +106,7 @@ def run_and_write(
     session: Session,
     haystack: Haystack,
     needles: Sequence[Needle],
-    grid: NeedleGrid,
+    grid: NeedleGrid | LatticeGrid,
     folder: Path,
     *,
     max_new_tokens: int = 8,
@@ -140,15 +149,17 @@ def run_and_write(
     _write(folder / "cells.jsonl", lines)
     partial.unlink()
     _write(folder / "all_accuracies.json", json.dumps(rows, indent=4) + "\n")
+    if isinstance(grid, LatticeGrid):
+        rows = lattice_rows(cells)
+        _write(folder / "lattice_accuracies.json", json.dumps(rows, indent=4) + "\n")
     record = {
         "test": "V-NIAH, teacher-forced",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "average_accuracy": sum(row["Score"] for row in rows) / len(rows),
         "num_answers": len(cells),
         "seconds": round(time.perf_counter() - began, 1),
-        "grid": {"frames": list(grid.frame_counts), "depths": list(grid.depths)},
+        "grid": grid.describe(),
         "frame_rule": "one a second: every round(average fps)-th frame from the first",
-        "insert_rule": "int(depth * num_frames); num_frames + 1 frames in all",
         "frame_preparation": "pad to a square of the mean colour, pool 2 x 2 by average",
         "haystack": haystack.describe(),
         "needles": [needle.describe() for needle in needles],
@@ -177,12 +188,6 @@ def _write(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _whole_numbers(values: Sequence[float], *, name: str) -> tuple[int, ...]:
-    if any(value != int(value) for value in values):
-        raise SettingsError(f"--{name} must be whole numbers, not {list(values)}.")
-    return tuple(int(value) for value in values)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longva-eval niah",
@@ -206,7 +211,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"folder with dataset.json, or {HUB_NEEDLES} (default: the embedded ones)",
     )
     add("--frames", required=True, help="haystack lengths: 200:3000:200 or 6,12,24")
-    add("--depths", default="0:1:0.2", help="needle depths: 0:1:0.2 (default) or 0,0.5,1")
+    add("--depths", help="needle depths: 0:1:0.2 (default) or 0,0.5,1")
+    add(
+        "--lattice",
+        type=int,
+        metavar="STEP",
+        help="instead of depths: needles before frames 0, STEP, 2 STEP, ... in every length",
+    )
     add("--out", required=True, help="folder for the results")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add("--device-map", help="auto spreads the model over all devices")
@@ -226,5 +237,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--rope-pinned-length", type=int, help="tokens; for dynamic")
     add("--chunk-tokens", type=int, default=2048, help="prefill chunk (2048)")
     add("--max-new-tokens", type=int, default=8, help="tokens of the model's own answer (8)")
+    add("--feature-cache", help="folder where visual tokens are kept for later runs")
     add("--no-reuse", action="store_true", help="prefill every cell from nothing, to compare")
     return parser

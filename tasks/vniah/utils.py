@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from longva_eval import embedded, needle, needle_media
+from longva_eval import embedded, needle, needle_media, ranges
 from longva_eval.errors import EvaluationError, MediaError
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi"}
@@ -26,8 +26,8 @@ def expand_grid(dataset: Any) -> Any:
 
     (row,) = dataset
     grid = needle.NeedleGrid(
-        frame_counts=tuple(int(n) for n in needle.parse_range(row["frames"], name="frames")),
-        depths=tuple(needle.parse_range(row["depths"], name="depths")),
+        frame_counts=tuple(int(n) for n in ranges.parse_range(row["frames"], name="frames")),
+        depths=tuple(ranges.parse_range(row["depths"], name="depths")),
     )
     videos, needle_source = _media_of(row)
     needles = needle_media.load_needles(needle_source)
