@@ -44,7 +44,7 @@ def test_an_error_crosses_over_and_the_worker_goes_on(worker: DecodeWorker, tmp_
     gone = probe_video(copy)
     assert len(list(worker.read_frames(gone, [5], backend="decord"))) == 1
     copy.unlink()
-    with pytest.raises(MediaError, match=r"newline\.mp4 cannot be opened"):
+    with pytest.raises(MediaError, match=r"newline\.mp4' cannot be opened"):
         list(worker.read_frames(gone, [5], backend="decord"))
     first = worker._process
     assert len(list(worker.read_frames(info, [5], backend="decord"))) == 1

@@ -1,0 +1,109 @@
+"""LongVA with random weights at any shape: costs do not depend on the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionConfig, GenerationConfig
+
+from longva_eval.attention import SPLIT_SDPA, register_split_sdpa
+from longva_eval.checkpoint import KNOWN_TOWERS, Checkpoint
+from longva_eval.modeling import LongVAConfig, LongVAForCausalLM
+from longva_eval.prefix import PrefixEngine
+from longva_eval.prompt import QWEN_1_5
+from longva_eval.session import Session
+from longva_eval.vision import VisualEncoder
+
+__all__ = ["BODY_30M", "BODY_106M", "LONGVA_7B", "TOWER_336", "TOWER_TINY", "random_session"]
+
+TOKENIZER = Path(__file__).parent.parent / "tests" / "data" / "golden_open" / "longva_tiny"
+
+LONGVA_7B = {
+    "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+    "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
+}  # fmt: skip
+BODY_106M = {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 7,
+    "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 1024,
+}  # fmt: skip
+BODY_30M = {
+    "hidden_size": 640, "intermediate_size": 2560, "num_hidden_layers": 5,
+    "num_attention_heads": 10, "num_key_value_heads": 2, "vocab_size": 1024,
+}  # fmt: skip
+TOWER_336 = KNOWN_TOWERS["openai/clip-vit-large-patch14-336"]
+TOWER_TINY = {
+    "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3,
+    "image_size": 336, "patch_size": 14, "hidden_act": "quick_gelu", "projection_dim": 24,
+}  # fmt: skip
+
+
+def random_session(
+    body: dict[str, Any],
+    *,
+    tower: dict[str, Any] = TOWER_TINY,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    chunk_tokens: int = 2048,
+    reuse: bool = True,
+    attention: str = SPLIT_SDPA,
+    seed: int = 0,
+) -> Session:
+    """A session whose model has this shape and random weights.
+
+    Args:
+        body: Qwen2's sizes.
+        tower: CLIP's sizes.
+        device: Where.
+        dtype: Of the weights.
+        chunk_tokens: As in `open_session`.
+        reuse: As in `open_session`.
+        attention: Name that transformers knows.
+        seed: Of the weights.
+    """
+    register_split_sdpa()
+    tower_config = CLIPVisionConfig(**tower)
+    tower_config.num_hidden_layers -= 1  # hidden_states[-2]
+    config = LongVAConfig(
+        **body,
+        max_position_embeddings=2_000_000,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e9},
+        mm_patch_merge_type="unires",
+        mm_spatial_pool_mode="average",
+        mm_spatial_pool_stride=2,
+        image_aspect_ratio="anyres",
+        image_grid_pinpoints=[[336, 672], [672, 336], [672, 672]],
+        vision_config=tower_config,
+    )
+    config._attn_implementation = attention
+    config.vision_config._attn_implementation = "sdpa"
+    torch.manual_seed(seed)
+    with torch.device("meta"):
+        model = LongVAForCausalLM._from_config(config, dtype=dtype)
+    model.to_empty(device=device)
+    model.init_weights()  # also restores inv_freq and the position ids of the tower
+    model.eval().requires_grad_(False)
+    size = tower["image_size"]
+    checkpoint = Checkpoint(
+        model=model,
+        tokenizer=AutoTokenizer.from_pretrained(TOKENIZER, config=config, local_files_only=True),
+        image_processor=CLIPImageProcessorPil(
+            size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+        ),
+        generation_config=GenerationConfig(),
+        folder=TOKENIZER,
+        source="random",
+        revision=None,
+        rope={},
+        own_rope_parameters=dict(config.rope_parameters),
+        fingerprint="random",
+    )
+    encoder = VisualEncoder(checkpoint)
+    return Session(
+        checkpoint=checkpoint,
+        template=QWEN_1_5,
+        context_length=2_000_000,
+        encoder=encoder,
+        engine=PrefixEngine(model, encoder, chunk_tokens=chunk_tokens, reuse=reuse),
+    )
