@@ -1,8 +1,8 @@
 """Measuring A against B fairly on a noisy machine.
 
-Rounds are interleaved (A B, then B A, ...), so that a slow minute hits both. Time is processor time,
-which other programs on the machine inflate little; ratios are of medians. Every script prints what
-it ran on.
+Rounds are interleaved (A B, then B A, ...), so that a slow minute hits both. Time is processor
+time, which other programs on the machine inflate little; ratios are of medians. Every script says
+what it ran on.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Qwen2 body of 106 M parameters in float32. One prefill per cell is transformers'
 `sdpa` and the last logits only, each cell from nothing: what a good implementation of the
 original's schedule costs. Arithmetic allows 2.17 on a body like this.
 
-`--lattice`: lengths 10 to 150 in steps of 10, needles at every multiple of 10, two needles, 12 tokens
-a frame, on a body of 30 M parameters. Arithmetic allows about 7.
+`--lattice`: lengths 10 to 150 in steps of 10, needles at every multiple of 10, two needles, 12
+tokens a frame, on a body of 30 M parameters. Arithmetic allows about 7.
 """
 
 from __future__ import annotations

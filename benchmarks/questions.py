@@ -35,7 +35,7 @@ def main() -> None:
     print(machine())
     session = random_session(BODY_106M)
     session.frames = FramePolicy(max_frames=32)
-    settings = GenerationSettings(max_new_tokens=4)
+    settings = GenerationSettings(max_new_tokens=2)  # a letter, and the end
 
     def together() -> list[object]:
         prompts = [session.prompt(question, [VIDEO]) for question in QUESTIONS]
