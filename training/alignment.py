@@ -55,7 +55,7 @@ def alignment_stages() -> list[AlignmentStage]:
     return [
         AlignmentStage(num_grids=4, num_questions=3, batch=24, max_steps=300, threshold=0.95),
         AlignmentStage(num_grids=14, num_questions=4, batch=14, max_steps=300, threshold=0.95),
-        AlignmentStage(num_grids=49, num_questions=4, batch=8, max_steps=450, decay_from=0.3),
+        AlignmentStage(num_grids=49, num_questions=4, batch=12, max_steps=400, decay_from=0.3),
     ]
 
 
@@ -100,6 +100,7 @@ def align(
     stages: list[AlignmentStage],
     *,
     name: str,
+    max_tokens: int,
     seed: int,
 ) -> None:
     """Teach the projector and the language model to answer from pictures, in place.
@@ -111,6 +112,7 @@ def align(
         pictures: Where the grids come from.
         stages: What to do.
         name: Shown in the log.
+        max_tokens: Longest sequence; questions that do not fit are left out.
         seed: Seed of the data.
     """
     rng = random.Random(f"alignment-{seed}")
@@ -147,6 +149,9 @@ def align(
                 questions = make_questions(
                     rng, facts, chat=True, letter_share=0.4, num_options=4
                 )
+                room = max_tokens - len(prefix)
+                while len(questions) > 1 and sum(len(q.prompt) + 6 for q in questions) > room:
+                    questions.pop()
                 documents.append(append_questions(prefix, questions, chat=True))
             batch = collate(documents)
             index = torch.tensor(chosen)

@@ -141,8 +141,6 @@ class TextModel(nn.Module):
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        # Tied: what a layer has retrieved then looks like the word itself to the next layer.
-        self.lm_head.weight = self.embed_tokens.weight
         self.rope_theta = config.rope_theta
 
     def init_weights(self, generator: torch.Generator) -> None:
@@ -153,8 +151,6 @@ class TextModel(nn.Module):
                 nn.init.normal_(parameter, std=std, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
-        # With embeddings of this size a tied head would start far too sure of itself.
-        nn.init.constant_(self.norm.weight, 0.1)
 
     def _rope(self, length: int) -> tuple[Tensor, Tensor]:
         head = self.config.head_dim
@@ -180,24 +176,40 @@ class TextModel(nn.Module):
         logits: Tensor = self.lm_head(self.norm(self.layers[-1](x, cos, sin, positions)))
         return logits
 
-    def with_extra_layer(self, generator: torch.Generator, *, output_std: float) -> "TextModel":
-        """A model with one more layer on top, which at first adds little."""
+    def with_extra_layer(
+        self, generator: torch.Generator, *, seek_said_word: bool = False
+    ) -> "TextModel":
+        """The same model with one more layer on top, which at first adds little.
+
+        Args:
+            generator: Source of the new weights.
+            seek_said_word: Whether the new layer begins by looking for the word that the model
+                was about to say: its keys read the word at a position, its queries the embedding
+                of the word with the largest logits.
+        """
         values = {**vars(self.config), "num_hidden_layers": self.config.num_hidden_layers + 1}
         model = TextModel(TextConfig(**values))
         model.init_weights(generator)
         model.load_state_dict(self.state_dict(), strict=False)
+        model.rope_theta = self.rope_theta
         layer = model.layers[-1]
         assert isinstance(layer, _Layer)
         attention = layer.self_attn
-        # Queries and keys start equal, so that the layer begins by looking for the same word.
-        nn.init.normal_(
-            attention.k_proj.weight, std=self.config.hidden_size**-0.5, generator=generator
-        )
-        groups = attention.num_heads // attention.num_kv_heads
-        shared = attention.k_proj.weight.data.view(attention.num_kv_heads, 1, attention.head_dim, -1)
-        attention.q_proj.weight.data.copy_(shared.expand(-1, groups, -1, -1).flatten(0, 2))
-        nn.init.normal_(attention.o_proj.weight, std=output_std, generator=generator)
-        nn.init.normal_(layer.mlp.down_proj.weight, std=output_std, generator=generator)
+        config = self.config
+        if seek_said_word:
+            std = config.hidden_size**-0.5
+            nn.init.normal_(attention.k_proj.weight, std=std, generator=generator)
+            head = self.lm_head.weight.data * self.norm.weight.data
+            said = self.embed_tokens.weight.data.T @ head
+            said *= config.hidden_size**0.5 / said.norm()
+            keys = attention.k_proj.weight.data.view(
+                config.num_key_value_heads, 1, config.head_dim, -1
+            )
+            groups = config.num_attention_heads // config.num_key_value_heads
+            queries = (keys @ said).expand(-1, groups, -1, -1).flatten(0, 2)
+            attention.q_proj.weight.data.copy_(queries)
+        nn.init.normal_(attention.o_proj.weight, std=0.01, generator=generator)
+        nn.init.normal_(layer.mlp.down_proj.weight, std=0.01, generator=generator)
         return model
 
 

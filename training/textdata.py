@@ -91,43 +91,34 @@ class Document(NamedTuple):
     ids: list[int]
     """Token ids."""
     positions: list[int]
-    """Positions where a token is learned."""
-    offset: int = 1
-    """Where the learned token stands: 1 the next position, -1 the one before."""
+    """Positions whose next token is learned."""
 
     def targets(self) -> list[int]:
         """The learned tokens, one per position."""
-        return [self.ids[position + self.offset] for position in self.positions]
-
-
-def make_echo(rng: random.Random, *, length: int) -> Document:
-    """Random words, of which each position is to name the one before."""
-    ids = rng.choices(_NOUN_IDS + _COLOR_IDS + _NUMBER_IDS + [_STOP], k=length)
-    return Document(ids, list(range(1, length)), offset=-1)
+        return [self.ids[position + 1] for position in self.positions]
 
 
 def make_pairs(rng: random.Random, *, num_pairs: int, repeats: int, max_gap: int) -> Document:
-    """Keys and values in turn, repeated in shuffled order; every repeated value is learned.
+    """Keys and values in turn, each pair again and again; every repeated value is learned.
 
     Args:
         rng: Source of randomness.
         num_pairs: How many different keys.
-        repeats: How often each pair occurs.
+        repeats: How often each pair is repeated on average.
         max_gap: Most words between a key and its value in a last round of queries, which asks
             the model to carry the key to a later position; 0 leaves that round out.
     """
     keys = rng.sample(_NOUN_IDS, num_pairs)
     pool = _COLOR_IDS + _NUMBER_IDS
     pairs = [(key, rng.choice(pool)) for key in keys]
-    ids: list[int] = []
+    ids = [token for pair in pairs for token in pair]
     positions: list[int] = []
-    for repeat in range(repeats):
-        for key, value in rng.sample(pairs, num_pairs):
-            if repeat:
-                positions.append(len(ids))
-            ids += [key, value]
+    # Drawn with replacement: in rounds, the last value of a round could be told without its key.
+    for key, value in rng.choices(pairs, k=repeats * num_pairs):
+        positions.append(len(ids))
+        ids += [key, value]
     if max_gap:
-        for key, value in rng.sample(pairs, num_pairs):
+        for key, value in rng.choices(pairs, k=2 * num_pairs):
             ids += [key, *rng.choices(_GAP_IDS, k=rng.randint(1, max_gap))]
             positions.append(len(ids) - 1)
             ids.append(value)

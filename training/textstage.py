@@ -17,7 +17,7 @@ from torch import Tensor
 
 from training.model import TextModel
 from training.progress import Progress
-from training.textdata import Document, make_document, make_echo, make_pairs
+from training.textdata import Document, make_document, make_pairs
 from training.vocabulary import token_id
 
 __all__ = ["Stage", "collate", "document_stage", "long_stages", "pair_stages", "run_stage",
@@ -104,18 +104,21 @@ def answer_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
     return loss, accuracy
 
 
-def run_stage(model: TextModel, stage: Stage, *, seed: int) -> None:
+def run_stage(model: TextModel, stage: Stage, *, seed: int) -> float:
     """Train through one stage, in place.
 
     Args:
         model: The language model.
         stage: What to do.
         seed: Seed of the data and of the noise.
+
+    Returns:
+        Moving average of the accuracy at the end.
     """
     rng = random.Random(f"{stage.name}-{seed}")
     generator = torch.Generator().manual_seed(rng.randrange(2**31))
     optimizer = _optimizer(model, stage.learning_rate)
-    average = 0.0
+    average = corrected = 0.0
     progress = Progress(stage.name, stage.max_steps)
     model.train()
     for step in range(stage.max_steps):
@@ -144,19 +147,7 @@ def run_stage(model: TextModel, stage: Stage, *, seed: int) -> None:
         if step + 1 >= stage.min_steps and corrected > stage.threshold:
             break
     progress.close(accuracy=corrected)
-
-
-def echo_stage() -> Stage:
-    """Naming the word before: what the first layer is for."""
-    return Stage(
-        name="echo",
-        make=lambda rng: make_echo(rng, length=24),
-        batch=32,
-        learning_rate=3e-3,
-        max_steps=600,
-        threshold=0.98,
-        warmup=50,
-    )
+    return corrected
 
 
 def pair_stages() -> list[Stage]:
@@ -175,7 +166,7 @@ def pair_stages() -> list[Stage]:
         def make(
             rng: random.Random, num_pairs: int = num_pairs, max_gap: int = max_gap
         ) -> Document:
-            repeats = 2 if max_gap else 4 if num_pairs < 8 else 3
+            repeats = 1 if max_gap else 4 if num_pairs < 8 else 2
             return make_pairs(rng, num_pairs=num_pairs, repeats=repeats, max_gap=max_gap)
 
         first = num_pairs == 2 and not max_gap
@@ -184,8 +175,8 @@ def pair_stages() -> list[Stage]:
                 name=f"pairs-{num_pairs}-gap-{max_gap}",
                 make=make,
                 batch=batch,
-                learning_rate=1.5e-3 if first else 3e-3,
-                max_steps=2500,
+                learning_rate=3e-3,
+                max_steps=700 if first else 2500,
                 threshold=0.95,
                 warmup=50 if first else 10,
             )
@@ -250,7 +241,6 @@ def short_stages() -> list[Stage]:
         (64, 2, 2, 48, 0.0),
         (104, 4, 4, 40, 0.0),
         (136, 5, 6, 32, 0.0),
-        (200, 5, 8, 20, 0.5),
     ]
     return [
         document_stage(
@@ -266,6 +256,25 @@ def short_stages() -> list[Stage]:
             threshold=0.93,
         )
         for length, questions, needles, batch, chat in specs
+    ]
+
+
+def chat_stages() -> list[Stage]:
+    """The same questions in ChatML, where the answer stands far from the question."""
+    return [
+        document_stage(
+            f"chat-{length}",
+            length=length,
+            num_questions=questions,
+            num_needles=needles,
+            batch=batch,
+            chat_share=0.7,
+            letter_share=0.0,
+            learning_rate=2e-3,
+            max_steps=1500,
+            threshold=0.96,
+        )
+        for length, questions, needles, batch in ((140, 2, 3, 32), (220, 4, 6, 20))
     ]
 
 
