@@ -146,9 +146,7 @@ def align(
                 grids, facts = sampler.grids(num_grids, stage.num_questions)
                 chosen.append(grids)
                 prefix = _SYSTEM + [_PLACEHOLDER] * (TOKENS_PER_GRID * num_grids)
-                questions = make_questions(
-                    rng, facts, chat=True, letter_share=0.4, num_options=4
-                )
+                questions = make_questions(rng, facts, chat=True, choice_share=0.35)
                 room = max_tokens - len(prefix)
                 while len(questions) > 1 and sum(len(q.prompt) + 6 for q in questions) > room:
                     questions.pop()

@@ -176,17 +176,8 @@ class TextModel(nn.Module):
         logits: Tensor = self.lm_head(self.norm(self.layers[-1](x, cos, sin, positions)))
         return logits
 
-    def with_extra_layer(
-        self, generator: torch.Generator, *, seek_said_word: bool = False
-    ) -> "TextModel":
-        """The same model with one more layer on top, which at first adds little.
-
-        Args:
-            generator: Source of the new weights.
-            seek_said_word: Whether the new layer begins by looking for the word that the model
-                was about to say: its keys read the word at a position, its queries the embedding
-                of the word with the largest logits.
-        """
+    def with_extra_layer(self, generator: torch.Generator) -> "TextModel":
+        """The same model with one more layer on top, which at first adds little."""
         values = {**vars(self.config), "num_hidden_layers": self.config.num_hidden_layers + 1}
         model = TextModel(TextConfig(**values))
         model.init_weights(generator)
@@ -194,22 +185,8 @@ class TextModel(nn.Module):
         model.rope_theta = self.rope_theta
         layer = model.layers[-1]
         assert isinstance(layer, _Layer)
-        attention = layer.self_attn
-        config = self.config
-        if seek_said_word:
-            std = config.hidden_size**-0.5
-            nn.init.normal_(attention.k_proj.weight, std=std, generator=generator)
-            head = self.lm_head.weight.data * self.norm.weight.data
-            said = self.embed_tokens.weight.data.T @ head
-            said *= config.hidden_size**0.5 / said.norm()
-            keys = attention.k_proj.weight.data.view(
-                config.num_key_value_heads, 1, config.head_dim, -1
-            )
-            groups = config.num_attention_heads // config.num_key_value_heads
-            queries = (keys @ said).expand(-1, groups, -1, -1).flatten(0, 2)
-            attention.q_proj.weight.data.copy_(queries)
-        nn.init.normal_(attention.o_proj.weight, std=0.01, generator=generator)
-        nn.init.normal_(layer.mlp.down_proj.weight, std=0.01, generator=generator)
+        for weight in (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight):
+            nn.init.normal_(weight, std=0.01, generator=generator)
         return model
 
 

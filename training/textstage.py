@@ -6,7 +6,6 @@ threshold.
 """
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from training.model import TextModel
 from training.progress import Progress
 from training.textdata import Document, make_document, make_pairs
-from training.vocabulary import token_id
+from training.vocabulary import NOUNS, token_id
 
 __all__ = ["Stage", "collate", "document_stage", "long_stages", "pair_stages", "run_stage",
            "short_stages", "text_accuracy"]
@@ -151,34 +150,47 @@ def run_stage(model: TextModel, stage: Stage, *, seed: int) -> float:
 
 
 def pair_stages() -> list[Stage]:
-    """Key-value pairs, the seed of retrieval."""
+    """Key-value pairs, the seed of retrieval.
+
+    The first keys are ten nouns, then forty, then all: with all from the start, most seeds stay
+    at the accuracy of guessing.
+    """
     stages = []
-    for num_pairs, max_gap, batch in (
-        (2, 0, 64),
-        (4, 0, 96),
-        (8, 0, 48),
-        (2, 1, 64),
-        (4, 1, 48),
-        (4, 3, 48),
-        (8, 6, 40),
+    for num_pairs, max_gap, num_nouns, batch in (
+        (2, 0, 10, 64),
+        (2, 0, 40, 64),
+        (2, 0, None, 64),
+        (4, 0, None, 64),
+        (8, 0, None, 48),
+        (2, 1, None, 64),
+        (4, 1, None, 48),
+        (4, 3, None, 48),
+        (8, 6, None, 40),
     ):
 
         def make(
-            rng: random.Random, num_pairs: int = num_pairs, max_gap: int = max_gap
+            rng: random.Random,
+            num_pairs: int = num_pairs,
+            max_gap: int = max_gap,
+            num_nouns: int | None = num_nouns,
         ) -> Document:
-            repeats = 1 if max_gap else 4 if num_pairs < 8 else 2
-            return make_pairs(rng, num_pairs=num_pairs, repeats=repeats, max_gap=max_gap)
+            return make_pairs(
+                rng,
+                num_pairs=num_pairs,
+                repeats=1 if max_gap else 4 if num_pairs < 8 else 2,
+                max_gap=max_gap,
+                num_nouns=num_nouns,
+            )
 
-        first = num_pairs == 2 and not max_gap
         stages.append(
             Stage(
-                name=f"pairs-{num_pairs}-gap-{max_gap}",
+                name=f"pairs-{num_pairs}-gap-{max_gap}-of-{num_nouns or len(NOUNS)}",
                 make=make,
                 batch=batch,
                 learning_rate=3e-3,
-                max_steps=700 if first else 2500,
+                max_steps=2000,
                 threshold=0.95,
-                warmup=50 if first else 10,
+                warmup=50 if num_nouns == 10 else 10,
             )
         )
     return stages
@@ -192,12 +204,11 @@ def document_stage(
     num_needles: int,
     batch: int,
     chat_share: float,
-    letter_share: float,
+    choice_share: float,
     learning_rate: float,
     max_steps: int,
     threshold: float = 2.0,
     decay_from: float = 1.0,
-    num_options: int = 4,
     noise: float = 0.05,
     notes_share: float = 0.5,
     warmup: int = 10,
@@ -215,8 +226,7 @@ def document_stage(
             num_questions=max(1, round(num_questions * scale)),
             num_needles=max(1, round(num_needles * scale)),
             chat=chat,
-            letter_share=letter_share,
-            num_options=num_options,
+            choice_share=choice_share,
             notes_share=notes_share,
         )
 
@@ -234,7 +244,7 @@ def document_stage(
 
 
 def short_stages() -> list[Stage]:
-    """Documents up to the short context, without option letters."""
+    """Short documents without chat."""
     rate = 3e-3
     specs = [
         # length, questions, needles, batch, chat share
@@ -250,7 +260,7 @@ def short_stages() -> list[Stage]:
             num_needles=needles,
             batch=batch,
             chat_share=chat,
-            letter_share=0.0,
+            choice_share=0.0,
             learning_rate=rate,
             max_steps=2500,
             threshold=0.93,
@@ -269,7 +279,7 @@ def chat_stages() -> list[Stage]:
             num_needles=needles,
             batch=batch,
             chat_share=0.7,
-            letter_share=0.0,
+            choice_share=0.0,
             learning_rate=2e-3,
             max_steps=1500,
             threshold=0.96,
@@ -278,40 +288,26 @@ def chat_stages() -> list[Stage]:
     ]
 
 
-def letter_stages(short_context: int) -> list[Stage]:
-    """Option letters, which the third layer is for, and the end of the short model's training."""
+def choice_stages(short_context: int) -> list[Stage]:
+    """Multiple choice, the whole short context, and the end of the short model's training."""
     return [
         document_stage(
-            f"letters-{num_options}-{length}",
+            f"choices-{length}",
             length=length,
             num_questions=questions,
-            num_needles=questions + 1,
+            num_needles=needles,
             batch=batch,
-            chat_share=0.0,
-            letter_share=0.7,
-            num_options=num_options,
+            chat_share=0.75,
+            choice_share=0.4,
             learning_rate=2e-3,
-            max_steps=1500,
-            threshold=0.93,
+            max_steps=steps,
+            threshold=threshold,
+            decay_from=decay,
         )
-        for length, questions, num_options, batch in (
-            (90, 2, 2, 48),
-            (140, 3, 4, 32),
-            (200, 4, 4, 24),
+        for length, questions, needles, batch, steps, threshold, decay in (
+            (240, 4, 6, 18, 1000, 0.96, 1.0),
+            (short_context, 6, 9, 14, 400, 2.0, 0.3),
         )
-    ] + [
-        document_stage(
-            "letters-chat",
-            length=short_context,
-            num_questions=5,
-            batch=14,
-            letter_share=0.5,
-            learning_rate=2e-3,
-            max_steps=700,
-            decay_from=0.4,
-            num_needles=8,
-            chat_share=0.6,
-        ),
     ]
 
 
@@ -319,9 +315,9 @@ def long_stages(short_context: int, long_context: int) -> list[Stage]:
     """The same documents, doubled in length three times."""
     specs = [
         # length, questions, needles, batch, steps, threshold, decay
-        (short_context, 5, 8, 14, 80, 2.0, 1.0),
-        (2 * short_context, 8, 14, 7, 500, 0.95, 1.0),
-        (4 * short_context, 10, 20, 4, 500, 0.95, 1.0),
+        (short_context, 6, 9, 14, 80, 2.0, 1.0),
+        (2 * short_context, 8, 14, 7, 500, 0.97, 1.0),
+        (4 * short_context, 10, 20, 4, 500, 0.97, 1.0),
         (long_context, 12, 28, 2, 450, 2.0, 0.4),
     ]
     return [
@@ -332,7 +328,7 @@ def long_stages(short_context: int, long_context: int) -> list[Stage]:
             num_needles=needles,
             batch=batch,
             chat_share=0.7,
-            letter_share=0.4,
+            choice_share=0.3,
             learning_rate=1.5e-3,
             max_steps=steps,
             threshold=threshold,
@@ -344,7 +340,7 @@ def long_stages(short_context: int, long_context: int) -> list[Stage]:
 
 
 def text_accuracy(
-    model: TextModel, *, length: int, seed: int, letters: bool, documents: int
+    model: TextModel, *, length: int, seed: int, choices: bool, documents: int
 ) -> float:
     """Share of right answers in new documents of one length.
 
@@ -352,13 +348,12 @@ def text_accuracy(
         model: The language model.
         length: Tokens of a document.
         seed: Seed of the documents.
-        letters: Whether the questions are multiple-choice.
+        choices: Whether the questions are multiple-choice.
         documents: How many documents.
     """
-    rng = random.Random(f"evaluation-{seed}-{length}-{letters}")
+    rng = random.Random(f"evaluation-{seed}-{length}-{choices}")
     right = total = 0
     model.eval()
-    started = time.perf_counter()
     with torch.no_grad():
         for _ in range(documents):
             document = make_document(
@@ -367,7 +362,7 @@ def text_accuracy(
                 num_questions=6,
                 num_needles=8,
                 chat=True,
-                letter_share=1.0 if letters else 0.0,
+                choice_share=1.0 if choices else 0.0,
                 notes_share=1.0,
             )
             # The answer's closing token follows each answer and is not counted.
@@ -376,5 +371,4 @@ def text_accuracy(
             predicted = model(model.embed_tokens(batch.ids), batch.positions).argmax(-1)
             right += int((predicted == batch.targets).sum())
             total += len(document.positions)
-    del started
     return right / total

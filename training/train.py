@@ -31,7 +31,7 @@ from training.model import (
 from training.textstage import (
     Stage,
     chat_stages,
-    letter_stages,
+    choice_stages,
     long_stages,
     pair_stages,
     run_stage,
@@ -52,7 +52,6 @@ LONG_THETA: Final = 1e6
 NUM_PICTURES: Final = 40_000
 CLIP_STEPS: Final = 1000
 CAPTION_STEPS: Final = 4000
-ATTEMPTS: Final = 12
 
 
 class Run:
@@ -109,35 +108,28 @@ def _text_state(model: TextModel) -> dict[str, Any]:
     }
 
 
-def _first_pairs(seed: int) -> TextModel:
-    """The first retrieval, from several starts: some never leave the plateau."""
-    stage = pair_stages()[0]
-    for attempt in range(ATTEMPTS):
-        generator = torch.Generator().manual_seed(1000 * seed + attempt)
-        config = TextConfig(
-            vocab_size=len(vocabulary()), num_hidden_layers=2, rope_theta=SHORT_THETA
-        )
-        model = TextModel(config)
-        model.init_weights(generator)
-        if run_stage(model, stage, seed=1000 * seed + attempt) > stage.threshold:
-            return model
-    raise RuntimeError(f"No start of {ATTEMPTS} learned the first pairs. Use another --seed.")
+def _new_text_model(seed: int) -> TextModel:
+    """Two layers: one binds neighbours, one looks up."""
+    config = TextConfig(vocab_size=len(vocabulary()), num_hidden_layers=2, rope_theta=SHORT_THETA)
+    model = TextModel(config)
+    model.init_weights(torch.Generator().manual_seed(seed))
+    return model
 
 
 def _report_text(model: TextModel, name: str) -> None:
     lengths = [SHORT_CONTEXT * 2**k for k in range(3)] + [LONG_CONTEXT, 2 * LONG_CONTEXT]
-    for letters in (False, True):
+    for choices in (False, True):
         values = [
-            text_accuracy(model, length=n, seed=0, letters=letters, documents=max(4, 8000 // n))
+            text_accuracy(model, length=n, seed=0, choices=choices, documents=max(4, 8000 // n))
             for n in lengths
         ]
-        kind = "letters" if letters else "words"
+        kind = "choices" if choices else "words"
         print(f"{name}: {kind} at {lengths} tokens: {[round(v, 3) for v in values]}", flush=True)
 
 
 def train_text(run: Run) -> tuple[TextModel, TextModel]:
     """The short and the long language model."""
-    state = run.step("text-first-pairs", lambda: _text_state(_first_pairs(run.seed)))
+    state = _text_state(_new_text_model(run.seed))
 
     def continue_with(stage: Stage) -> dict[str, Any]:
         model = _text_model(state)
@@ -148,21 +140,16 @@ def train_text(run: Run) -> tuple[TextModel, TextModel]:
         run_stage(model, stage, seed=run.seed)
         return _text_state(model)
 
-    def stack(name: str, seek_said_word: bool) -> dict[str, Any]:
+    def third_layer() -> dict[str, Any]:
         generator = torch.Generator().manual_seed(run.seed + 77)
-        model = _text_model(state)
-        return run.step(
-            name,
-            lambda: _text_state(model.with_extra_layer(generator, seek_said_word=seek_said_word)),
-        )
+        return _text_state(_text_model(state).with_extra_layer(generator))
 
-    for stage in [*pair_stages()[1:], *short_stages()]:
+    for stage in [*pair_stages(), *short_stages()]:
         state = run.step(f"text-{stage.name}", lambda stage=stage: continue_with(stage))  # type: ignore[misc]
-    state = stack("text-third-layer", seek_said_word=False)
+    state = run.step("text-third-layer", third_layer)
     for stage in chat_stages():
         state = run.step(f"text-{stage.name}", lambda stage=stage: continue_with(stage))  # type: ignore[misc]
-    state = stack("text-fourth-layer", seek_said_word=True)
-    for stage in letter_stages(SHORT_CONTEXT):
+    for stage in choice_stages(SHORT_CONTEXT):
         state = run.step(f"text-{stage.name}", lambda stage=stage: continue_with(stage))  # type: ignore[misc]
     short = _text_model(state)
     _report_text(short, "text short")
