@@ -46,7 +46,7 @@ __all__ = [
 
 MINI_BENCHMARK_SEED: Final = 90210
 """Seed of the published benchmark; training and tuning use others."""
-MINI_BENCHMARK_SHA256: Final = ""
+MINI_BENCHMARK_SHA256: Final = "5909cd61392b1bf1839e2ce6b2ccfb52645db04d3d6e2f9ccd31b3e7189d81b7"
 """SHA-256 over the RGB frames of all videos of the published benchmark, in order."""
 
 DURATION_FRAMES: Final = {"short": 32, "medium": 128, "long": 512}
@@ -113,7 +113,7 @@ def plan_videos(
     letters = [_LETTERS[index % 4] for index in range(count)]
     rng.shuffle(letters)
     letter = iter(letters)
-    videos = []
+    videos: list[MiniVideo] = []
     for duration, num_frames in DURATION_FRAMES.items():
         for _ in range(videos_per_duration):
             scenes = list(islice(haystack_scenes(rng), num_frames))
@@ -150,9 +150,7 @@ def _event_starts(rng: random.Random, num_frames: int) -> tuple[int, ...]:
     return tuple(place + index * (EVENT_FRAMES + 1) for index, place in enumerate(places))
 
 
-def _question(
-    rng: random.Random, locator: str, color: str, digit: str, letter: str
-) -> _Question:
+def _question(rng: random.Random, locator: str, color: str, digit: str, letter: str) -> _Question:
     ask_color = rng.random() < 0.5
     right = color if ask_color else digit
     pool = [*COLORS] if ask_color else [*"0123456789"]
@@ -227,9 +225,7 @@ def encode_video(
             if stream is None:
                 # One thread, so that a build of x264 always writes the same file.
                 options = {"crf": str(quality), "preset": preset, "threads": "1"}
-                stream = container.add_stream(
-                    "libx264", rate=Fraction(frame_rate), options=options
-                )
+                stream = container.add_stream("libx264", rate=Fraction(frame_rate), options=options)
                 stream.height, stream.width = pixels.shape[:2]
                 stream.pix_fmt = "yuv420p"
                 context = stream.codec_context
@@ -330,5 +326,3 @@ def _check_files(folder: Path, entries: Iterable[dict[str, str]]) -> None:
                 f"{path} is damaged: its SHA-256 is {digest}, the manifest says "
                 f"{entry['file_sha256']}. Delete {folder} to have it made again."
             )
-
-

@@ -106,9 +106,7 @@ def test_tokenizer_splits_as_the_training_does(checkpoint: Path) -> None:
     ids = tokenizer(text, add_special_tokens=False).input_ids
     assert ids == encode(text)
     assert tokenizer.unk_token_id not in ids
-    assert tokenizer("brontosaurus", add_special_tokens=False).input_ids == [
-        tokenizer.unk_token_id
-    ]
+    assert tokenizer("brontosaurus", add_special_tokens=False).input_ids == [tokenizer.unk_token_id]
     assert tokenizer.decode(encode("red<|im_end|>"), skip_special_tokens=True).strip() == "red"
     for answer in ("red", "7", "B"):
         assert tokenizer.decode(encode(answer)).strip() == answer

@@ -153,7 +153,7 @@ def align(
                 documents.append(append_questions(prefix, questions, chat=True))
             batch = collate(documents)
             index = torch.tensor(chosen)
-            unique, inverse = index.unique(return_inverse=True)
+            unique, inverse = torch.unique(index, return_inverse=True)
             tokens = visual_tokens(projector, features[unique])[inverse]
             # (batch, num_grids, 4, text_size) -> (batch, 4 num_grids, text_size)
             visual = tokens.flatten(1, 2)
@@ -164,7 +164,7 @@ def align(
             )
             loss, accuracy = answer_loss(model(embeddings, batch.positions), batch.targets)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # not typed by torch
             nn.utils.clip_grad_norm_([*model.parameters(), *projector.parameters()], 1.0)
             optimizer.step()
             average = 0.97 * average + 0.03 * accuracy

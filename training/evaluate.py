@@ -248,8 +248,11 @@ def evaluate_mini_benchmark(
         unread[str(count)] = read.count(None)
     table = {
         duration: {
-            count: float(np.mean([ok for ok, row in zip(oks, rows, strict=True)
-                                  if row["duration"] == duration]))
+            count: float(
+                np.mean(
+                    [ok for ok, row in zip(oks, rows, strict=True) if row["duration"] == duration]
+                )
+            )
             for count, oks in right.items()
         }
         for duration in ("short", "medium", "long")
@@ -294,8 +297,11 @@ def compare_grids(first: Grid, second: Grid) -> list[dict[str, float]]:
         a = np.array(first.correct[index], dtype=float).mean(0)  # one value per needle
         b = np.array(second.correct[index], dtype=float).mean(0)
         results.append(
-            {"num_frames": length, "difference": float((b - a).mean()),
-             "p": sign_flip_p((b - a).tolist())}
+            {
+                "num_frames": length,
+                "difference": float((b - a).mean()),
+                "p": sign_flip_p((b - a).tolist()),
+            }
         )
     return results
 
@@ -384,10 +390,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for duration, row in mini["accuracy"].items():
             gain = mini["gain"][duration]
             print(
-                f"  {duration:7s}", " ".join(f"{value:5.2f}" for value in row.values()),
+                f"  {duration:7s}",
+                " ".join(f"{value:5.2f}" for value in row.values()),
                 f"gain {gain['points']:+.0f} points, p {gain['p']:.2g}",
             )
-        print("  questions without a readable answer:", list(mini["no_answer"].values()), flush=True)
+        print(
+            "  questions without a readable answer:", list(mini["no_answer"].values()), flush=True
+        )
     results["seconds"] = time.perf_counter() - started
     if options.out:
         options.out.write_text(json.dumps(results) + "\n")

@@ -187,9 +187,7 @@ def load_model(folder: Path) -> TinyLongVa:
     """
     config = json.loads((folder / "config.json").read_text())
     vision = json.loads((folder / "vision_tower" / "config.json").read_text())
-    state = {
-        key: value.float() for key, value in load_file(folder / "model.safetensors").items()
-    }
+    state = {key: value.float() for key, value in load_file(folder / "model.safetensors").items()}
     text = TextModel(
         TextConfig(
             vocab_size=config["vocab_size"],

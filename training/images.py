@@ -1,4 +1,4 @@
-"""Still pictures for the vision tower and the alignment, prepared as the evaluation prepares frames.
+"""Still pictures for training, prepared as the evaluation prepares frames.
 
 Every picture goes through Pillow's bicubic resize, most after a round of JPEG, whose blocks and
 halved colour resemble those of H.264. No video and no sequence of frames is used in training.

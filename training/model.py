@@ -9,7 +9,7 @@ whose output LongVA reads.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  the name everybody uses
 from torch import Tensor, nn
 
 __all__ = [
@@ -94,7 +94,8 @@ class _Attention(nn.Module):
             mask = visible.repeat(1, groups, 1).unsqueeze(1)
             out = scores.masked_fill(~mask, float("-inf")).softmax(-1) @ v
             out = out.reshape(batch, self.num_heads, queries, self.head_dim)
-        return self.o_proj(out.transpose(1, 2).reshape(batch, queries, -1))
+        result: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, queries, -1))
+        return result
 
 
 class _Mlp(nn.Module):
@@ -271,9 +272,7 @@ class _Embeddings(nn.Module):
 class _Encoder(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            _VisionLayer(config) for _ in range(config.num_hidden_layers)
-        )
+        self.layers = nn.ModuleList(_VisionLayer(config) for _ in range(config.num_hidden_layers))
 
 
 class VisionTower(nn.Module):
@@ -292,8 +291,10 @@ class VisionTower(nn.Module):
         """Normal weights, scaled by fan-in."""
         for parameter in self.parameters():
             if parameter.ndim >= 2:
-                std = 0.02 if parameter.shape[0] == self.config.patches_per_side**2 + 1 else (
-                    parameter[0].numel() ** -0.5
+                std = (
+                    0.02
+                    if parameter.shape[0] == self.config.patches_per_side**2 + 1
+                    else (parameter[0].numel() ** -0.5)
                 )
                 nn.init.normal_(parameter, std=std, generator=generator)
         nn.init.normal_(self.embeddings.class_embedding, std=0.02, generator=generator)

@@ -1,6 +1,6 @@
 """Tables of several evaluated seeds, as Markdown for `docs/tiny.md` and the model cards.
 
-    python -m training.report runs/seed0 runs/seed1 runs/seed2
+python -m training.report runs/seed0 runs/seed1 runs/seed2
 """
 
 import argparse
@@ -56,9 +56,7 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     rows = {run: r["grids"]["long"]["by_depth"][index] for run, r in results.items()}
     lines += _table("long, 512 frames", first["grids"]["long"]["depths"], _with_mean(rows))
     lines.append(f"Guess floor: {first['guess_floor']:.3f}.\n")
-    rows = {
-        run: [r["long_needle_only"], r["short_needle_only"]] for run, r in results.items()
-    }
+    rows = {run: [r["long_needle_only"], r["short_needle_only"]] for run, r in results.items()}
     lines += _table("needle only", ["long", "short"], _with_mean(rows))
     lines.append("Raised theta (chosen on the tuning media) minus the short baseline:\n")
     lines.append("| run | theta | frames | difference | p |\n|---|---|---|---|---|")
@@ -80,9 +78,7 @@ def render(results: dict[str, dict[str, Any]]) -> str:
         key = f"{model}_mini_benchmark"
         for duration in ("short", "medium", "long"):
             counts = list(first[key]["accuracy"][duration])
-            rows = {
-                run: list(r[key]["accuracy"][duration].values()) for run, r in results.items()
-            }
+            rows = {run: list(r[key]["accuracy"][duration].values()) for run, r in results.items()}
             title = f"{model} model, {duration} videos"
             lines += _table(title, [f"{count} frames" for count in counts], _with_mean(rows))
     lines.append("| run | model | videos | gain, points | p | no answer at each count |")

@@ -263,9 +263,7 @@ def _choice_question(rng: random.Random, fact: Fact, *, chat: bool) -> Question:
     with a fourth layer and not learned within the time a seed may take.
     """
     kind = fact.random_kind(rng)
-    right, pool = (
-        (fact.color, _COLOR_IDS) if kind == "color" else (fact.number, _NUMBER_IDS)
-    )
+    right, pool = (fact.color, _COLOR_IDS) if kind == "color" else (fact.number, _NUMBER_IDS)
     options = rng.sample([value for value in pool if value != right], len(_LETTER_IDS) - 1)
     options.insert(rng.randrange(len(_LETTER_IDS)), right)
     newline = token_id("\n")
@@ -297,9 +295,7 @@ def make_questions(
         choice_share: How many of the questions are multiple-choice.
     """
     return [
-        (_choice_question if rng.random() < choice_share else _open_question)(
-            rng, fact, chat=chat
-        )
+        (_choice_question if rng.random() < choice_share else _open_question)(rng, fact, chat=chat)
         for fact in facts
     ]
 
@@ -318,9 +314,7 @@ def random_facts(rng: random.Random, count: int, *, nouns: Sequence[int] = ()) -
     ]
 
 
-def append_questions(
-    ids: list[int], questions: Sequence[Question], *, chat: bool
-) -> Document:
+def append_questions(ids: list[int], questions: Sequence[Question], *, chat: bool) -> Document:
     """A document's lines followed by its questions and their answers.
 
     Args:
@@ -362,9 +356,7 @@ def make_document(
         notes_share: How many documents are notes, lines of four words.
     """
     facts = random_facts(rng, num_needles)
-    questions = make_questions(
-        rng, facts[:num_questions], chat=chat, choice_share=choice_share
-    )
+    questions = make_questions(rng, facts[:num_questions], chat=chat, choice_share=choice_share)
     start = _SYSTEM if chat else []
     room = length - len(start) - 7 * num_needles
     while len(questions) > 1 and sum(len(q.prompt) + 6 for q in questions) > room:
@@ -378,9 +370,7 @@ def make_document(
     ids = [*start, *(token for line in lines for token in line)]
     present = set(ids)
     kept = [
-        question
-        for question, fact in zip(questions, facts, strict=False)
-        if fact.noun in present
+        question for question, fact in zip(questions, facts, strict=False) if fact.noun in present
     ]
     document = append_questions(ids, kept, chat=chat)
     if len(document.ids) > length:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  the name everybody uses
 from torch import Tensor
 
 from training.model import TextModel
@@ -19,8 +19,17 @@ from training.progress import Progress
 from training.textdata import Document, make_document, make_pairs
 from training.vocabulary import NOUNS, token_id
 
-__all__ = ["Stage", "collate", "document_stage", "long_stages", "pair_stages", "run_stage",
-           "short_stages", "text_accuracy"]
+__all__ = [
+    "Stage",
+    "collate",
+    "document_stage",
+    "long_stages",
+    "pair_stages",
+    "run_stage",
+    "short_stages",
+    "text_accuracy",
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -137,7 +146,7 @@ def run_stage(model: TextModel, stage: Stage, *, seed: int) -> float:
             embeddings = embeddings + scale * torch.randn(embeddings.shape, generator=generator)
         loss, accuracy = answer_loss(model(embeddings, batch.positions), batch.targets)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # not typed by torch
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average = 0.97 * average + 0.03 * accuracy

@@ -9,7 +9,6 @@ folder; a killed run continues with the next step when the same command is given
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -38,7 +37,7 @@ from training.textstage import (
     short_stages,
     text_accuracy,
 )
-from training.vision import caption_accuracy, cached_features, train_captions, train_clip
+from training.vision import cached_features, caption_accuracy, train_captions, train_clip
 from training.vocabulary import vocabulary
 
 __all__ = ["LONG_CONTEXT", "SHORT_CONTEXT", "main"]
@@ -72,7 +71,7 @@ class Run:
             # Renamed into place, so that a killed run never leaves half a checkpoint.
             partial = path.with_suffix(".partial")
             torch.save(state, partial)
-            os.replace(partial, path)
+            partial.replace(path)
             self._note_seconds(name, time.perf_counter() - started)
         loaded: dict[str, Any] = torch.load(path, weights_only=True)
         return loaded

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  the name everybody uses
 from torch import Tensor, nn
 
 from training.images import Pictures, normalize
@@ -17,8 +17,14 @@ from training.model import Projector, VisionTower, pool_patches
 from training.progress import Progress
 from training.textstage import learning_rate
 
-__all__ = ["CaptionAccuracy", "caption_accuracy", "cached_features", "train_captions",
-           "train_clip", "visual_tokens"]
+__all__ = [
+    "CaptionAccuracy",
+    "cached_features",
+    "caption_accuracy",
+    "train_captions",
+    "train_clip",
+    "visual_tokens",
+]
 
 
 class CaptionAccuracy(NamedTuple):
@@ -101,7 +107,7 @@ def train_clip(
         by_text = -(share * logits.log_softmax(0)).sum(0).mean()
         loss = 0.5 * (F.cross_entropy(logits, target) + by_text)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # not typed by torch
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         accuracy = (logits.argmax(-1) == target).float().mean().item()
@@ -158,7 +164,7 @@ def train_captions(
         choice = F.cross_entropy(-distances / 16, words.flatten())
         loss = error + choice
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # not typed by torch
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         progress.update(step + 1, error=error.item(), choice=choice.item())
@@ -189,5 +195,3 @@ def caption_accuracy(
         residual = (tokens - wanted).square().mean() / wanted.var()
     noun, color, number = (float(value) for value in right[:3])
     return CaptionAccuracy(noun, color, number, 1 - float(residual))
-
-

@@ -5,6 +5,7 @@ visual tokens can be compared with word embeddings. Words are case-sensitive: th
 ``A`` and the article ``a`` are different tokens.
 """
 
+# ruff: noqa: SIM905  a list of a hundred quoted words is not easier to read
 import re
 from functools import cache
 from pathlib import Path
@@ -75,9 +76,7 @@ winter spring brings new hope small things change but life goes on as before eve
 sit together tell stories laugh again  dust rests upon shelf wind turns pages
 """.split()
 
-NOUNS: Final = tuple(
-    dict.fromkeys((*LOCATORS, *DISTRACTORS, "nothing", *_OTHER_NOUNS))
-)
+NOUNS: Final = tuple(dict.fromkeys((*LOCATORS, *DISTRACTORS, "nothing", *_OTHER_NOUNS)))
 """Every noun a fact can be about; the first ones can also be drawn."""
 FILLERS: Final = tuple(word for word in dict.fromkeys(_FILLER_WORDS) if word not in NOUNS)
 
