@@ -21,6 +21,7 @@ from training.model import (  # noqa: E402
     VisionTower,
     pool_patches,
 )
+from training.prefix import last_logits, read_prefix  # noqa: E402
 from training.textdata import needle_prompt, question_prompt  # noqa: E402
 from training.vocabulary import encode, vocabulary  # noqa: E402
 
@@ -63,6 +64,18 @@ def test_qwen2_of_transformers_gives_the_same_logits(checkpoint: Path) -> None:
         wrong = model(model.embed_tokens(ids), positions)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
     assert (wrong - expected).abs().max() > 1e-2  # the comparison would notice a wrong theta
+
+
+def test_shared_prefix_gives_the_same_logits(checkpoint: Path) -> None:
+    model = load_model(checkpoint).text
+    generator = torch.Generator().manual_seed(3)
+    shared = torch.randn(90, 128, generator=generator)
+    rest = torch.randn(3, 41, 128, generator=generator)
+    logits = last_logits(model, read_prefix(model, shared), 70, rest)
+    whole = torch.cat((shared[:70].expand(3, -1, -1), rest), dim=1)
+    with torch.no_grad():
+        expected = model(whole, torch.full((3, 1), 110))[:, 0]
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_clip_of_transformers_gives_the_same_features(checkpoint: Path) -> None:

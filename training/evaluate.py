@@ -24,6 +24,7 @@ from torch import Tensor
 from longva_eval.mini_benchmark import generate_mini_benchmark
 from training.export import TinyLongVa, load_model
 from training.images import normalize, prepare
+from training.prefix import Prefix, last_logits, read_prefix
 from training.textdata import VIDEO_MME_PREFIX
 from training.vision import visual_tokens
 from training.vocabulary import CHATML_END, CHATML_START, encode
@@ -32,6 +33,7 @@ __all__ = ["Grid", "Media", "evaluate_grid", "evaluate_mini_benchmark", "load_me
 
 NUM_FRAMES: Final = (16, 32, 64, 128, 256, 512, 1024)
 DEPTHS: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+TOKENS_PER_FRAME: Final = 4
 MINI_FRAMES: Final = (8, 16, 32, 64, 128, 256)
 THETAS: Final = (2e4, 3e4, 5e4, 1e5)
 # Sequences of one forward pass are limited by their total length.
@@ -91,16 +93,24 @@ def _encode_captions(model: TinyLongVa, captions: Sequence[Sequence[str]]) -> Te
     return embeddings
 
 
-def _predict(model: TinyLongVa, sequences: Sequence[Tensor]) -> list[int]:
-    """The most likely next token after each of some sequences of one length."""
-    length = len(sequences[0])
-    batch = max(1, _TOKENS_PER_BATCH // length)
-    predicted: list[int] = []
-    with torch.no_grad():
-        for start in range(0, len(sequences), batch):
-            embeddings = torch.stack(list(sequences[start : start + batch]))
-            last = torch.full((len(embeddings), 1), length - 1)
-            predicted += model.text(embeddings, last)[:, 0].argmax(-1).tolist()
+def _predict(model: TinyLongVa, prefix: Prefix, length: int, rests: Sequence[Tensor]) -> list[int]:
+    """The most likely next token after each of some sequences that begin alike.
+
+    Args:
+        model: The model.
+        prefix: What they begin with.
+        length: How much of it, in tokens.
+        rests: What follows, (tokens, hidden_size) each.
+    """
+    predicted = [0] * len(rests)
+    for size in sorted({len(rest) for rest in rests}):
+        chosen = [i for i, rest in enumerate(rests) if len(rest) == size]
+        batch = max(1, _TOKENS_PER_BATCH // size)
+        for start in range(0, len(chosen), batch):
+            part = chosen[start : start + batch]
+            logits = last_logits(model.text, prefix, length, torch.stack([rests[i] for i in part]))
+            for i, token in zip(part, logits.argmax(-1).tolist(), strict=True):
+                predicted[i] = token
     return predicted
 
 
@@ -158,36 +168,31 @@ def evaluate_grid(
         start = words(torch.tensor(encode(CHATML_START)))
         questions = [words(torch.tensor(encode(p) + encode(CHATML_END))) for p in media.prompts]
     expected = [encode(answer)[0] for answer in media.answers]
+    # All haystacks begin alike, so one pass over the longest gives every cell its beginning.
+    longest = torch.cat((start, haystack[: max(num_frames)].flatten(0, 1)))
+    prefix = read_prefix(model.text, longest)
     correct = []
     for length in num_frames:
         rows = []
         for depth_index, depth in enumerate(depths):
-            index = int(depth * length)
-            shift = 0 if with_needle else depth_index * (len(haystack) - length - 1) // len(depths)
-            window = haystack[shift : shift + length + 1]
-            sequences = []
-            for needle, question in zip(needles, questions, strict=True):
-                frames = (
-                    torch.cat((window[:index], needle[None], window[index:length]))
-                    if with_needle
-                    else window
-                )
-                sequences.append(torch.cat((start, frames.flatten(0, 1), question)))
-            predicted = _predict_mixed(model, sequences)
+            if with_needle:
+                index = int(depth * length)
+                known = len(start) + TOKENS_PER_FRAME * index
+                tail = haystack[index:length].flatten(0, 1)
+                rests = [
+                    torch.cat((needle, tail, question))
+                    for needle, question in zip(needles, questions, strict=True)
+                ]
+                predicted = _predict(model, prefix, known, rests)
+            else:
+                shift = depth_index * (len(haystack) - length - 1) // len(depths)
+                window = haystack[shift : shift + length + 1].flatten(0, 1)
+                own = read_prefix(model.text, torch.cat((start, window)))
+                predicted = _predict(model, own, len(start) + len(window), questions)
             rows.append([p == e for p, e in zip(predicted, expected, strict=True)])
         correct.append(rows)
     model.text.rope_theta = trained_theta
     return Grid(list(num_frames), list(depths), correct)
-
-
-def _predict_mixed(model: TinyLongVa, sequences: Sequence[Tensor]) -> list[int]:
-    """As `_predict`, for sequences of a few different lengths."""
-    predicted = [0] * len(sequences)
-    for length in sorted({len(sequence) for sequence in sequences}):
-        chosen = [i for i, sequence in enumerate(sequences) if len(sequence) == length]
-        for i, token in zip(chosen, _predict(model, [sequences[i] for i in chosen]), strict=True):
-            predicted[i] = token
-    return predicted
 
 
 def needle_only(model: TinyLongVa, media: Media) -> float:
@@ -223,6 +228,7 @@ def evaluate_mini_benchmark(
     with torch.no_grad():
         words = model.text.embed_tokens
         start = words(torch.tensor(encode(CHATML_START)))
+    prefix = read_prefix(model.text, start)
     right: dict[str, list[bool]] = {}
     unread: dict[str, int] = {}
     for count in (0, *num_frames):
@@ -241,8 +247,8 @@ def evaluate_mini_benchmark(
             chosen = np.linspace(0, len(frames) - 1, min(count, len(frames)), dtype=int)
             with torch.no_grad():
                 question = words(torch.tensor(encode(text) + encode(CHATML_END)))
-            sequences.append(torch.cat((start, frames[chosen].flatten(0, 1), question)))
-        predicted = _predict_mixed(model, sequences)
+            sequences.append(torch.cat((frames[chosen].flatten(0, 1), question)))
+        predicted = _predict(model, prefix, len(start), sequences)
         read = [reading.get(token) for reading, token in zip(readings, predicted, strict=True)]
         right[str(count)] = [r == row["answer"] for r, row in zip(read, rows, strict=True)]
         unread[str(count)] = read.count(None)

@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812  the name everybody uses
 from torch import Tensor, nn
 
 __all__ = [
+    "Layer",
     "Projector",
     "TextConfig",
     "TextModel",
@@ -110,7 +111,9 @@ class _Mlp(nn.Module):
         return out
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
+    """A decoder layer of Qwen2."""
+
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -139,7 +142,7 @@ class TextModel(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.rope_theta = config.rope_theta
@@ -153,7 +156,8 @@ class TextModel(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def _rope(self, length: int) -> tuple[Tensor, Tensor]:
+    def rope(self, length: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the first positions, each (length, head_dim)."""
         head = self.config.head_dim
         powers = torch.arange(0, head, 2, dtype=torch.int64).float() / head
         angles = torch.arange(length).float()[:, None] * (1.0 / self.rope_theta**powers)[None, :]
@@ -170,7 +174,7 @@ class TextModel(nn.Module):
         Returns:
             (batch, n, vocab_size) logits.
         """
-        cos, sin = self._rope(embeddings.shape[1])
+        cos, sin = self.rope(embeddings.shape[1])
         x = embeddings
         for layer in self.layers[:-1]:
             x = layer(x, cos, sin)
@@ -185,7 +189,7 @@ class TextModel(nn.Module):
         model.load_state_dict(self.state_dict(), strict=False)
         model.rope_theta = self.rope_theta
         layer = model.layers[-1]
-        assert isinstance(layer, _Layer)
+        assert isinstance(layer, Layer)
         for weight in (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight):
             nn.init.normal_(weight, std=0.01, generator=generator)
         return model
