@@ -55,7 +55,7 @@ def alignment_stages() -> list[AlignmentStage]:
     return [
         AlignmentStage(num_grids=4, num_questions=3, batch=24, max_steps=300, threshold=0.95),
         AlignmentStage(num_grids=14, num_questions=4, batch=14, max_steps=300, threshold=0.95),
-        AlignmentStage(num_grids=49, num_questions=4, batch=12, max_steps=400, decay_from=0.3),
+        AlignmentStage(num_grids=49, num_questions=4, batch=12, max_steps=150, decay_from=0.3),
     ]
 
 

@@ -5,8 +5,9 @@ halved colour resemble those of H.264. No video and no sequence of frames is use
 """
 
 import io
+import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -64,7 +65,11 @@ def _random_training_scene(rng: random.Random) -> Scene:
     digit = rng.choice("0123456789") if rng.random() < 0.7 else None
     if draw < 0.62:
         return random_scene(rng, shape=rng.choice(LOCATORS), digit=digit)
-    return random_scene(rng, shape=rng.choice(DISTRACTORS) if draw < 0.92 else None, digit=digit)
+    scene = random_scene(rng, shape=rng.choice(DISTRACTORS) if draw < 0.94 else None, digit=digit)
+    # Distractors turn about in a haystack; here they are seen from every side, and at places
+    # that they only reach by moving.
+    place = (0.5 + rng.uniform(-0.24, 0.24), 0.5 + rng.uniform(-0.24, 0.24))
+    return replace(scene, angle=rng.uniform(-math.pi, math.pi), center=place)
 
 
 def make_pictures(count: int, *, seed: str, image_size: int) -> Pictures:

@@ -48,8 +48,8 @@ LONG_CONTEXT: Final = 2176
 """Longest text of the long model, in tokens: 512 frames and a question."""
 SHORT_THETA: Final = 1e4
 LONG_THETA: Final = 1e6
-NUM_PICTURES: Final = 40_000
-CLIP_STEPS: Final = 1000
+NUM_PICTURES: Final = 30_000
+CLIP_STEPS: Final = 700
 CAPTION_STEPS: Final = 4000
 
 
