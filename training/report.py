@@ -98,12 +98,47 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
+    """Four V-NIAH panels on one scale, means over the runs.
+
+    Args:
+        results: Evaluations by run.
+        path: PNG to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = {
+        "long": "longva-tiny",
+        "short": "longva-tiny-short",
+        "short, raised theta": "longva-tiny-short, raised theta",
+        "long, text twin": "longva-tiny, frames as captions",
+    }
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(17, 3.6), constrained_layout=True)
+    for axis, (key, title) in zip(axes, panels.items(), strict=True):
+        grids = [result["grids"][key] for result in results.values()]
+        cells = np.mean([grid["by_depth"] for grid in grids], axis=0).T  # (depths, lengths)
+        image = axis.imshow(cells, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+        for (row, column), value in np.ndenumerate(cells):
+            axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8)
+        axis.set_xticks(range(cells.shape[1]), grids[0]["num_frames"])
+        axis.set_yticks(range(cells.shape[0]), [f"{100 * d:.0f}" for d in grids[0]["depths"]])
+        axis.set(title=title, xlabel="frames (4 visual tokens each)", ylabel="needle depth, %")
+    figure.colorbar(image, ax=axes, label="accuracy")
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", help="folders with an eval.json")
+    parser.add_argument("--figure", type=Path, help="PNG of the V-NIAH panels to write")
     arguments = parser.parse_args()
     results = {run.name: json.loads((run / "eval.json").read_text()) for run in arguments.runs}
+    if arguments.figure:
+        draw(results, arguments.figure)
     print(render(results), end="")
 
 
