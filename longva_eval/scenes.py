@@ -1,0 +1,529 @@
+"""Small drawn pictures and videos, made from a seed.
+
+Everything LongVA-tiny has ever seen, and everything it is tested on, is a `Scene`: a muted
+texture, perhaps a coloured silhouette, perhaps a digit in a black corner box. Needles show a
+*locator* silhouette (star, key, boat, ...), haystacks only *distractors* (circle, bar, ...), so
+that a locator never occurs in a haystack by chance. A scene also knows its caption, which makes
+the same haystack available as text.
+
+Only Pillow and NumPy are used, and no fonts: the digits are small bitmaps, as fonts differ
+between machines.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+__all__ = [
+    "COLORS",
+    "DISTRACTORS",
+    "LOCATORS",
+    "TEXTURES",
+    "Scene",
+    "Texture",
+    "caption_words",
+    "haystack_scenes",
+    "random_scene",
+    "render_scene",
+]
+
+RgbImage: TypeAlias = npt.NDArray[np.uint8]
+_Points: TypeAlias = list[tuple[float, float]]
+# A polygon in [-1, 1], and whether it is filled (or cut out).
+_Part: TypeAlias = tuple[_Points, bool]
+
+COLORS: Final[dict[str, tuple[int, int, int]]] = {
+    "red": (225, 25, 30),
+    "orange": (250, 135, 10),
+    "yellow": (245, 230, 20),
+    "green": (20, 165, 50),
+    "blue": (25, 60, 225),
+    "purple": (125, 25, 165),
+    "pink": (250, 140, 195),
+    "white": (250, 250, 250),
+}
+"""Colours of silhouettes, in RGB."""
+
+TEXTURES: Final = ("waves", "stripes", "tiles", "sand", "clouds")
+"""Names of the background textures."""
+
+
+def _ring(x: float, y: float, rx: float, ry: float, start: float = 0, stop: float = 360) -> _Points:
+    """Points on an ellipse, clockwise in degrees from the right."""
+    angles = np.radians(np.linspace(start, stop, 28))
+    return [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles]
+
+
+def _box(x0: float, y0: float, x1: float, y1: float) -> _Points:
+    return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+
+
+def _star() -> _Points:
+    radii = [1.0, 0.42] * 5
+    return [
+        (r * math.sin(math.pi * k / 5), -r * math.cos(math.pi * k / 5)) for k, r in enumerate(radii)
+    ]
+
+
+def _heart() -> _Points:
+    points = []
+    for t in np.linspace(0, 2 * math.pi, 40):
+        x = 16 * math.sin(t) ** 3
+        y = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
+        points.append((x / 16.5, -y / 16.5))
+    return points
+
+
+def _mirrored(points: _Points) -> _Points:
+    return [(-x, y) for x, y in points]
+
+
+@cache
+def _silhouettes() -> dict[str, list[_Part]]:
+    """The parts of every silhouette, drawn in order; a part with False is cut out."""
+    wing = _ring(0.52, -0.42, 0.5, 0.45)
+    lower_wing = _ring(0.4, 0.45, 0.36, 0.4)
+    return {
+        # Locators.
+        "star": [(_star(), True)],
+        "heart": [(_heart(), True)],
+        "moon": [(_ring(0, 0, 0.95, 0.95), True), (_ring(0.45, -0.1, 0.78, 0.78), False)],
+        "cross": [(_box(-0.3, -0.95, 0.3, 0.95), True), (_box(-0.95, -0.3, 0.95, 0.3), True)],
+        "arrow": [
+            (
+                [
+                    (-1, -0.2),
+                    (0.15, -0.2),
+                    (0.15, -0.7),
+                    (1, 0),
+                    (0.15, 0.7),
+                    (0.15, 0.2),
+                    (-1, 0.2),
+                ],
+                True,
+            ),
+        ],
+        "house": [
+            (
+                [
+                    (0, -0.95),
+                    (1, -0.1),
+                    (0.72, -0.1),
+                    (0.72, 0.9),
+                    (-0.72, 0.9),
+                    (-0.72, -0.1),
+                    (-1, -0.1),
+                ],
+                True,
+            ),
+            (_box(-0.22, 0.25, 0.22, 0.9), False),
+        ],
+        "bolt": [
+            (
+                [(0.25, -1), (-0.6, 0.15), (-0.05, 0.15), (-0.3, 1), (0.6, -0.25), (0.05, -0.25)],
+                True,
+            ),
+        ],
+        "flag": [
+            (_box(-0.75, -1, -0.5, 1), True),
+            ([(-0.5, -0.95), (0.9, -0.95), (0.55, -0.45), (0.9, 0.05), (-0.5, 0.05)], True),
+        ],
+        "key": [
+            (_ring(-0.55, 0, 0.42, 0.42), True),
+            (_ring(-0.55, 0, 0.18, 0.18), False),
+            (_box(-0.2, -0.13, 1, 0.13), True),
+            (_box(0.35, 0, 0.52, 0.45), True),
+            (_box(0.78, 0, 0.95, 0.45), True),
+        ],
+        "cup": [
+            (_ring(0.5, 0, 0.45, 0.42), True),
+            (_ring(0.5, 0, 0.22, 0.2), False),
+            ([(-0.85, -0.75), (0.55, -0.75), (0.4, 0.8), (-0.7, 0.8)], True),
+        ],
+        "fish": [
+            (_ring(-0.2, 0, 0.75, 0.5), True),
+            ([(0.35, 0), (1, -0.6), (1, 0.6)], True),
+            (_ring(-0.6, -0.12, 0.1, 0.1), False),
+        ],
+        "umbrella": [
+            (_ring(0, 0, 1, 0.95, 180, 360), True),
+            (_box(-0.08, 0, 0.08, 0.85), True),
+            (_box(-0.08, 0.75, 0.45, 0.93), True),
+            (_box(0.29, 0.5, 0.45, 0.93), True),
+        ],
+        "tree": [
+            (
+                [
+                    (0, -1),
+                    (0.6, -0.3),
+                    (0.3, -0.3),
+                    (0.85, 0.45),
+                    (-0.85, 0.45),
+                    (-0.3, -0.3),
+                    (-0.6, -0.3),
+                ],
+                True,
+            ),
+            (_box(-0.17, 0.45, 0.17, 1), True),
+        ],
+        "boat": [
+            ([(-1, 0.4), (1, 0.4), (0.6, 0.9), (-0.6, 0.9)], True),
+            ([(-0.08, -1), (-0.08, 0.25), (-0.85, 0.25)], True),
+            ([(0.08, -0.7), (0.08, 0.25), (0.7, 0.25)], True),
+        ],
+        "hourglass": [
+            (
+                [(-0.75, -0.95), (0.75, -0.95), (0.1, 0), (0.75, 0.95), (-0.75, 0.95), (-0.1, 0)],
+                True,
+            ),
+        ],
+        "crown": [
+            (
+                [
+                    (-0.9, 0.7),
+                    (-0.95, -0.6),
+                    (-0.45, 0),
+                    (0, -0.8),
+                    (0.45, 0),
+                    (0.95, -0.6),
+                    (0.9, 0.7),
+                ],
+                True,
+            ),
+        ],
+        "ladder": [
+            (_box(-0.6, -1, -0.38, 1), True),
+            (_box(0.38, -1, 0.6, 1), True),
+            *[(_box(-0.5, y, 0.5, y + 0.2), True) for y in (-0.8, -0.3, 0.2, 0.7)],
+        ],
+        "car": [
+            (
+                [
+                    (-1, 0.4),
+                    (-1, -0.05),
+                    (-0.6, -0.1),
+                    (-0.35, -0.6),
+                    (0.4, -0.6),
+                    (0.65, -0.1),
+                    (1, 0),
+                    (1, 0.4),
+                ],
+                True,
+            ),
+            (_box(-0.25, -0.42, 0.3, -0.1), False),
+            (_ring(-0.5, 0.4, 0.26, 0.26), True),
+            (_ring(0.5, 0.4, 0.26, 0.26), True),
+        ],
+        "glasses": [
+            (_ring(-0.54, 0, 0.46, 0.46), True),
+            (_ring(0.54, 0, 0.46, 0.46), True),
+            (_ring(-0.54, 0, 0.27, 0.27), False),
+            (_ring(0.54, 0, 0.27, 0.27), False),
+            (_box(-0.14, -0.1, 0.14, 0.1), True),
+        ],
+        "hammer": [
+            (_box(-0.14, -0.4, 0.14, 1), True),
+            (_box(-0.75, -0.95, 0.75, -0.35), True),
+        ],
+        "comb": [
+            (_box(-1, -0.6, 1, -0.15), True),
+            *[(_box(x, -0.2, x + 0.2, 0.6), True) for x in (-1, -0.6, -0.2, 0.2, 0.6)],
+            (_box(0.8, -0.2, 1, 0.6), True),
+        ],
+        "stairs": [
+            (
+                [
+                    (-1, 0.95),
+                    (-1, 0.45),
+                    (-0.5, 0.45),
+                    (-0.5, -0.05),
+                    (0, -0.05),
+                    (0, -0.5),
+                    (0.5, -0.5),
+                    (0.5, -0.95),
+                    (1, -0.95),
+                    (1, 0.95),
+                ],
+                True,
+            ),
+        ],
+        "fork": [
+            (_box(-0.12, 0, 0.12, 1), True),
+            (_box(-0.6, -0.2, 0.6, 0.08), True),
+            *[(_box(x, -1, x + 0.24, 0), True) for x in (-0.6, -0.12, 0.36)],
+        ],
+        "butterfly": [
+            (wing, True),
+            (lower_wing, True),
+            (_mirrored(wing), True),
+            (_mirrored(lower_wing), True),
+            (_box(-0.08, -0.7, 0.08, 0.8), True),
+        ],
+        # Distractors.
+        "circle": [(_ring(0, 0, 0.85, 0.85), True)],
+        "square": [(_box(-0.75, -0.75, 0.75, 0.75), True)],
+        "triangle": [([(0, -0.85), (0.9, 0.75), (-0.9, 0.75)], True)],
+        "bar": [(_box(-1, -0.28, 1, 0.28), True)],
+        "ellipse": [(_ring(0, 0, 0.55, 1), True)],
+    }
+
+
+DISTRACTORS: Final = ("circle", "square", "triangle", "bar", "ellipse")
+"""Silhouettes of haystack frames."""
+
+LOCATORS: Final = tuple(name for name in _silhouettes() if name not in DISTRACTORS)
+"""Silhouettes that questions ask about; they never occur in a haystack."""
+
+# 5 x 7 bitmaps, one string of bits per row.
+_DIGITS: Final = {
+    "0": "01110 10001 10011 10101 11001 10001 01110",
+    "1": "00100 01100 00100 00100 00100 00100 01110",
+    "2": "01110 10001 00001 00110 01000 10000 11111",
+    "3": "11110 00001 00001 01110 00001 00001 11110",
+    "4": "00010 00110 01010 10010 11111 00010 00010",
+    "5": "11111 10000 11110 00001 00001 10001 01110",
+    "6": "00110 01000 10000 11110 10001 10001 01110",
+    "7": "11111 00001 00010 00100 01000 01000 01000",
+    "8": "01110 10001 10001 01110 10001 10001 01110",
+    "9": "01110 10001 10001 01111 00001 00010 01100",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texture:
+    """A muted background."""
+
+    name: str
+    """One of `TEXTURES`."""
+    dark: tuple[int, int, int]
+    """RGB colour where the pattern is 0."""
+    light: tuple[int, int, int]
+    """RGB colour where the pattern is 1."""
+    angle: float
+    """Direction of the pattern, in radians."""
+    frequency: float
+    """Periods across the picture."""
+    phase: float
+    """Shift of the pattern, in periods; a video drifts by changing it."""
+    noise_seed: int
+    """Seed of the random textures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One picture: a texture, perhaps a silhouette, perhaps a digit."""
+
+    texture: Texture
+    """The background."""
+    shape: str | None
+    """A locator, a distractor, or nothing."""
+    color: str | None
+    """Colour of the silhouette, one of `COLORS`; nothing without a silhouette."""
+    center: tuple[float, float] = (0.5, 0.5)
+    """Middle of the silhouette, (x, y) as fractions of the side."""
+    size: float = 0.5
+    """Side of the silhouette as a fraction of the picture's."""
+    angle: float = 0.0
+    """Rotation of the silhouette, in radians."""
+    digit: str | None = None
+    """A digit in a black box, or nothing."""
+    corner: int = 0
+    """Corner of the box: 0 top left, 1 top right, 2 bottom left, 3 bottom right."""
+
+
+def caption_words(scene: Scene) -> tuple[str, str, str, str]:
+    """The scene in four words: what, its colour, its number, and a full stop."""
+    return (scene.shape or "nothing", scene.color or "none", scene.digit or "none", ".")
+
+
+def _noise(seed: int, cells: int, side: int, shift: float) -> npt.NDArray[np.float64]:
+    """Smooth noise in [0, 1] that moves sideways with `shift`, in cells."""
+    grid = np.random.default_rng(seed).integers(0, 256, (cells, 2 * cells), dtype=np.uint8)
+    offset = (shift * cells) % cells
+    whole = Image.fromarray(np.concatenate([grid, grid[:, : cells + 1]], axis=1))
+    box = (offset, 0, offset + cells, cells)
+    return np.asarray(whole.resize((side, side), Image.Resampling.BILINEAR, box)) / 255.0
+
+
+def _texture_pattern(texture: Texture, side: int) -> npt.NDArray[np.float64]:
+    """The pattern of a texture, (side, side) in [0, 1]."""
+    if texture.name == "sand":
+        return _noise(texture.noise_seed, 24, side, texture.phase)
+    if texture.name == "clouds":
+        return _noise(texture.noise_seed, 5, side, texture.phase)
+    axis = np.arange(side) / side
+    x, y = axis[None, :], axis[:, None]
+    along = (x * math.cos(texture.angle) + y * math.sin(texture.angle)) * texture.frequency
+    across = (y * math.cos(texture.angle) - x * math.sin(texture.angle)) * texture.frequency
+    along = along + texture.phase
+    if texture.name == "waves":
+        return np.asarray(0.5 + 0.5 * np.sin(2 * np.pi * (along + 0.15 * np.sin(6 * across))))
+    if texture.name == "stripes":
+        return np.asarray((along % 1.0) < 0.5, dtype=np.float64)
+    if texture.name == "tiles":
+        return np.asarray(((along % 1.0) < 0.5) ^ ((across % 1.0) < 0.5), dtype=np.float64)
+    raise ValueError(f"Unknown texture {texture.name!r}; it must be one of {TEXTURES}.")
+
+
+def _shape_mask(scene: Scene, side: int) -> Image.Image:
+    """How much of each pixel the silhouette covers; drawn twice as large for smooth edges."""
+    mask = Image.new("L", (2 * side, 2 * side), 0)
+    draw = ImageDraw.Draw(mask)
+    cos, sin = math.cos(scene.angle), math.sin(scene.angle)
+    radius = scene.size * side
+    cx, cy = scene.center[0] * 2 * side, scene.center[1] * 2 * side
+    for points, filled in _silhouettes()[scene.shape or ""]:
+        turned = [
+            (cx + radius * (x * cos - y * sin), cy + radius * (x * sin + y * cos))
+            for x, y in points
+        ]
+        draw.polygon(turned, fill=255 if filled else 0)
+    return mask.resize((side, side), Image.Resampling.BOX)
+
+
+def _paste_digit(pixels: RgbImage, digit: str, corner: int) -> None:
+    side = pixels.shape[0]
+    height = round(side * 0.30)
+    width = round(side * 0.24)
+    rows = [[255 * int(bit) for bit in row] for row in _DIGITS[digit].split()]
+    glyph = np.zeros((9, 7), dtype=np.uint8)
+    glyph[1:8, 1:6] = rows
+    box = np.asarray(Image.fromarray(glyph).resize((width, height), Image.Resampling.BOX))
+    top = 0 if corner < 2 else side - height
+    left = 0 if corner % 2 == 0 else side - width
+    pixels[top : top + height, left : left + width] = box[:, :, None]
+
+
+def render_scene(scene: Scene, *, side: int = 96) -> RgbImage:
+    """Draw a scene.
+
+    Args:
+        scene: What to draw.
+        side: Width and height, in pixels.
+
+    Returns:
+        (side, side, 3) uint8 RGB.
+    """
+    pattern = _texture_pattern(scene.texture, side)[:, :, None]
+    dark = np.array(scene.texture.dark, dtype=np.float64)
+    light = np.array(scene.texture.light, dtype=np.float64)
+    picture = dark + (light - dark) * pattern
+    if scene.shape is not None:
+        cover = np.asarray(_shape_mask(scene, side))[:, :, None] / 255.0
+        picture = picture + (np.array(COLORS[scene.color or ""]) - picture) * cover
+    pixels = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    if scene.digit is not None:
+        _paste_digit(pixels, scene.digit, scene.corner)
+    return pixels
+
+
+def _random_texture(rng: random.Random) -> Texture:
+    base = [rng.randint(30, 120) for _ in range(3)]
+    gray = sum(base) / 3
+    # Pulled towards grey, so that a background is never mistaken for a silhouette's colour.
+    dark = [gray + 0.45 * (value - gray) for value in base]
+    contrast = rng.uniform(20, 55)
+    return Texture(
+        name=rng.choice(TEXTURES),
+        dark=(round(dark[0]), round(dark[1]), round(dark[2])),
+        light=(round(dark[0] + contrast), round(dark[1] + contrast), round(dark[2] + contrast)),
+        angle=rng.uniform(0, math.pi),
+        frequency=rng.uniform(2.0, 6.0),
+        phase=rng.random(),
+        noise_seed=rng.randrange(2**31),
+    )
+
+
+def random_scene(
+    rng: random.Random,
+    *,
+    shape: str | None,
+    color: str | None = None,
+    digit: str | None = None,
+) -> Scene:
+    """A scene with the given content and everything else at random.
+
+    Args:
+        rng: Source of randomness.
+        shape: Silhouette, or None for a bare texture.
+        color: Its colour; None picks one.
+        digit: Digit in the corner box, or None for no box.
+
+    Returns:
+        The scene; distractors may be small and off the middle, as in a haystack.
+    """
+    if shape is None:
+        color = None
+    elif color is None:
+        color = rng.choice(tuple(COLORS))
+    reach = 0.22 if shape in DISTRACTORS else 0.10
+    return Scene(
+        texture=_random_texture(rng),
+        shape=shape,
+        color=color,
+        center=(0.5 + rng.uniform(-reach, reach), 0.5 + rng.uniform(-reach, reach)),
+        size=rng.uniform(0.44, 0.62) if shape in LOCATORS else rng.uniform(0.32, 0.5),
+        angle=rng.uniform(-0.2, 0.2) if shape in LOCATORS else rng.uniform(-0.5, 0.5),
+        digit=digit,
+        corner=rng.randrange(4),
+    )
+
+
+def _reflect(value: float, low: float, high: float) -> float:
+    """Bounce a coordinate between two walls."""
+    span = high - low
+    offset = (value - low) % (2 * span)
+    return low + (offset if offset <= span else 2 * span - offset)
+
+
+def haystack_scenes(
+    rng: random.Random,
+    *,
+    min_scene_frames: int = 8,
+    max_scene_frames: int = 40,
+    shapes: Sequence[str] = DISTRACTORS,
+    pick_digit: Callable[[random.Random], str | None] | None = None,
+) -> Iterator[Scene]:
+    """Endless frames of a video without locators: a texture drifts, a distractor moves about.
+
+    Args:
+        rng: Source of randomness.
+        min_scene_frames: Shortest scene.
+        max_scene_frames: Longest scene.
+        shapes: Silhouettes to show; one scene in eight shows none.
+        pick_digit: What number a new scene shows; by default a digit in two scenes of five. A
+            scene's digit changes now and then.
+
+    Yields:
+        One scene per frame.
+    """
+
+    def default_digit(source: random.Random) -> str | None:
+        return source.choice("0123456789") if source.random() < 0.4 else None
+
+    choose = pick_digit or default_digit
+    while True:
+        shape = None if rng.random() < 0.125 else rng.choice(shapes)
+        scene = random_scene(rng, shape=shape, digit=choose(rng))
+        speed = (rng.uniform(-0.04, 0.04), rng.uniform(-0.04, 0.04))
+        drift, spin = rng.uniform(-0.08, 0.08), rng.uniform(-0.05, 0.05)
+        for _ in range(rng.randint(min_scene_frames, max_scene_frames)):
+            yield scene
+            if scene.digit is not None and rng.random() < 0.06:
+                scene = replace(scene, digit=choose(rng))
+            scene = replace(
+                scene,
+                texture=replace(scene.texture, phase=scene.texture.phase + drift),
+                center=(
+                    _reflect(scene.center[0] + speed[0], 0.26, 0.74),
+                    _reflect(scene.center[1] + speed[1], 0.26, 0.74),
+                ),
+                angle=scene.angle + spin,
+            )

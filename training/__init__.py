@@ -1,0 +1,1 @@
+"""Training of the embedded LongVA-tiny models. Not part of the installed package."""

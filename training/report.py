@@ -1,0 +1,146 @@
+"""Tables of several evaluated seeds, as Markdown for `docs/tiny.md` and the model cards.
+
+python -m training.report runs/seed0 runs/seed1 runs/seed2
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["main", "median_run"]
+
+
+def _values(text: Sequence[float]) -> str:
+    return " | ".join(f"{value:.3f}" for value in text)
+
+
+def _table(title: str, header: Sequence[object], rows: dict[str, Sequence[float]]) -> list[str]:
+    lines = [f"| {title} | " + " | ".join(map(str, header)) + " |"]
+    lines.append("|---" * (len(header) + 1) + "|")
+    lines += [f"| {name} | {_values(values)} |" for name, values in rows.items()]
+    return [*lines, ""]
+
+
+def _with_mean(rows: dict[str, Sequence[float]]) -> dict[str, Sequence[float]]:
+    stacked = np.array(list(rows.values()))
+    spread = stacked.std(0, ddof=1) if len(stacked) > 1 else np.zeros(stacked.shape[1])
+    return {**rows, "**mean**": stacked.mean(0), "standard deviation": spread}
+
+
+def long_score(result: dict[str, Any]) -> float:
+    """What the median seed is chosen by: the long model's mean over 16 to 512 frames."""
+    grid = result["grids"]["long"]
+    kept = [a for n, a in zip(grid["num_frames"], grid["accuracy"], strict=True) if n <= 512]
+    return float(np.mean(kept))
+
+
+def median_run(results: dict[str, dict[str, Any]]) -> str:
+    """The run in the middle by `long_score`; of an even number the lower one of the middle."""
+    ordered = sorted(results, key=lambda name: long_score(results[name]))
+    return ordered[(len(ordered) - 1) // 2]
+
+
+def render(results: dict[str, dict[str, Any]]) -> str:
+    """All tables."""
+    lines: list[str] = []
+    first = next(iter(results.values()))
+    for name, grid in first["grids"].items():
+        rows = {run: result["grids"][name]["accuracy"] for run, result in results.items()}
+        lines += _table(name, grid["num_frames"], _with_mean(rows))
+    lines.append("Long model at 512 frames, by depth:\n")
+    index = first["grids"]["long"]["num_frames"].index(512)
+    rows = {run: r["grids"]["long"]["by_depth"][index] for run, r in results.items()}
+    lines += _table("long, 512 frames", first["grids"]["long"]["depths"], _with_mean(rows))
+    lines.append(f"Guess floor: {first['guess_floor']:.3f}.\n")
+    rows = {run: [r["long_needle_only"], r["short_needle_only"]] for run, r in results.items()}
+    lines += _table("needle only", ["long", "short"], _with_mean(rows))
+    lines.append("Raised theta (chosen on the tuning media) minus the short baseline:\n")
+    lines.append("| run | theta | frames | difference | p |\n|---|---|---|---|---|")
+    for run, result in results.items():
+        for test in result["raised_theta_minus_short"]:
+            lines.append(
+                f"| {run} | {result['scaled_theta']:g} | {test['num_frames']} | "
+                f"{test['difference']:+.3f} | {test['p']:.2g} |"
+            )
+    lines.append("\nLong minus the baseline with raised theta:\n")
+    lines.append("| run | frames | difference | p |\n|---|---|---|---|")
+    for run, result in results.items():
+        for test in result["long_minus_raised_theta"]:
+            lines.append(
+                f"| {run} | {test['num_frames']} | {test['difference']:+.3f} | {test['p']:.2g} |"
+            )
+    lines.append("")
+    for model in ("long", "short"):
+        key = f"{model}_mini_benchmark"
+        for duration in ("short", "medium", "long"):
+            counts = list(first[key]["accuracy"][duration])
+            rows = {run: list(r[key]["accuracy"][duration].values()) for run, r in results.items()}
+            title = f"{model} model, {duration} videos"
+            lines += _table(title, [f"{count} frames" for count in counts], _with_mean(rows))
+    lines.append("| run | model | videos | gain, points | p | no answer at each count |")
+    lines.append("|---|---|---|---|---|---|")
+    for run, result in results.items():
+        for model in ("long", "short"):
+            mini = result[f"{model}_mini_benchmark"]
+            for duration, gain in mini["gain"].items():
+                unread = " ".join(map(str, mini["no_answer"].values()))
+                lines.append(
+                    f"| {run} | {model} | {duration} | {gain['points']:+.1f} | {gain['p']:.2g} | "
+                    f"{unread} |"
+                )
+    scores = {run: round(long_score(result), 4) for run, result in results.items()}
+    lines.append(f"\nMean of the long model over 16 to 512 frames: {scores}.")
+    lines.append(f"Median: {median_run(results)}.")
+    return "\n".join(lines) + "\n"
+
+
+def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
+    """Four V-NIAH panels on one scale, means over the runs.
+
+    Args:
+        results: Evaluations by run.
+        path: PNG to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = {
+        "long": "longva-tiny",
+        "short": "longva-tiny-short",
+        "short, raised theta": "longva-tiny-short, raised theta",
+        "long, text twin": "longva-tiny, frames as captions",
+    }
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(17, 3.6), constrained_layout=True)
+    for axis, (key, title) in zip(axes, panels.items(), strict=True):
+        grids = [result["grids"][key] for result in results.values()]
+        cells = np.mean([grid["by_depth"] for grid in grids], axis=0).T  # (depths, lengths)
+        image = axis.imshow(cells, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+        for (row, column), value in np.ndenumerate(cells):
+            axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8)
+        axis.set_xticks(range(cells.shape[1]), grids[0]["num_frames"])
+        axis.set_yticks(range(cells.shape[0]), [f"{100 * d:.0f}" for d in grids[0]["depths"]])
+        axis.set(title=title, xlabel="frames (4 visual tokens each)", ylabel="needle depth, %")
+    figure.colorbar(image, ax=axes, label="accuracy")
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", help="folders with an eval.json")
+    parser.add_argument("--figure", type=Path, help="PNG of the V-NIAH panels to write")
+    arguments = parser.parse_args()
+    results = {run.name: json.loads((run / "eval.json").read_text()) for run in arguments.runs}
+    if arguments.figure:
+        draw(results, arguments.figure)
+    print(render(results), end="")
+
+
+if __name__ == "__main__":
+    main()
