@@ -68,7 +68,9 @@ def read_accuracies(path: str | Path) -> list[dict[str, float]]:
 
 def _cells(text: str, path: Path) -> list[tuple[int, float, bool]]:
     cells = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines(), which also ends lines at U+2028 and others that JSON leaves as they are.
+    lines = text.removesuffix("\n").split("\n") if text else []
+    for number, line in enumerate(lines, start=1):
         place = f"{path}, line {number}"
         row = _parse(line, place)
         if isinstance(row, Mapping) and isinstance(row.get(_SAMPLE_METRIC), Mapping):
@@ -89,11 +91,14 @@ def _cells(text: str, path: Path) -> list[tuple[int, float, bool]]:
 def _parse(text: str, place: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits, too
         raise MediaError(f"{place} is not valid JSON: {error}") from error
 
 
 def _is_number(value: object) -> bool:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
-    return math.isfinite(value)
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond floats
+        return False

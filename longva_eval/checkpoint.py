@@ -30,11 +30,14 @@ from transformers import (
     CLIPVisionModel,
     GenerationConfig,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
+from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
 from longva_eval.embedded import CHECKPOINTS, embedded_checkpoint
 from longva_eval.errors import CheckpointError, SettingsError
+from longva_eval.images import parse_grid_pinpoints
 from longva_eval.modeling import LongVAConfig, LongVAForCausalLM
 from longva_eval.rope import RopeSettings, describe_rope, resolve_rope_parameters
 
@@ -68,6 +71,7 @@ KNOWN_TOWERS: dict[str, dict[str, Any]] = {
 """Architectures that need no download; their preprocessing is CLIP's, at `image_size`."""
 
 _HUB_PATTERNS = ["*.json", "*.safetensors", "merges.txt", "vocab.txt", "*.model", "vision_tower/*"]
+_SPREADING_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 _HASHED_BYTES_PER_END = 1 << 20
 _BAR_FROM_BYTES = 1 << 28
 
@@ -153,9 +157,12 @@ def load_checkpoint(
     settings = rope or RopeSettings()
     own_rope_parameters = dict(config.rope_parameters)
     config.rope_parameters = _resolve_rope(config, own_rope_parameters, settings)
-    torch_device = _resolve_device(device)
-    placement = {"device_map": device_map} if device_map else {"device_map": {"": torch_device}}
+    torch_device, placement = _resolve_placement(device, device_map)
+    _check_attention(attn_implementation)
     tower_attention = "eager" if attn_implementation == "eager" else "sdpa"
+    # Small files before the large ones, so that what is wrong with them is said at once.
+    tokenizer = _tokenizer(folder, config)
+    generation_config = _generation_config(folder)
     with _no_bar_if_small(folder):
         model, report = LongVAForCausalLM.from_pretrained(
             folder,
@@ -165,8 +172,10 @@ def load_checkpoint(
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            **placement,
+            ignore_mismatched_sizes=True,  # they are reported below, with the checkpoint's name
+            device_map=placement,
         )
+    _check_shapes(report, folder)
     missing = set(report["missing_keys"])
     if not any(".vision_tower." in name for name in tensor_names):
         missing -= _load_untuned_tower(model, raw, tower_folder)
@@ -178,9 +187,9 @@ def load_checkpoint(
     model.eval().requires_grad_(False)
     checkpoint = Checkpoint(
         model=model,
-        tokenizer=AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True),
+        tokenizer=tokenizer,
         image_processor=CLIPImageProcessorPil(**processor_settings),
-        generation_config=_generation_config(folder),
+        generation_config=generation_config,
         folder=folder,
         source=str(pretrained),
         revision=commit,
@@ -299,9 +308,46 @@ def _resolve_device(device: str) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise SettingsError(f"device={device!r} is unknown; use auto, cpu or cuda:0.") from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise SettingsError(f"device={device!r} is not supported; use auto, cpu or cuda:0.")
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise SettingsError(f"device={device} but PyTorch sees no GPU here; use device=cpu.")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise SettingsError(
+            f"device={device} but PyTorch sees {torch.cuda.device_count()} GPUs here, the first "
+            "being cuda:0."
+        )
     return resolved
+
+
+def _resolve_placement(
+    device: str, device_map: str | None
+) -> tuple[torch.device, str | dict[str, torch.device]]:
+    """The device that decides on the dtype, and transformers' `device_map`."""
+    if device_map in _SPREADING_MAPS:
+        return _resolve_device(device), device_map
+    if device_map:
+        try:
+            device = str(torch.device(device_map))
+        except RuntimeError as error:
+            raise SettingsError(
+                f"device_map={device_map!r} is unknown; use {', '.join(_SPREADING_MAPS)}, or "
+                "leave it out and set device."
+            ) from error
+    resolved = _resolve_device(device)
+    return resolved, {"": resolved}
+
+
+def _check_attention(name: str) -> None:
+    known = ["eager", *sorted(ALL_ATTENTION_FUNCTIONS.valid_keys())]
+    if name not in known:
+        raise SettingsError(f"attn_implementation={name!r} is unknown; use {', '.join(known)}.")
+    # Asked for without the package, transformers would fetch code from the hub in its place.
+    if name == "flash_attention_2" and not is_flash_attn_2_available():
+        raise SettingsError(
+            f"attn_implementation={name} needs a GPU and the package flash-attn, and one of them "
+            "is missing. pip install flash-attn, or use attn_implementation=sdpa."
+        )
 
 
 def _check_architecture(raw: Mapping[str, Any], folder: Path) -> None:
@@ -331,10 +377,13 @@ def _tensor_names(folder: Path) -> set[str]:
     """Names of the tensors in the safetensors files, after checking that the files are there."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        weight_map: dict[str, str] = _read_json(index)["weight_map"]
+        weight_map = _read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(
+            isinstance(name, str) for name in weight_map.values()
+        ):
+            raise CheckpointError(f"{index} has no weight_map from tensors to files.")
         files = sorted(set(weight_map.values()))
     else:
-        weight_map = {}
         files = sorted(path.name for path in folder.glob("*.safetensors"))
     absent = [name for name in files if not (folder / name).is_file()]
     if absent:
@@ -348,8 +397,6 @@ def _tensor_names(folder: Path) -> set[str]:
             else "Download them: hf download <owner>/<name> --local-dir <folder>."
         )
         raise CheckpointError(f"{folder} has no *.safetensors weights. {hint}")
-    if weight_map:
-        return set(weight_map)
     names: set[str] = set()
     for name in files:
         try:
@@ -365,17 +412,19 @@ def _vision_tower(
 ) -> tuple[CLIPVisionConfig, dict[str, Any], Path | None]:
     """Architecture and preprocessing of the tower, and the folder of its untuned weights."""
     name = raw.get("mm_vision_tower") or raw.get("vision_tower")
-    if not name:
+    if not name or not isinstance(name, str):
         raise CheckpointError(f"{folder}/config.json names no mm_vision_tower.")
     for candidate in (folder / name, Path(name)):
         if (candidate / "config.json").is_file():
             settings = _read_json(candidate / "config.json")
             settings = settings.get("vision_config", settings)
-            processor = _read_json(candidate / "preprocessor_config.json")
-            return CLIPVisionConfig(**settings), _processor_settings(processor), candidate
+            path = candidate / "preprocessor_config.json"
+            processor = _processor_settings(_read_json(path), path)
+            return CLIPVisionConfig(**settings), processor, candidate
     if name in KNOWN_TOWERS:
         size = KNOWN_TOWERS[name]["image_size"]
-        return CLIPVisionConfig(**KNOWN_TOWERS[name]), _processor_settings({"size": size}), None
+        processor = _processor_settings({"size": size}, Path(name))
+        return CLIPVisionConfig(**KNOWN_TOWERS[name]), processor, None
     raise CheckpointError(
         f"{folder}/config.json names the vision tower {name!r}, which is neither a folder in the "
         f"checkpoint nor one of the known towers ({', '.join(KNOWN_TOWERS)}). Put its "
@@ -384,10 +433,15 @@ def _vision_tower(
     )
 
 
-def _processor_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _processor_settings(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Arguments of the CLIP processor from a `preprocessor_config.json`, old or new form."""
-    size = raw["size"]
-    shortest = size["shortest_edge"] if isinstance(size, dict) else int(size)
+    size = raw.get("size")
+    shortest = size.get("shortest_edge") if isinstance(size, dict) else size
+    if not isinstance(shortest, int) or shortest < 1:
+        raise CheckpointError(
+            f'{path} has "size": {size}; CLIP\'s is the shortest edge in pixels, as a number or as '
+            '{"shortest_edge": 336}.'
+        )
     crop = raw.get("crop_size", shortest)
     crop_size = crop if isinstance(crop, dict) else {"height": int(crop), "width": int(crop)}
     return {
@@ -424,6 +478,9 @@ def _build_config(
     config = LongVAConfig(**values)
     config.vision_config = tower
     config.has_image_newline = "model.image_newline" in tensor_names
+    pinpoints = raw.get("image_grid_pinpoints")
+    if pinpoints is not None or raw.get("image_aspect_ratio") == "anyres":
+        parse_grid_pinpoints(pinpoints, tile_size=int(tower.image_size))
     return config
 
 
@@ -436,6 +493,7 @@ def _load_untuned_tower(
             f"The shards hold no vision tower, and {raw.get('mm_vision_tower')} is not a folder. "
             "Download it and set mm_vision_tower in config.json to its path."
         )
+    _tensor_names(tower_folder)
     tower = model.model.vision_tower.vision_tower
     loaded, report = CLIPVisionModel.from_pretrained(
         tower_folder,
@@ -444,7 +502,9 @@ def _load_untuned_tower(
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,
     )
+    _check_shapes(report, tower_folder)
     needed = [name for name in report["missing_keys"] if not name.startswith("post_layernorm")]
     if needed:
         raise CheckpointError(f"{tower_folder} lacks {_some(needed)} of its vision tower.")
@@ -452,10 +512,37 @@ def _load_untuned_tower(
     return {name for name, _ in model.named_parameters() if ".vision_tower." in name}
 
 
+def _check_shapes(report: Mapping[str, Any], folder: Path) -> None:
+    wrong = [
+        f"{name} is {tuple(found)}, the configuration asks for {tuple(wanted)}"
+        for name, found, wanted in report["mismatched_keys"]
+    ]
+    if wrong:
+        raise CheckpointError(f"{folder} has weights of another shape: {_some(wrong)}.")
+
+
+def _tokenizer(folder: Path, config: LongVAConfig) -> Any:
+    whole = (folder / "tokenizer.json").is_file()
+    # Without this check transformers makes an empty tokenizer of nothing.
+    if not whole and not all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
+        raise CheckpointError(
+            f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json and merges.txt."
+        )
+    try:
+        return AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise CheckpointError(
+            f"The tokenizer files in {folder} cannot be used "
+            f"({type(error).__name__}: {str(error)[:200]}). Download them again."
+        ) from error
+
+
 def _generation_config(folder: Path) -> GenerationConfig:
-    if (folder / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(folder, local_files_only=True)
-    return GenerationConfig()
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return GenerationConfig()
+    _read_json(path)  # names the file where transformers would not
+    return GenerationConfig.from_pretrained(folder, local_files_only=True)
 
 
 def _fingerprint(folder: Path) -> str:
@@ -477,7 +564,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; a LongVA checkpoint has one.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits, too
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds {type(data).__name__}, not a JSON object.")

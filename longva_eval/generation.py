@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from transformers import GenerationConfig
@@ -25,6 +25,7 @@ from transformers.generation.logits_process import (
 
 from longva_eval.errors import SettingsError
 from longva_eval.prefix import Visit
+from longva_eval.prompt import Prompt
 
 __all__ = [
     "Generation",
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 FinishReason = Literal["end_token", "stop_string", "length"]
+
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +61,18 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise SettingsError(f"max_new_tokens={self.max_new_tokens} must be at least 1.")
-        if self.do_sample and not self.temperature > 0:
-            raise SettingsError(f"temperature={self.temperature} must be above 0 to sample.")
-        if not self.repetition_penalty > 0:
-            raise SettingsError(f"repetition_penalty={self.repetition_penalty} must be above 0.")
+        if self.do_sample and not 0 < self.temperature < math.inf:
+            raise SettingsError(
+                f"temperature={self.temperature} must be above 0 to sample, and finite."
+            )
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise SettingsError(f"top_p={self.top_p} must be above 0 and at most 1; 1 is off.")
+        if self.top_k is not None and self.top_k < 0:
+            raise SettingsError(f"top_k={self.top_k} must be at least 1, or 0 for off.")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise SettingsError(
+                f"repetition_penalty={self.repetition_penalty} must be above 0, and finite."
+            )
 
     def describe(self) -> dict[str, Any]:
         return asdict(self)
@@ -119,41 +130,42 @@ def parse_gen_kwargs(
         The settings, and the names in `gen_kwargs` that mean nothing here.
 
     Raises:
-        SettingsError: If a value is impossible or asks for beam search.
+        SettingsError: If a value is of the wrong kind, impossible, or asks for beam search.
     """
     known = {
         "until", "max_new_tokens", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k",
         "num_beams", "repetition_penalty", "image_aspect_ratio", "seed", "score_column",
     }  # fmt: skip
-    beams = gen_kwargs.get("num_beams") or 1
-    if int(beams) != 1:
+    given = {name: value for name, value in gen_kwargs.items() if value is not None}
+    beams = _number("num_beams", int, given.get("num_beams", 1))
+    if beams != 1:
         raise SettingsError(f"num_beams={beams}: beam search is not supported; use num_beams=1.")
-    until = gen_kwargs.get("until") or ()
+    until = given.get("until", ())
     if isinstance(until, str):
         until = (until,)
-    if not all(isinstance(stop, str) for stop in until):
+    if not isinstance(until, (list, tuple)) or not all(isinstance(stop, str) for stop in until):
         raise SettingsError(f"until={until!r} must be a string or a list of strings.")
-    temperature = float(gen_kwargs.get("temperature") or 0.0)
+    length_name = "max_new_tokens" if "max_new_tokens" in given else "max_gen_toks"
+    penalty = given.get("repetition_penalty", defaults.repetition_penalty)
+    temperature = _number("temperature", float, given.get("temperature", 0.0))
     do_sample = bool(gen_kwargs.get("do_sample", temperature > 0))
     end = defaults.eos_token_id
     settings = GenerationSettings(
-        max_new_tokens=int(
-            gen_kwargs.get("max_new_tokens") or gen_kwargs.get("max_gen_toks") or 1024
-        ),
+        max_new_tokens=_number(length_name, int, given.get(length_name, 1024)),
         until=tuple(stop for stop in until if stop),
         do_sample=do_sample,
         temperature=temperature if do_sample else 1.0,
-        top_p=_optional(float, gen_kwargs.get("top_p")) if do_sample else None,
-        top_k=_optional(int, gen_kwargs.get("top_k")) if do_sample else None,
-        repetition_penalty=float(
-            gen_kwargs.get("repetition_penalty") or defaults.repetition_penalty or 1.0
+        top_p=_number("top_p", float, given["top_p"]) if do_sample and "top_p" in given else None,
+        top_k=_number("top_k", int, given["top_k"]) if do_sample and "top_k" in given else None,
+        repetition_penalty=_number(
+            "repetition_penalty", float, 1.0 if penalty is None else penalty
         ),
         end_token_ids=tuple(end)
         if isinstance(end, (list, tuple))
         else ()
         if end is None
         else (end,),
-        seed=int(gen_kwargs.get("seed", seed)),
+        seed=_number("seed", int, gen_kwargs.get("seed", seed)),
     )
     return settings, tuple(sorted(set(gen_kwargs) - known))
 
@@ -163,7 +175,7 @@ def decode(
     tokenizer: Any,
     settings: GenerationSettings,
     *,
-    num_prompt_tokens: int,
+    prompt: Prompt,
     num_entries: int,
 ) -> Generation:
     """Decode the answer to the prompt that the engine has just read.
@@ -172,7 +184,7 @@ def decode(
         visit: Of a query whose last position was read.
         tokenizer: The checkpoint's tokenizer.
         settings: How to decode.
-        num_prompt_tokens: Length of the prompt.
+        prompt: What the engine has read; samples are drawn from its content and the seed.
         num_entries: Vocabulary entries that may be produced; rows beyond the tokenizer are
             padding.
 
@@ -183,7 +195,7 @@ def decode(
     if settings.repetition_penalty != 1.0:
         processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
     warpers = _warpers(settings)
-    generator = _generator(settings, visit.logits) if settings.do_sample else None
+    generator = _generator(settings, prompt) if settings.do_sample else None
     token_ids: list[int] = []
     margin = math.inf
     logits = visit.logits[-1]
@@ -211,13 +223,12 @@ def decode(
             break
         logits = visit.step(token)
     text = tokenizer.decode(token_ids, skip_special_tokens=True)
-    for stop in settings.until:
-        text = text.split(stop, 1)[0]
+    ends = [text.find(stop) for stop in settings.until if stop in text]
     return Generation(
-        text=text.strip(),
+        text=text[: min(ends, default=None)].strip(),
         token_ids=tuple(token_ids),
         finish_reason=finish,
-        num_prompt_tokens=num_prompt_tokens,
+        num_prompt_tokens=prompt.num_tokens,
         min_margin=margin,
     )
 
@@ -263,13 +274,20 @@ def _warpers(settings: GenerationSettings) -> LogitsProcessorList:
     return warpers
 
 
-def _generator(settings: GenerationSettings, logits: torch.Tensor) -> torch.Generator:
+def _generator(settings: GenerationSettings, prompt: Prompt) -> torch.Generator:
     """Random numbers that belong to this prompt, not to its place in a run."""
-    # The prompt is known here by its logits, rounded so that a kernel's last bit does not matter.
-    content = logits[-1].float().cpu().numpy().round(2).tobytes()
-    digest = hashlib.sha256(content + str(settings.seed).encode()).digest()
+    # Not seeded from logits: their last bits differ between batches and devices.
+    digest = hashlib.sha256(f"{prompt.digest}/{settings.seed}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def _optional(kind: type, value: Any) -> Any:
-    return None if value is None else kind(value)
+def _number(name: str, kind: Callable[[Any], _Number], value: Any) -> _Number:
+    """A setting as `int` or `float`; numbers in text, as YAML leaves 1e-3, are read."""
+    try:
+        number = kind(value)
+        if isinstance(value, bool) or (isinstance(value, float) and number != value == value):
+            raise ValueError("it has a fraction or is a truth value")
+    except (TypeError, ValueError, OverflowError) as error:
+        what = "a whole number" if kind is int else "a number"
+        raise SettingsError(f"{name}={value!r} must be {what}.") from error
+    return number

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
@@ -46,23 +47,45 @@ ImageAspectRatio = Literal["anyres", "pad", "crop"]
 def open_image(image: Image.Image | str | Path) -> Image.Image:
     """A picture as RGB.
 
-    An alpha channel is dropped, not blended, and a palette is looked up, as in the original.
+    An alpha channel is dropped, not blended, and a palette is looked up, as in the original. Grey
+    of 16 bits keeps its high byte; the original makes nearly all of it white.
+
+    Args:
+        image: A file, or a picture in memory, which may be opened without having been read.
 
     Raises:
-        MediaError: If the file is missing or is not a complete picture that Pillow can read.
+        MediaError: If the file is missing or is not a complete picture that Pillow can read, or
+            has values beyond 8 bits of unknown range.
     """
+    name = image
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        name = getattr(image, "filename", "") or "in memory"
     try:
+        if isinstance(image, Image.Image):
+            return _to_rgb(image)
         with Image.open(image) as opened:
-            converted: Image.Image = opened.convert("RGB")
-            return converted
+            return _to_rgb(opened)
     except FileNotFoundError as error:
-        raise MediaError(f"The picture {image} does not exist.") from error
+        raise MediaError(f"The picture {name} does not exist.") from error
     except Image.DecompressionBombError as error:
-        raise MediaError(f"The picture {image} is refused as too large: {error}") from error
+        raise MediaError(f"The picture {name} is refused as too large: {error}") from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-        raise MediaError(f"The picture {image} cannot be read: {error}") from error
+        raise MediaError(f"The picture {name} cannot be read: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    # Pillow clips deeper grey at 255 instead of scaling it. It reads 16 bits as I;16, or as I from
+    # a PGM (older ones from a PNG too); of 16-bit colour it keeps the high byte itself.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 255):
+            raise ValueError(
+                f"its values from {values.min()} to {values.max()} do not fit into 8 bits; "
+                "scale them to 0 to 255."
+            )
+    return image.convert("RGB")
 
 
 def image_digest(image: Image.Image) -> str:
@@ -72,21 +95,40 @@ def image_digest(image: Image.Image) -> str:
     return digest.hexdigest()[:24]
 
 
-def parse_grid_pinpoints(value: Any) -> list[tuple[int, int]]:
+def parse_grid_pinpoints(value: Any, *, tile_size: int = 1) -> list[tuple[int, int]]:
     """The `image_grid_pinpoints` of a configuration as (width, height) pairs.
 
+    Args:
+        value: A list of pairs, or a string that spells one.
+        tile_size: What each width and height must be a multiple of, in pixels.
+
     Raises:
-        CheckpointError: If the value is not a list of pairs, or a string that spells one.
+        CheckpointError: If the value is anything else.
     """
     try:
         pairs = ast.literal_eval(value) if isinstance(value, str) else value
+        if any(isinstance(pair, str) for pair in pairs):
+            raise TypeError("a text is no pair")
         parsed = [(int(width), int(height)) for width, height in pairs]
-    except (TypeError, ValueError, SyntaxError) as error:
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        SyntaxError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise CheckpointError(
             f"image_grid_pinpoints={str(value)[:80]} is not a list of [width, height] pairs."
         ) from error
     if not parsed or min(min(pair) for pair in parsed) <= 0:
         raise CheckpointError(f"image_grid_pinpoints={str(value)[:80]} has no usable pair.")
+    for pair in parsed:
+        if pair[0] % tile_size or pair[1] % tile_size:
+            raise CheckpointError(
+                f"image_grid_pinpoints has {list(pair)}, which is not made of whole tiles of "
+                f"{tile_size} pixels, the vision tower's image_size."
+            )
     return parsed
 
 

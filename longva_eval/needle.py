@@ -277,10 +277,14 @@ def is_answer(text: str, answer: str) -> bool:
 
     Case and closing punctuation do not count. A letter of a choice may carry its bracket, dot or
     option text (`(B)`, `B.`, `B. San Diego`); a word or number must be all of the first line, or
-    be followed by punctuation.
+    be followed by punctuation. A blank answer is given by no text.
     """
-    line = text.strip().splitlines()[0].strip() if text.strip() else ""
+    if not text.strip() or not answer.strip():
+        return False
+    line = text.strip().splitlines()[0].strip()
     bare = re.escape(answer.strip())
     if re.fullmatch(r"[A-Z]", answer.strip()):
         return re.match(rf"[(\[*\"']*{bare}(?:[)\].:,*\"']|$)", line) is not None
-    return re.match(rf"[\"'*]*{bare}[\"'*]*(?:[.,;:!]|$)", line, re.IGNORECASE) is not None
+    # Punctuation ends an answer where a blank or the end follows: `3.5` and `3:30` are not `3`.
+    end = r"[\"'*]*(?:[.,;:!]+[\"'*]*(?:\s|$)|$)"
+    return re.match(rf"[\"'*]*{bare}{end}", line, re.IGNORECASE) is not None

@@ -94,7 +94,12 @@ def load_needles(source: str | Path) -> list[Needle]:
             '[{"path": "cat.png", "prompt": "\\nWhat animal ...?", "answer": "Cat"}, ...]; '
             f"or use --needles {HUB_NEEDLES}."
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise MediaError(
+            f"{listing} cannot be read: {error}. --needles is a folder with pictures and a "
+            f"dataset.json, or {HUB_NEEDLES}."
+        ) from error
+    except (ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits, too
         raise MediaError(f"{listing} is not valid JSON: {error}") from error
     if not isinstance(entries, list) or not entries:
         raise MediaError(f"{listing} must hold a list of needles, one at least.")
@@ -114,11 +119,15 @@ def _read_needle(entry: Any, folder: Path) -> Needle:
     if not isinstance(entry, dict):
         raise MediaError(f"it is {type(entry).__name__}, not an object.")
     values = {key: entry.get(key) for key in ("path", "prompt", "answer")}
-    wrong = [key for key, value in values.items() if not isinstance(value, str) or not value]
+    wrong = [key for key, value in values.items() if not _is_text(value)]
     if wrong:
         raise MediaError(f"{', '.join(wrong)} must be text that is not empty.")
     path = folder / str(values["path"])
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        is_inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # a zero byte, a loop of links
+        raise MediaError(f"its path {values['path']!r} is none: {error}") from error
+    if not is_inside:
         raise MediaError(f"its path {values['path']!r} leads out of the folder.")
     return Needle(
         name=str(values["path"]),
@@ -126,6 +135,17 @@ def _read_needle(entry: Any, folder: Path) -> Needle:
         question=str(values["prompt"]),
         answer=str(values["answer"]),
     )
+
+
+def _is_text(value: object) -> bool:
+    """Whether this is a text with more than blanks, and without halves of characters."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _needles_from_hub() -> list[Needle]:
@@ -182,12 +202,17 @@ def needle_clip(
 
     Raises:
         MediaError: If the haystack has fewer frames.
+        SettingsError: If `insert_index` is not one of 0 to `num_frames`.
     """
     if num_frames > len(haystack.frames):
         files = ", ".join(source["file"] for source in haystack.sources)
         raise MediaError(
             f"The haystack ({files}) has {len(haystack.frames)} frames at one a second; "
             f"{num_frames} are asked for. Add videos to the haystack or lower the frame counts."
+        )
+    if not 0 <= insert_index <= num_frames:
+        raise SettingsError(
+            f"insert_index={insert_index} must lie between 0 and num_frames={num_frames}."
         )
     frames = haystack.frames[:num_frames]
     if needle is None:
@@ -230,7 +255,12 @@ def write_clip(pictures: Sequence[Image.Image], path: Path) -> None:
     """Write pictures as an H.264 video of one frame a second, each on a square of grey.
 
     The file appears complete or not at all.
+
+    Raises:
+        SettingsError: If there is no picture.
     """
+    if not pictures:
+        raise SettingsError(f"{path} needs at least one picture to be written.")
     side = max(max(picture.size) for picture in pictures)
     side += side % 2  # 4:2:0 needs even sides
     path.parent.mkdir(parents=True, exist_ok=True)

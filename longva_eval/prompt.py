@@ -12,9 +12,12 @@ a whole video take one `<image>` each.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from jinja2 import TemplateError  # torch depends on it, and transformers renders with it
 
 from longva_eval.errors import PromptError, SettingsError
 
@@ -92,6 +95,17 @@ class Prompt:
     @property
     def visual_pieces(self) -> list[VisualPiece]:
         return [piece for piece in self.pieces if isinstance(piece, VisualPiece)]
+
+    @property
+    def digest(self) -> str:
+        """Hash of what the model reads, however its text is divided into pieces."""
+        hashed = hashlib.sha256()
+        for piece in self.pieces:
+            if isinstance(piece, TextPiece):
+                hashed.update("".join(f"{token} " for token in piece.token_ids).encode())
+            else:
+                hashed.update(f"\0{piece.key}\0".encode())
+        return hashed.hexdigest()
 
     def __add__(self, other: Prompt) -> Prompt:
         return Prompt(self.pieces + other.pieces)
@@ -194,9 +208,15 @@ def _from_tokenizer(tokenizer: Any) -> ChatTemplate:
 
     def render(roles: Sequence[str], *, prompt: bool) -> str:
         messages = [{"role": role, "content": _MARK} for role in roles]
-        text: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=prompt
-        )
+        try:
+            text: str = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=prompt
+            )
+        except (TemplateError, ValueError, TypeError) as error:
+            raise SettingsError(
+                f"The tokenizer's chat template cannot be rendered ({error}); pass "
+                f"conv_template={QWEN_1_5.name}."
+            ) from error
         return text
 
     once = render(["user"], prompt=False)
@@ -231,16 +251,16 @@ def _from_tokenizer(tokenizer: Any) -> ChatTemplate:
         assistant_start=assistant_start,
         assistant_end=between[: len(between) - shared],
     )
+    # With an answer in it: templates may differ in nothing but the end of an answer.
+    turns: list[Turn] = [("user", _MARK), ("assistant", _MARK), ("user", _MARK)]
     for known in _TEMPLATES.values():
-        if template.render([("user", _MARK)]) == known.render([("user", _MARK)]):
+        if template.render(turns) == known.render(turns):
             return known
     return template
 
 
 def hash_text(text: str) -> str:
     """First 12 hex digits of the SHA-256 of a text."""
-    import hashlib
-
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -255,7 +255,7 @@ class Session:
                     visit,
                     self.checkpoint.tokenizer,
                     chosen[visit.index],
-                    num_prompt_tokens=queries[visit.index].prompt.num_tokens,
+                    prompt=queries[visit.index].prompt,
                     num_entries=self.checkpoint.num_tokenizer_entries,
                 )
             answers[visit.index] = answer
@@ -347,7 +347,7 @@ class Session:
                     visit,
                     self.checkpoint.tokenizer,
                     plain,
-                    num_prompt_tokens=prompts[place].num_tokens,
+                    prompt=prompts[place],
                     num_entries=self.checkpoint.num_tokenizer_entries,
                 ).text
             if place in scores and (place in texts or max_new_tokens == 0):

@@ -189,7 +189,9 @@ class Picture:
     @property
     def grid_pinpoints(self) -> list[tuple[int, int]]:
         """Canvases the picture may be put on, (width, height) in pixels."""
-        pinpoints = parse_grid_pinpoints(self.checkpoint.config.image_grid_pinpoints)
+        pinpoints = parse_grid_pinpoints(
+            getattr(self.checkpoint.config, "image_grid_pinpoints", None), tile_size=self.tile_size
+        )
         if self.merge == "anyres":
             limit = _ANYRES_MAX_TILES_PER_SIDE**2 * self.tile_size**2
             bounded = [(w, h) for w, h in pinpoints if w * h <= limit]
