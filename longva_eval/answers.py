@@ -42,7 +42,7 @@ def read_choice(text: str, options: Sequence[str]) -> str | None:
     letters = [chr(ord("A") + number) for number in range(len(options))]
     said = text.strip()
     bare = said.strip(_WRAPPING)
-    if len(bare) == 1:
+    if len(bare) == 1 and bare.isalpha():
         return _known(bare.upper(), letters)
     for reading in (_leading_letter, _stated_letter):
         found = reading(said, letters)

@@ -85,6 +85,11 @@ def test_six_options_have_six_letters() -> None:
     assert read_choice("F", [str(number) for number in range(5)]) is None
 
 
+@pytest.mark.parametrize(("text", "letter"), [("7", "B"), ("3.", "A"), ("9", None), ("B", "B")])
+def test_options_that_are_numbers_may_be_said_as_they_are(text: str, letter: str | None) -> None:
+    assert read_choice(text, ["A. 3", "B. 7", "C. 1", "D. 10"]) == letter
+
+
 def test_equal_options_are_not_told_apart_by_their_text() -> None:
     assert read_choice("red", ["red", "red", "blue"]) is None
 
