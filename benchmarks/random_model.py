@@ -10,11 +10,11 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionConfig,
 
 from longva_eval.attention import SPLIT_SDPA, register_split_sdpa
 from longva_eval.checkpoint import KNOWN_TOWERS, Checkpoint
+from longva_eval.encoder import VisualEncoder
 from longva_eval.modeling import LongVAConfig, LongVAForCausalLM
 from longva_eval.prefix import PrefixEngine
 from longva_eval.prompt import QWEN_1_5
 from longva_eval.session import Session
-from longva_eval.vision import VisualEncoder
 
 __all__ = ["BODY_30M", "BODY_106M", "LONGVA_7B", "TOWER_336", "TOWER_TINY", "random_session"]
 

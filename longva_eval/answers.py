@@ -1,8 +1,8 @@
 """Reading a multiple-choice answer: a letter, or no answer. Never a guess.
 
 Models answer `B`, `(b)`, `**B**`, `B. red`, `Best answer: C`, `The answer is B because A is wrong`,
-or the option's text alone. What is not clearly one option is no answer, which is counted as wrong and
-shown as such. A letter that is an ordinary word is not an answer: `A man walks in` is not A.
+or the option's text alone. What is not clearly one option is no answer, which is counted as wrong
+and shown as such. A letter that is an ordinary word is not an answer: `A man walks in` is not A.
 """
 
 from __future__ import annotations

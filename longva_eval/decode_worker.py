@@ -22,8 +22,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from longva_eval.decode import DecodeBackend, Frames, read_frames
 from longva_eval.errors import EvaluationError, MediaError
-from longva_eval.video import DecodeBackend, Frames, VideoInfo, probe_video, read_frames
+from longva_eval.probe import VideoInfo, probe_video
 
 __all__ = ["DecodeWorker"]
 
@@ -48,7 +49,7 @@ class DecodeWorker:
     def read_frames(
         self, info: VideoInfo, indices: Sequence[int], *, backend: DecodeBackend = "auto"
     ) -> Iterator[Frames]:
-        """As `longva_eval.video.read_frames`.
+        """As `longva_eval.decode.read_frames`.
 
         Raises:
             MediaError: Also if the decoder crashed, or took longer than the limit.

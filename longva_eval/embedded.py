@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["CHECKPOINTS", "HAYSTACK", "NEEDLES", "embedded_checkpoint"]
+__all__ = ["CHECKPOINTS", "DEMO_PANELS", "HAYSTACK", "NEEDLES", "embedded_checkpoint"]
 
 _DATA = Path(__file__).parent / "data"
 
 CHECKPOINTS = {"longva-tiny": _DATA / "longva-tiny"}
 """Name, as in `pretrained=longva-tiny`, and folder of each embedded checkpoint."""
+
+DEMO_PANELS: tuple[tuple[str, float | None], ...] = (("longva-tiny", None),)
+"""What `longva-eval demo` draws: checkpoint, and RoPE base (None: its own)."""
 
 HAYSTACK = _DATA / "haystack.mp4"
 """A video for V-NIAH."""

@@ -27,8 +27,8 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 from transformers.image_processing_utils import select_best_resolution
 
+from longva_eval.decode import Frames
 from longva_eval.errors import CheckpointError, MediaError, SettingsError
-from longva_eval.video import Frames
 
 __all__ = [
     "ImageAspectRatio",

@@ -18,10 +18,12 @@ import av
 import numpy as np
 from PIL import Image
 
+from longva_eval.decode import read_frames
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.images import image_digest, open_image
+from longva_eval.probe import probe_video
 from longva_eval.session import ClipPart, ComposedClip
-from longva_eval.video import one_per_second, probe_video, read_frames
+from longva_eval.video import one_per_second
 
 __all__ = [
     "HUB_NEEDLES",

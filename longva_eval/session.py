@@ -20,7 +20,9 @@ from PIL import Image
 
 from longva_eval.attention import SPLIT_SDPA, register_split_sdpa
 from longva_eval.checkpoint import Checkpoint, DType, change_rope, load_checkpoint
+from longva_eval.decode import DecodeBackend, read_frames
 from longva_eval.decode_worker import DecodeWorker
+from longva_eval.encoder import VisualEncoder
 from longva_eval.errors import MediaError, PromptError, SettingsError
 from longva_eval.feature_cache import FeatureCache
 from longva_eval.generation import (
@@ -35,6 +37,7 @@ from longva_eval.generation import (
 from longva_eval.images import ImageAspectRatio, open_image
 from longva_eval.modeling import PoolMode
 from longva_eval.prefix import PrefixEngine, Query
+from longva_eval.probe import VideoInfo, probe_video
 from longva_eval.prompt import (
     ChatTemplate,
     Prompt,
@@ -47,16 +50,8 @@ from longva_eval.prompt import (
     tokenize,
 )
 from longva_eval.rope import RopeSettings
-from longva_eval.video import (
-    DecodeBackend,
-    FramePolicy,
-    FrameSample,
-    VideoInfo,
-    probe_video,
-    read_frames,
-    sample_frames,
-)
-from longva_eval.vision import FrameStack, Picture, ReadFrames, VideoFrames, VisualEncoder
+from longva_eval.video import FramePolicy, FrameSample, sample_frames
+from longva_eval.vision import FrameStack, Picture, ReadFrames, VideoFrames
 
 __all__ = [
     "AttentionKind",

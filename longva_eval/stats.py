@@ -35,7 +35,9 @@ def clustered_standard_error(scores: Sequence[float], clusters: Sequence[Hashabl
     return math.sqrt(math.fsum(total**2 for total in sums.values())) / len(scores)
 
 
-def wilson_interval(num_right: int, num_asked: int, *, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(
+    num_right: int, num_asked: int, *, confidence: float = 0.95
+) -> tuple[float, float]:
     """Wilson's score interval of a share, as scipy computes it.
 
     Returns:

@@ -67,9 +67,7 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], *, title: str, chance: float) 
     return figure
 
 
-def save_curve(
-    rows: Sequence[Mapping[str, Any]], *paths: Path, title: str, chance: float
-) -> None:
+def save_curve(rows: Sequence[Mapping[str, Any]], *paths: Path, title: str, chance: float) -> None:
     """Draw a frame sweep and write it; the format is that of each file's suffix."""
     figure = draw_curve(rows, title=title, chance=chance)
     for path in paths:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from conftest import OPEN
 
+from longva_eval.decode import read_frames
 from longva_eval.decode_worker import DecodeWorker
 from longva_eval.errors import MediaError
-from longva_eval.video import probe_video, read_frames
+from longva_eval.probe import probe_video
 
 VIDEO = OPEN / "inputs/landscape_320x180.mp4"
 

@@ -12,12 +12,15 @@ from conftest import OPEN, Golden
 from PIL import Image
 from safetensors.torch import save_file
 
+from longva_eval.decode import Frames, read_frames
+from longva_eval.encoder import VisualEncoder
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.feature_cache import FeatureCache
 from longva_eval.generation import Generation
+from longva_eval.probe import VideoInfo, probe_video
 from longva_eval.session import Session, open_session
-from longva_eval.video import FramePolicy, Frames, VideoInfo, probe_video, read_frames
-from longva_eval.vision import FrameStack, VideoFrames, VisualEncoder
+from longva_eval.video import FramePolicy
+from longva_eval.vision import FrameStack, VideoFrames
 
 LANDSCAPE = OPEN / "inputs/landscape_320x180.mp4"
 PORTRAIT = OPEN / "inputs/portrait_180x320.mp4"

@@ -15,13 +15,15 @@ import pytest
 import torch
 from conftest import GOLDEN_FOLDERS, Golden, golden_folder
 
+from longva_eval.decode import read_frames
 from longva_eval.generation import parse_gen_kwargs
 from longva_eval.images import anyres_grid, open_image, parse_grid_pinpoints
 from longva_eval.needle import NeedleGrid, accuracy_rows, run_grid
 from longva_eval.needle_media import open_haystack
+from longva_eval.probe import probe_video
 from longva_eval.rope import RopeSettings
 from longva_eval.session import ComposedClip, Conversation, ScoredText
-from longva_eval.video import probe_video, read_frames, sample_frames
+from longva_eval.video import sample_frames
 from longva_eval.vision import Picture, VideoFrames
 
 PIXEL_ATOL = 1e-5

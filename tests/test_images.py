@@ -26,6 +26,7 @@ from transformers import CLIPVisionConfig, LlavaNextConfig, Qwen2Config
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
 from longva_eval.checkpoint import Checkpoint, load_checkpoint
+from longva_eval.encoder import VisualEncoder
 from longva_eval.errors import CheckpointError, MediaError, SettingsError
 from longva_eval.images import (
     anyres_grid,
@@ -37,7 +38,7 @@ from longva_eval.images import (
     parse_grid_pinpoints,
 )
 from longva_eval.prompt import VisualPiece
-from longva_eval.vision import FrameStack, Picture, VisualEncoder
+from longva_eval.vision import FrameStack, Picture
 
 PINPOINTS = [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]
 """LLaVA-NeXT's, (width, height)."""

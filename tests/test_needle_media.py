@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from longva_eval.accuracies import mean_by_place, read_accuracies
+from longva_eval.decode import read_frames
 from longva_eval.embedded import HAYSTACK, NEEDLES
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.images import open_image
@@ -31,8 +32,8 @@ from longva_eval.needle_media import (
     open_haystack,
     write_clip,
 )
+from longva_eval.probe import probe_video
 from longva_eval.ranges import parse_range, parse_whole_range
-from longva_eval.video import probe_video, read_frames
 
 LANDSCAPE = OPEN / "inputs" / "landscape_320x180.mp4"
 PORTRAIT = OPEN / "inputs" / "portrait_180x320.mp4"

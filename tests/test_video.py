@@ -26,16 +26,10 @@ from conftest import OPEN, TESTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longva_eval.decode import read_frames
 from longva_eval.errors import MediaError, SettingsError
-from longva_eval.video import (
-    FramePolicy,
-    VideoInfo,
-    file_digest,
-    one_per_second,
-    probe_video,
-    read_frames,
-    sample_frames,
-)
+from longva_eval.probe import VideoInfo, file_digest, probe_video
+from longva_eval.video import FramePolicy, one_per_second, sample_frames
 
 WIDTH, HEIGHT, RATE = 64, 48, 10
 GOP = {"g": "8", "bf": "2"}
@@ -511,7 +505,8 @@ def test_torchcodec_without_ffmpeg_is_a_matter_of_settings_and_auto_does_without
     (package / "__init__.py").write_text("ffmpeg_major_version = None\n")
     (package / "decoders.py").write_text(TORCHCODEC_WITHOUT_FFMPEG)
     program = f"""
-from longva_eval.video import probe_video, read_frames
+from longva_eval.decode import read_frames
+from longva_eval.probe import probe_video
 try:
     blocks = read_frames(probe_video({str(path)!r}), [0, 1, 2, 3], backend={backend!r})
     print(sum(len(block) for block in blocks), "frames")
