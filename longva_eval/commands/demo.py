@@ -26,8 +26,8 @@ _SWEEP_FRAMES = (4, 8, 16, 32, 64, 128)
 
 _NEEDLES_INTRODUCTION = """\
 1. V-NIAH: {needles} pictures, one at a time, hidden in a video of up to {frames} frames, and a
-   question about each. longva-tiny was trained from scratch the way LongVA was: its context was extended on
-   text alone, then it was shown single pictures. longva-tiny-short saw no long text.
+   question about each. longva-tiny was trained from scratch the way LongVA was: its context was
+   extended on text alone, then it was shown single pictures. longva-tiny-short saw no long text.
 """
 _SWEEP_INTRODUCTION = """\
 2. A frame sweep: multiple-choice questions on short, medium and long videos, at several numbers of
@@ -36,8 +36,8 @@ _SWEEP_INTRODUCTION = """\
 _WHAT_IT_SHOWS = """
 What they show: a model whose context was extended on text alone finds a picture in videos far
 longer than any image it was aligned on, where its short-context twin loses it and a larger RoPE
-base brings part of it back. On long videos accuracy grows with the number of frames, because a sparse sample
-misses what is asked; on short videos a few frames are enough."""
+base brings part of it back. On long videos accuracy grows with the number of frames, because a
+sparse sample misses what is asked; on short videos a few frames are enough."""
 
 
 def main(arguments: Sequence[str]) -> int:
