@@ -11,6 +11,7 @@ import pytest
 from conftest import OPEN, Golden
 from hypothesis import given
 from hypothesis import strategies as st
+from longva_eval.reports.curve import draw_curve, save_curve, sweep_table
 
 from longva_eval.errors import MediaError
 from longva_eval.frame_sweep import (
@@ -19,7 +20,6 @@ from longva_eval.frame_sweep import (
     run_frame_sweep,
     sweep_rows,
 )
-from longva_eval.reports.curve import draw_curve, save_curve, sweep_table
 from longva_eval.stats import clustered_standard_error, wilson_interval
 
 QUESTION = {
