@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: $(STAMP)
-	@echo "== Demo: V-NIAH on the embedded model, video and needles =="
+	@echo "== Demo: V-NIAH and a frame sweep on what ships with the package =="
 	$(BIN)/longva-eval demo --out out/demo
 
 test: check
@@ -40,7 +40,7 @@ check: $(STAMP)
 	@echo "== Lint and types =="
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy longva_eval model_adapters reports
+	$(BIN)/mypy longva_eval model_adapters reports training
 	@for file in tasks/*/utils.py; do echo "mypy $$file"; $(BIN)/mypy "$$file" || exit 1; done
 
 clean:

@@ -62,13 +62,13 @@ def test_the_small_needle_task_runs_and_its_result_says_how(tmp_path: Path) -> N
     assert recipe["conv_template"] == "qwen_1_5"
     assert recipe["rope"]["inv_freq_sha256"]
     assert recipe["versions"]["lmms-eval"].startswith("0.7")
-    assert recipe["prompts"]["vniah_small"]["0"]["num_visual_tokens"] == 9 * 144
+    assert recipe["prompts"]["vniah_small"]["0"]["num_visual_tokens"] == 17 * 144
     assert recipe["engine"]["tokens_computed"] < recipe["engine"]["tokens_asked"]
 
     from longva_eval.accuracies import read_accuracies
 
     rows = read_accuracies(written(tmp_path / "out", "*_samples_vniah_small.jsonl"))
-    assert [row["Num. Frame"] for row in rows] == [8]
+    assert [row["Num. Frame"] for row in rows] == [16]
     assert rows[0]["Score"] == pytest.approx(score)
 
 
@@ -78,7 +78,7 @@ def test_needles_can_be_asked_of_models_that_only_generate(tmp_path: Path, varia
     done = lmms_eval(
         tmp_path,
         "--model", "longva",
-        "--model_args", f"pretrained={OPEN / 'longva_tiny'},device=cpu,max_frames_num=9",
+        "--model_args", f"pretrained={OPEN / 'longva_tiny'},device=cpu,max_frames_num=17",
         "--tasks", task,
         "--limit", "2",
         "--output_path", "out",
@@ -86,13 +86,13 @@ def test_needles_can_be_asked_of_models_that_only_generate(tmp_path: Path, varia
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     samples = samples_of(tmp_path / "out", task)
-    assert [sample["vniah_accuracy"]["num_frames"] for sample in samples] == [8, 8]
+    assert [sample["vniah_accuracy"]["num_frames"] for sample in samples] == [16, 16]
     assert {"frames": "frames as pictures", "clip": "composed clip"}[variant] in samples[0][
         "vniah_accuracy"
     ]["scoring"]
     results = json.loads(written(tmp_path / "out", "*_results.json").read_text(encoding="utf-8"))
     record = results["longva_eval"]["prompts"][task]["0"]
-    assert record["num_visual_tokens"] == 9 * 144
+    assert record["num_visual_tokens"] == 17 * 144
 
 
 def test_a_missing_checkpoint_is_explained(tmp_path: Path) -> None:
