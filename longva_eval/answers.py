@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 __all__ = ["read_choice"]
 
-_LEAD = r"(?:answer|option|choice|response|solution)"
+_LEAD = r"(?i:answer|option|choice|response|solution)"
 _SAYS = re.compile(
     rf"\b{_LEAD}s?\b\s*(?:is|are|would\s+be|should\s+be|must\s+be|:|=|-)*\s*"
     rf"(?:clearly|probably|most\s+likely|definitely|therefore|{_LEAD}|letter|:|\s)*"
@@ -69,7 +69,7 @@ def _leading_letter(said: str, letters: Sequence[str]) -> str | None:
         return "?"
     match = re.match(r"[\s*_`\"'\[{]*\(?([A-Z])\)?[*_`\"'\]}]*(?:[.):,]|\s*\n|\s+-\s)(?!\w)", said)
     if match is None:
-        match = re.match(r"[\s*_`\"']*\(([A-Za-z])\)", said)
+        match = re.match(r"[\s*_`\"']*\(?([A-Za-z])\)", said)
     return match[1].upper() if match else None
 
 
@@ -84,7 +84,11 @@ def _stated_letter(said: str, letters: Sequence[str]) -> str | None:
         if is_word and not re.match(r"\s+(?:because|since|as|for|is|and|\()", rest):
             continue
         if not _NEGATED.search(said[: match.start(1)].rstrip("(*\"'` ") + " "):
-            found.append(letter.upper())
+            also = re.match(r"[\s,*)\]]*(?:and|or|&|,|/)[\s*(\[]*([A-Z])(?![A-Za-z0-9'])", rest)
+            several = also is not None and also[1] in letters and also[1] != letter.upper()
+            found.append("?" if several else letter.upper())
+    if found and found[-1] == "?":
+        return "?"
     return found[-1] if found and found[-1] in letters else None
 
 

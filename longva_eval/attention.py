@@ -61,7 +61,8 @@ def split_sdpa(
             query, key, value, is_causal=new > 1, scale=scaling, enable_gqa=groups > 1
         )
         return output.transpose(1, 2).contiguous(), None
-    if groups > 1:
+    if groups > 1 and query.device.type != "cpu" and query.dtype == torch.float32:
+        # Of the fused kernels only this one wants a key for each query head.
         key = key.repeat_interleave(groups, dim=1)
         value = value.repeat_interleave(groups, dim=1)
     seen, seen_lse = _flash(query, key[:, :, :past], value[:, :, :past], False, scaling)

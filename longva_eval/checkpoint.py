@@ -72,7 +72,8 @@ KNOWN_TOWERS: dict[str, dict[str, Any]] = {
 
 _HUB_PATTERNS = ["*.json", "*.safetensors", "merges.txt", "vocab.txt", "*.model", "vision_tower/*"]
 _SPREADING_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-_HASHED_BYTES_PER_END = 1 << 20
+_HASHED_BLOCKS = 256
+_HASHED_BLOCK_BYTES = 1 << 16
 _BAR_FROM_BYTES = 1 << 28
 
 
@@ -97,7 +98,7 @@ class Checkpoint:
     own_rope_parameters: dict[str, Any]
     """`rope_parameters` as the checkpoint has them, before any change."""
     fingerprint: str
-    """Hash over the weight files (names, sizes, first and last mebibyte of each)."""
+    """Hash over the weight files: names, sizes, and 256 blocks of 64 KiB spread over each."""
 
     @property
     def config(self) -> LongVAConfig:
@@ -107,6 +108,23 @@ class Checkpoint:
     def num_tokenizer_entries(self) -> int:
         """Entries the tokenizer knows; rows of the output layer beyond them are padding."""
         return min(len(self.tokenizer), int(self.config.vocab_size))
+
+    def vision_digest(self) -> str:
+        """Identity of all that visual tokens depend on: weights, architecture, preparation."""
+        digest = hashlib.sha256()
+        config = self.config
+        for part in (
+            self.model.vision_config.to_dict(),
+            self.image_processor.to_dict(),
+            [config.mm_patch_merge_type, str(getattr(config, "image_grid_pinpoints", None))],
+        ):
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+        for name, weight in self.model.model.named_parameters():
+            if name.startswith(("vision_tower.", "mm_projector.", "image_newline")):
+                digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+                flat = weight.detach().cpu().contiguous().view(torch.uint8)
+                digest.update(flat.numpy().tobytes())
+        return digest.hexdigest()[:24]
 
     def describe(self) -> dict[str, Any]:
         """What a result says about the model that made it."""
@@ -162,7 +180,7 @@ def load_checkpoint(
     tower_attention = "eager" if attn_implementation == "eager" else "sdpa"
     # Small files before the large ones, so that what is wrong with them is said at once.
     tokenizer = _tokenizer(folder, config)
-    generation_config = _generation_config(folder)
+    generation_config = _generation_config(folder, config, tokenizer)
     with _no_bar_if_small(folder):
         model, report = LongVAForCausalLM.from_pretrained(
             folder,
@@ -363,6 +381,7 @@ def _check_architecture(raw: Mapping[str, Any], folder: Path) -> None:
         "mm_resampler_type": (None,),
         "mm_vision_select_feature": ("patch",),
         "mm_use_im_start_end": (False, None),
+        "use_sliding_window": (False, None),
         "mm_patch_merge_type": ("unires", "spatial_unpad", "anyres"),
     }
     wrong = {key: raw.get(key) for key, allowed in required.items() if raw.get(key) not in allowed}
@@ -537,12 +556,27 @@ def _tokenizer(folder: Path, config: LongVAConfig) -> Any:
         ) from error
 
 
-def _generation_config(folder: Path) -> GenerationConfig:
+def _generation_config(folder: Path, config: LongVAConfig, tokenizer: Any) -> GenerationConfig:
+    """The checkpoint's generation config, with an end token whatever files there are.
+
+    Raises:
+        CheckpointError: If nothing says which token ends an answer: it would run on for ever.
+    """
     path = folder / "generation_config.json"
-    if not path.is_file():
-        return GenerationConfig()
-    _read_json(path)  # names the file where transformers would not
-    return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    if path.is_file():
+        _read_json(path)  # names the file where transformers would not
+        found = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    else:
+        found = GenerationConfig()
+    for ends in (config.eos_token_id, tokenizer.eos_token_id):
+        if found.eos_token_id is None:
+            found.eos_token_id = ends
+    if found.eos_token_id is None:
+        raise CheckpointError(
+            f"{folder} names no end token: generation_config.json, config.json and the tokenizer "
+            "have no eos_token_id. Add it to generation_config.json."
+        )
+    return found
 
 
 def _fingerprint(folder: Path) -> str:
@@ -551,11 +585,11 @@ def _fingerprint(folder: Path) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
+        last = max(0, size - _HASHED_BLOCK_BYTES)
         with path.open("rb") as file:
-            digest.update(file.read(_HASHED_BYTES_PER_END))
-            if size > _HASHED_BYTES_PER_END:
-                file.seek(max(_HASHED_BYTES_PER_END, size - _HASHED_BYTES_PER_END))
-                digest.update(file.read())
+            for offset in sorted({last * n // (_HASHED_BLOCKS - 1) for n in range(_HASHED_BLOCKS)}):
+                file.seek(offset)
+                digest.update(file.read(_HASHED_BLOCK_BYTES))
     return digest.hexdigest()[:16]
 
 

@@ -36,11 +36,11 @@ class DecodeWorker:
     """Frames from another process, with a limit on how long a block of them may take.
 
     Args:
-        seconds_per_block: Longest wait for a block of at most 32 frames; an hour-long GOP on a
-            slow disk stays far below it.
+        seconds_per_block: Longest wait for a block of at most 32 frames. A file that must be read
+            from the start may need minutes for its first one.
     """
 
-    def __init__(self, *, seconds_per_block: float = 120.0) -> None:
+    def __init__(self, *, seconds_per_block: float = 600.0) -> None:
         self._limit = seconds_per_block
         self._process: subprocess.Popen[bytes] | None = None
         self._end: weakref.finalize[..., DecodeWorker] | None = None

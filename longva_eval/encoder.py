@@ -66,6 +66,7 @@ class VisualEncoder:
         self._uses_left: Counter[str] = Counter()
         self._loader: _Loader | None = None
         self._failed: dict[str, MediaError] = {}
+        self._pinned: set[str] = set()
         self.keep_all = keep_all
         self.num_encoded = 0
         """Frames and tiles that went through the vision tower so far."""
@@ -118,32 +119,75 @@ class VisualEncoder:
             MediaError: If a picture or video cannot be read.
         """
         whole = {piece.key: piece for piece in map(_whole, pieces)}
-        found: dict[str, torch.Tensor] = {}
-        for key, piece in whole.items():
-            found[key] = self._find(piece)
+        self._pinned = set(whole)  # what is asked for together is not let go in between
+        try:
+            self._read_now([piece for piece in whole.values() if not self._is_known(piece)])
+            found = {key: self._find(piece) for key, piece in whole.items()}
+        finally:
+            self._pinned = set()
         for key in whole:
             self._uses_left[key] -= 1
             if self._uses_left[key] <= 0 and not self.keep_all:
                 self._drop(key)
+        self._make_room()
         return [found[_whole(piece).key][: piece.num_tokens] for piece in pieces]
+
+    def _is_known(self, piece: VisualPiece) -> bool:
+        """Whether the piece is kept, on disk, coming, or known to be broken."""
+        key = piece.key
+        return (
+            key in self._kept
+            or key in self._failed
+            or (self._loader is not None and self._loader.has(key))
+            or (self._cache is not None and key in self._cache)
+        )
 
     def _find(self, piece: VisualPiece) -> torch.Tensor:
         key = piece.key
         while key not in self._kept:
             if key in self._failed:
                 raise self._failed[key]
-            if self._cache is not None and (tokens := self._cache.get(key)) is not None:
-                self._keep(key, tokens)
-            elif self._loader is not None and self._loader.has(key):
+            if self._loader is not None and self._loader.has(key):
                 self._take_block(self._loader)
-            else:  # not expected, or let go to stay within the bound
-                self.num_passes += 1
-                job = _Job(piece.source, [piece])
-                for pixels in piece.source.pixel_values([piece.item]):
-                    self._encode_block(job, 0, pixels)
+            elif (tokens := self._from_disk(piece)) is not None:
+                self._keep(key, tokens)
+            else:
+                self._read_now([piece])
         # The most recently used is last.
         tokens = self._kept[key] = self._kept.pop(key)
         return tokens
+
+    def _from_disk(self, piece: VisualPiece) -> torch.Tensor | None:
+        tokens = None if self._cache is None else self._cache.get(piece.key)
+        if tokens is not None and tokens.shape[0] != piece.num_tokens:
+            return None  # of another preparation: computed again
+        return tokens
+
+    def _read_now(self, pieces: Sequence[VisualPiece]) -> None:
+        """Read what was not expected, or was let go; one pass for each picture or video.
+
+        Reading ahead pauses: the reader may be a process that serves one at a time.
+        """
+        if not pieces:
+            return
+        waiting = self._loader.jobs_left() if self._loader is not None else []
+        self.stop()
+        jobs: dict[str, _Job] = {}
+        for piece in pieces:
+            jobs.setdefault(piece.source.media_key, _Job(piece.source, [])).pieces.append(piece)
+        try:
+            for job in jobs.values():
+                job.pieces.sort(key=lambda piece: piece.item)
+                self.num_passes += 1
+                first = 0
+                for pixels in job.source.pixel_values([piece.item for piece in job.pieces]):
+                    first += len(self._encode_block(job, first, pixels))
+                if first < len(job.pieces):
+                    name = job.pieces[first].key
+                    raise MediaError(f"{name} was not among what its file gave.")
+        finally:
+            if waiting:
+                self._loader = _Loader(waiting, self._blocks_ahead)
 
     def _take_block(self, loader: _Loader) -> None:
         job, first, content = loader.next()
@@ -180,8 +224,15 @@ class VisualEncoder:
     def _keep(self, key: str, value: torch.Tensor) -> None:
         self._kept[key] = value
         self._kept_bytes += value.numel() * value.element_size()
-        while self._kept_bytes > self._keep_bytes and len(self._kept) > 1:
-            self._drop(next(iter(self._kept)))
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Let go of what was used longest ago, but for what is being asked for."""
+        for key in list(self._kept):
+            if self._kept_bytes <= self._keep_bytes:
+                return
+            if key not in self._pinned:
+                self._drop(key)
 
     def _drop(self, key: str) -> None:
         value = self._kept.pop(key, None)
@@ -205,6 +256,14 @@ class _Loader:
     def has(self, key: str) -> bool:
         """Whether this piece is still to come."""
         return key in self._coming
+
+    def jobs_left(self) -> list[_Job]:
+        """The pieces that are still to come."""
+        left = [
+            _Job(job.source, [piece for piece in job.pieces if piece.key in self._coming])
+            for job in self._jobs
+        ]
+        return [job for job in left if job.pieces]
 
     def forget(self, key: str) -> None:
         """The piece has come, or never will."""

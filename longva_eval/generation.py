@@ -134,7 +134,7 @@ def parse_gen_kwargs(
     """
     known = {
         "until", "max_new_tokens", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k",
-        "num_beams", "repetition_penalty", "image_aspect_ratio", "seed", "score_column",
+        "num_beams", "repetition_penalty", "seed", "score_column",
     }  # fmt: skip
     given = {name: value for name, value in gen_kwargs.items() if value is not None}
     beams = _number("num_beams", int, given.get("num_beams", 1))

@@ -74,6 +74,11 @@ def open_image(image: Image.Image | str | Path) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.format in ("GIF", "WEBP", "PNG") and getattr(image, "is_animated", False):
+        raise ValueError(
+            f"it is animated ({getattr(image, 'n_frames', '?')} pictures). Pass it as a video: "
+            "ffmpeg -i IN OUT.mp4"
+        )
     # Pillow clips deeper grey at 255 instead of scaling it. It reads 16 bits as I;16, or as I from
     # a PGM (older ones from a PNG too); of 16-bit colour it keeps the high byte itself.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):

@@ -20,7 +20,7 @@ from PIL import Image
 
 from longva_eval.decode import read_frames
 from longva_eval.errors import MediaError, SettingsError
-from longva_eval.images import image_digest, open_image
+from longva_eval.images import image_digest, open_image, pad_to_square
 from longva_eval.probe import probe_video
 from longva_eval.session import ClipPart, ComposedClip
 from longva_eval.video import one_per_second
@@ -253,8 +253,12 @@ def clip_pictures(clip: ComposedClip) -> list[Image.Image]:
     return pictures
 
 
+CLIP_FORMAT = 2
+"""Raised when clips are written in another way, so that old ones are not taken for new ones."""
+
+
 def write_clip(pictures: Sequence[Image.Image], path: Path) -> None:
-    """Write pictures as an H.264 video of one frame a second, each on a square of grey.
+    """Write pictures as an H.264 video of one frame a second, each filling a square of grey.
 
     The file appears complete or not at all.
 
@@ -274,9 +278,9 @@ def write_clip(pictures: Sequence[Image.Image], path: Path) -> None:
             stream.pix_fmt = "yuv420p"
             stream.options = {"crf": "12", "preset": "veryfast"}
             for picture in pictures:
-                canvas = Image.new("RGB", (side, side), (127, 127, 127))
-                canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(canvas))))
+                # A small needle must not shrink to a dot beside large frames.
+                square = pad_to_square(picture, (0.5, 0.5, 0.5)).resize((side, side))
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(square))))
             container.mux(stream.encode())
         partial.replace(path)
     finally:

@@ -42,7 +42,7 @@ __all__ = [
 
 
 class VisualTokens(Protocol):
-    """Gives the visual tokens of pieces, as `longva_eval.vision.VisualEncoder` does."""
+    """Gives the visual tokens of pieces, as `longva_eval.encoder.VisualEncoder` does."""
 
     def expect(self, upcoming: Sequence[Sequence[VisualPiece]]) -> None:
         """Hear what will be asked for, call by call."""
@@ -173,8 +173,8 @@ class PrefixEngine:
             raise SettingsError(f"chunk_tokens={chunk_tokens} must be at least 1.")
         self._model = model
         self._visuals = visuals
-        self._chunk_tokens = chunk_tokens
-        self._reuse = reuse
+        self.chunk_tokens = chunk_tokens
+        self.reuse = reuse
         self._layers = [_BufferLayer(0) for _ in range(model.config.num_hidden_layers)]
         self._cache = Cache(layers=self._layers)
         self.counts = EngineCounts()
@@ -204,12 +204,12 @@ class PrefixEngine:
         Raises:
             NumericalError: If logits are NaN or infinite.
         """
-        plan = plan_visits(queries, chunk_tokens=self._chunk_tokens)
+        plan = plan_visits(queries, chunk_tokens=self.chunk_tokens)
         self._reserve(max((query.prompt.num_tokens for query in queries), default=0) + room)
         self._crop(0)
         self._visuals.expect(
             [
-                _pieces_from(queries[index].prompt.pieces, plan.kept[index] if self._reuse else 0)
+                _pieces_from(queries[index].prompt.pieces, plan.kept[index] if self.reuse else 0)
                 for index in plan.order
             ]
         )
@@ -221,18 +221,17 @@ class PrefixEngine:
     def _visit_all(self, queries: Sequence[Query], plan: VisitPlan) -> Iterator[Visit]:
         for index in plan.order:
             # This also drops what was decoded after the prompt before.
-            self._crop(plan.kept[index] if self._reuse else 0)
+            self._crop(plan.kept[index] if self.reuse else 0)
             try:
                 logits = self._prefill(queries[index], plan.cuts[index])
-            except MediaError as error:
-                self._crop(0)
+            except MediaError as error:  # raised before the cache was extended
                 yield Visit(index, torch.empty(0), self, error)
             else:
                 yield Visit(index, logits, self)
 
     def _prefill(self, query: Query, cuts: Sequence[int]) -> torch.Tensor:
         began = time.perf_counter()
-        start, total = self.length, query.prompt.num_tokens  # start is 0 after an error, too
+        start, total = self.length, query.prompt.num_tokens
         # Pieces that come with tokens of their own, by reference: only a chunk at a time is put
         # together, since the embeddings of 432,000 tokens would be 3 GB more.
         wanted = _pieces_from(query.prompt.pieces, start)
@@ -308,7 +307,7 @@ class PrefixEngine:
 
     def _reserve(self, capacity: int) -> None:
         # Whole chunks, so that a slightly longer next batch needs no new buffer.
-        rounded = -(-capacity // self._chunk_tokens) * self._chunk_tokens
+        rounded = -(-capacity // self.chunk_tokens) * self.chunk_tokens
         for layer in self._layers:
             if capacity > layer.capacity:
                 layer.reserve(rounded)

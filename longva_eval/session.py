@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 
+from longva_eval import __version__
 from longva_eval.attention import SPLIT_SDPA, register_split_sdpa
 from longva_eval.checkpoint import Checkpoint, DType, change_rope, load_checkpoint
 from longva_eval.decode import DecodeBackend, read_frames
@@ -103,6 +104,12 @@ class Conversation:
     num_tokens_cut: int = 0
     """Tokens left out because the prompt was longer than the context."""
 
+    def _frames_seen(self) -> list[int]:
+        """Frames of each video that are in the prompt, whole or in part."""
+        shown = {id(piece.whole or piece) for piece in self.prompt.visual_pieces}
+        videos = [pieces for pieces in self.visuals if not isinstance(pieces[0].source, Picture)]
+        return [sum(id(piece) in shown for piece in pieces) for pieces in videos]
+
     def placeholder_ids(self) -> list[int]:
         """Token ids of the whole prompt with -200 for each picture or video."""
         return placeholder_ids(self.prompt, self.visuals)
@@ -116,12 +123,12 @@ class Conversation:
             "videos": [
                 {
                     "num_frames_asked": sample.num_frames_asked,
-                    "num_frames_seen": len(sample.indices),
+                    "num_frames_seen": seen,
                     "num_frames_total": sample.num_frames_total,
                     "frame_indices": list(sample.indices),
                     "timestamps_seconds": list(sample.timestamps_seconds),
                 }
-                for sample in self.frames
+                for sample, seen in zip(self.frames, self._frames_seen(), strict=True)
             ],
         }
 
@@ -178,6 +185,7 @@ class Session:
         *,
         history: Sequence[Turn] = (),
         aspect: ImageAspectRatio | None = None,
+        fit: bool = True,
     ) -> Conversation:
         """The prompt for a question about pictures and videos.
 
@@ -186,6 +194,7 @@ class Session:
             media: Pictures and videos, in order.
             history: Earlier turns; pictures and videos belong to the first of them.
             aspect: How pictures are encoded, instead of the session's `aspect`.
+            fit: Whether the prompt must fit the context; False for tests of what lies beyond it.
 
         Raises:
             MediaError: If a picture or video cannot be read.
@@ -206,7 +215,7 @@ class Session:
         placed = place_images(first, num_pictures=len(media) - num_videos, num_videos=num_videos)
         rendered = self.template.render([(role, placed), *turns[1:]])
         prompt = build_prompt(self.checkpoint.tokenizer, rendered, visuals)
-        fitted, cut = self._fit(prompt)
+        fitted, cut = self._fit(prompt) if fit else (prompt, 0)
         return Conversation(
             prompt=fitted,
             context_text=rendered,
@@ -372,6 +381,9 @@ class Session:
             "mm_patch_merge_type": self.checkpoint.config.mm_patch_merge_type,
             "mm_spatial_pool_stride": self.pool_stride,
             "mm_spatial_pool_mode": self.pool_mode,
+            "seed": self.seed,
+            "reuse": self.engine.reuse,
+            "chunk_tokens": self.engine.chunk_tokens,
             "max_context_tokens": self.context_length,
             "long_prompt": self.long_prompt,
             "versions": package_versions(),
@@ -563,6 +575,8 @@ def open_session(
     ):
         if value is not None and value not in get_args(kinds):
             raise SettingsError(f"{name}={value!r} is unknown; use {', '.join(get_args(kinds))}.")
+    if pool_stride is not None and pool_stride < 1:
+        raise SettingsError(f"mm_spatial_pool_stride={pool_stride} must be at least 1.")
     register_split_sdpa()
     checkpoint = load_checkpoint(
         pretrained,
@@ -582,7 +596,7 @@ def open_session(
     cache = None
     if feature_cache is not None:
         device_kind = checkpoint.model.device.type
-        identity = f"{checkpoint.fingerprint}/{checkpoint.model.dtype}/{device_kind}"
+        identity = f"{__version__}/{checkpoint.vision_digest()}/{device_kind}/{backend}"
         cache = FeatureCache(feature_cache, identity=identity, max_bytes=feature_cache_bytes)
     encoder = VisualEncoder(checkpoint, batch_size=vision_batch_size, cache=cache)
     return Session(
@@ -591,7 +605,7 @@ def open_session(
         frames=frames or FramePolicy(),
         backend=backend,
         aspect=aspect or config.image_aspect_ratio,
-        pool_stride=pool_stride or int(config.mm_spatial_pool_stride),
+        pool_stride=int(config.mm_spatial_pool_stride) if pool_stride is None else pool_stride,
         pool_mode=pool_mode or config.mm_spatial_pool_mode,
         context_length=context_length,
         long_prompt=long_prompt,
@@ -607,7 +621,7 @@ def package_versions() -> dict[str, str]:
     """Versions of the packages that can move a number."""
     names = [
         "longva-eval", "lmms-eval", "transformers", "torch", "tokenizers", "pillow", "decord",
-        "av", "numpy",
+        "torchcodec", "av", "numpy",
     ]  # fmt: skip
     found = {}
     for name in names:

@@ -218,10 +218,14 @@ class Picture:
         if self.merge == "unires":
             tokens = (patches // _UNIRES_POOL_STRIDE) ** 2
             return [
-                VisualPiece(f"{name}/unires#{tile}", tokens, self, tile)
+                VisualPiece(f"{name}/unires{columns}x{rows}#{tile}", tokens, self, tile)
                 for tile in range(1, columns * rows + 1)
             ]
-        return [VisualPiece(f"{name}/anyres", self._count_anyres_tokens(columns, rows), self, 0)]
+        return [
+            VisualPiece(
+                f"{name}/anyres{columns}x{rows}", self._count_anyres_tokens(columns, rows), self, 0
+            )
+        ]
 
     def pixel_values(self, items: Sequence[int]) -> Iterator[torch.Tensor]:
         tiles = self.tiles()

@@ -141,7 +141,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             context_length=max_context_tokens,
             long_prompt=long_prompt,  # type: ignore[arg-type]  # checked there
             chunk_tokens=_whole_number("chunk_tokens", chunk_tokens),
-            reuse=bool(reuse),
+            reuse=_truth("reuse", reuse),
             vision_batch_size=_whole_number("vision_batch_size", vision_batch_size),
             feature_cache=feature_cache,
             seed=int(seed),
@@ -337,11 +337,9 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     def _conversation(
         self, request: Instance, context: str, media: Sequence[Media]
     ) -> Conversation:
-        gen_kwargs = request.args[1] if isinstance(request.args[1], Mapping) else {}
         try:
-            conversation = self._session.prompt(
-                context, media, aspect=gen_kwargs.get("image_aspect_ratio")
-            )
+            # A needle test goes beyond the context on purpose: see _score_column.
+            conversation = self._session.prompt(context, media, fit=not _score_column(request))
         except (MediaError, PromptError) as error:
             raise _about(request, error) from error
         task, doc_id = request.args[-2], request.args[-3]
@@ -386,6 +384,10 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
 
 
 def _score_column(request: Instance) -> str | None:
+    """The column whose text is scored as input, if the task asks for that.
+
+    Such prompts may be longer than the context, which is what a needle test is about.
+    """
     gen_kwargs = request.args[1]
     return gen_kwargs.get("score_column") if isinstance(gen_kwargs, Mapping) else None
 
@@ -421,6 +423,16 @@ def _whole_number(name: str, value: Any) -> int:
     if value != int(value):
         raise SettingsError(f"{name}={value} must be a whole number.")
     return int(value)
+
+
+def _truth(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    known = {"true": True, "on": True, "yes": True, "1": True,
+             "false": False, "off": False, "no": False, "0": False}  # fmt: skip
+    if str(value).lower() not in known:
+        raise SettingsError(f"{name}={value!r} must be true or false.")
+    return known[str(value).lower()]
 
 
 def _rope_settings(given: Mapping[str, Any]) -> RopeSettings:

@@ -153,11 +153,25 @@ def test_pictures_of_a_video_task_are_frames() -> None:
     assert record["num_visual_tokens"] == 3 * 288
 
 
-def test_a_task_can_choose_how_its_pictures_are_encoded() -> None:
+def test_a_tasks_choice_of_encoding_is_left_aside_and_recorded() -> None:
+    """As in the host, whose tasks say `original` or `pad`: a checkpoint's own encoding stays."""
     model = adapter()
     hand_over(model, [{"media": [Image.new("RGB", (40, 30))]}])
     model.generate_until([request(0, "What?", GENERATE | {"image_aspect_ratio": "pad"})])
-    assert model.recipe()["prompts"]["task"]["0"]["num_visual_tokens"] == 576
+    assert model.recipe()["prompts"]["task"]["0"]["num_visual_tokens"] == 288
+    assert model.recipe()["ignored_generation_settings"] == ["image_aspect_ratio"]
+
+
+@pytest.mark.parametrize(("given", "meant"), [("off", False), ("no", False), ("on", True)])
+def test_reuse_understands_words(given: str, meant: bool) -> None:
+    assert adapter(reuse=given).recipe()["reuse"] is meant
+
+
+def test_a_needle_prompt_may_be_longer_than_the_context() -> None:
+    model = adapter(max_context_tokens=10)
+    hand_over(model, [{"media": [], "answer": "Yes"}])
+    (answer,) = model.generate_until([request(0, "Is it?", {"score_column": "answer"})])
+    assert json.loads(answer.text)["answer_ids"]
 
 
 def test_a_stop_string_ends_the_answer(open_golden: Golden) -> None:
@@ -290,6 +304,8 @@ def test_likelihoods_of_shortened_prompts_are_refused() -> None:
         ({"model_name": "llava_qwen"}, "architecture is read from the checkpoint's config.json"),
         ({"max_frames_num": 0}, "max_frames_num=0 must be at least 1"),
         ({"max_frames_num": 2.5}, "max_frames_num=2.5 must be a whole number"),
+        ({"reuse": "perhaps"}, "reuse='perhaps' must be true or false"),
+        ({"mm_spatial_pool_stride": 0}, "mm_spatial_pool_stride=0"),
         ({"fps": -1}, "fps=-1.0 must be above 0"),
         ({"short_video": "loop"}, "short_video='loop' is unknown"),
         ({"dtype": "float8"}, "dtype='float8' is unknown"),

@@ -53,7 +53,7 @@ def test_a_tasks_settings_are_left_as_they_are() -> None:
         repetition_penalty=1.05,
         end_token_ids=(1002, 1000),
     )
-    assert unknown == ("modalities",)
+    assert unknown == ("image_aspect_ratio", "modalities")
 
 
 def test_nothing_given_is_greedy_with_the_checkpoints_end_tokens() -> None:

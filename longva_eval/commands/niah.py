@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     session.encoder.keep_all = len(thetas) > 1  # the next theta asks for the same frames
     for theta in thetas:
-        folder = out if theta is None else out / f"rope_theta_{theta:g}"
+        folder = out if theta is None else out / f"rope_theta_{theta:.12g}"
         session.change_rope(
             RopeSettings(
                 theta=theta,

@@ -16,6 +16,7 @@ from typing import Any
 
 from longva_eval import embedded, needle, needle_media, ranges
 from longva_eval.errors import EvaluationError, MediaError
+from longva_eval.images import image_digest
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi"}
 
@@ -74,8 +75,17 @@ def doc_to_pictures(doc: Mapping[str, Any]) -> list[Any]:
 
 def doc_to_clip_file(doc: Mapping[str, Any]) -> list[str]:
     """The cell's video as an H.264 file of one frame a second, written once."""
-    key = json.dumps([doc["haystack"], doc["needles_from"], doc["question_id"]])
-    name = hashlib.sha256(key.encode()).hexdigest()[:16] + ".mp4"
+    haystack = _haystack(tuple(doc["haystack"]))
+    picture = _needles(doc["needles_from"])[doc["needle"]].image
+    # By content: another video or picture under the same name is another clip.
+    parts = [
+        [source["digest"] for source in haystack.sources],
+        image_digest(picture),
+        doc["num_frames"],
+        doc["insert_index"],
+        needle_media.CLIP_FORMAT,
+    ]
+    name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16] + ".mp4"
     path = _hf_home() / "vniah" / "clips" / name
     if not path.is_file():
         needle_media.write_clip(doc_to_pictures(doc), path)
