@@ -49,7 +49,11 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     lines: list[str] = []
     first = next(iter(results.values()))
     for name, grid in first["grids"].items():
-        rows = {run: result["grids"][name]["accuracy"] for run, result in results.items()}
+        rows = {
+            run: result["grids"][name]["accuracy"]
+            for run, result in results.items()
+            if name in result["grids"]
+        }
         lines += _table(name, grid["num_frames"], _with_mean(rows))
     lines.append("Long model at 512 frames, by depth:\n")
     index = first["grids"]["long"]["num_frames"].index(512)
@@ -61,7 +65,7 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     lines.append("Raised theta (chosen on the tuning media) minus the short baseline:\n")
     lines.append("| run | theta | frames | difference | p |\n|---|---|---|---|---|")
     for run, result in results.items():
-        for test in result["raised_theta_minus_short"]:
+        for test in result.get("raised_theta_minus_short", []):
             lines.append(
                 f"| {run} | {result['scaled_theta']:g} | {test['num_frames']} | "
                 f"{test['difference']:+.3f} | {test['p']:.2g} |"
@@ -69,7 +73,7 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     lines.append("\nLong minus the baseline with raised theta:\n")
     lines.append("| run | frames | difference | p |\n|---|---|---|---|")
     for run, result in results.items():
-        for test in result["long_minus_raised_theta"]:
+        for test in result.get("long_minus_raised_theta", []):
             lines.append(
                 f"| {run} | {test['num_frames']} | {test['difference']:+.3f} | {test['p']:.2g} |"
             )
@@ -118,7 +122,7 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
     }
     figure, axes = pyplot.subplots(1, len(panels), figsize=(17, 3.6), constrained_layout=True)
     for axis, (key, title) in zip(axes, panels.items(), strict=True):
-        grids = [result["grids"][key] for result in results.values()]
+        grids = [r["grids"][key] for r in results.values() if key in r["grids"]]
         cells = np.mean([grid["by_depth"] for grid in grids], axis=0).T  # (depths, lengths)
         image = axis.imshow(cells, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
         for (row, column), value in np.ndenumerate(cells):
