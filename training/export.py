@@ -174,6 +174,8 @@ def export_model(model: TinyLongVa, folder: Path, *, name: str, context_length: 
         },
     )
     save_tokenizer(folder, model_max_length=MAX_SEQUENCE_TOKENS)
+    # safetensors writes files that only their owner can read.
+    (folder / "model.safetensors").chmod(0o644)
 
 
 MAX_SEQUENCE_TOKENS: Final = 32768

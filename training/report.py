@@ -49,7 +49,11 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     lines: list[str] = []
     first = next(iter(results.values()))
     for name, grid in first["grids"].items():
-        rows = {run: result["grids"][name]["accuracy"] for run, result in results.items()}
+        rows = {
+            run: result["grids"][name]["accuracy"]
+            for run, result in results.items()
+            if name in result["grids"]
+        }
         lines += _table(name, grid["num_frames"], _with_mean(rows))
     lines.append("Long model at 512 frames, by depth:\n")
     index = first["grids"]["long"]["num_frames"].index(512)
@@ -61,7 +65,7 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     lines.append("Raised theta (chosen on the tuning media) minus the short baseline:\n")
     lines.append("| run | theta | frames | difference | p |\n|---|---|---|---|---|")
     for run, result in results.items():
-        for test in result["raised_theta_minus_short"]:
+        for test in result.get("raised_theta_minus_short", []):
             lines.append(
                 f"| {run} | {result['scaled_theta']:g} | {test['num_frames']} | "
                 f"{test['difference']:+.3f} | {test['p']:.2g} |"
@@ -69,7 +73,7 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     lines.append("\nLong minus the baseline with raised theta:\n")
     lines.append("| run | frames | difference | p |\n|---|---|---|---|")
     for run, result in results.items():
-        for test in result["long_minus_raised_theta"]:
+        for test in result.get("long_minus_raised_theta", []):
             lines.append(
                 f"| {run} | {test['num_frames']} | {test['difference']:+.3f} | {test['p']:.2g} |"
             )
@@ -98,6 +102,79 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def bars(results: dict[str, dict[str, Any]]) -> str:
+    """What the models are meant to show, and whether they do: means over the runs."""
+    runs = list(results.values())
+    full = [r for r in runs if "short, raised theta" in r["grids"]]
+    lengths = runs[0]["grids"]["long"]["num_frames"]
+
+    def mean(name: str, frames: int, among: list[dict[str, Any]] = runs) -> float:
+        grids = [r["grids"][name] for r in among if name in r["grids"]]
+        return float(np.mean([g["accuracy"][g["num_frames"].index(frames)] for g in grids]))
+
+    at_512 = lengths.index(512)
+    depths = np.mean([r["grids"]["long"]["by_depth"][at_512] for r in runs], axis=0)
+    half = min(mean("long", n) for n in lengths if n <= 256)
+    within = min(mean("short", n) for n in (16, 32, 64))
+    twin = min(mean("long, text twin", n) for n in lengths if n <= 512)
+    floor = runs[0]["guess_floor"]
+    only = float(np.mean([r["long_needle_only"] for r in runs]))
+    absent = max(max(r["grids"]["long, no needle"]["accuracy"]) for r in full)
+    rows: list[tuple[str, str, bool]] = [
+        (
+            "long: at least .95 up to 256 frames, half its context",
+            f"lowest {half:.3f}",
+            half >= 0.95,
+        ),
+        (
+            "long: at least .90 at 512 frames, its whole context",
+            f"{mean('long', 512):.3f}",
+            mean("long", 512) >= 0.9,
+        ),
+        ("long: no depth below .8 at 512 frames", f"lowest {min(depths):.3f}", min(depths) >= 0.8),
+        ("short: at least .95 within its context", f"lowest {within:.3f}", within >= 0.95),
+        (
+            "short: at most .5 at four to eight times its context (256, 512 frames)",
+            f"{mean('short', 256):.3f}, {mean('short', 512):.3f}",
+            max(mean("short", 256), mean("short", 512)) <= 0.5,
+        ),
+    ]
+    for run, result in results.items():
+        if result not in full:
+            continue
+        between = [
+            low["num_frames"]
+            for low, high in zip(
+                result["raised_theta_minus_short"], result["long_minus_raised_theta"], strict=True
+            )
+            if low["p"] < 0.01 > high["p"] and low["difference"] > 0 < high["difference"]
+        ]
+        text = f"both p < .01 at {between} frames" if between else "nowhere"
+        rows.append((f"raised theta between short and long, {run}", text, bool(between)))
+    rows += [
+        (
+            "no needle: at most .05 above the guess floor in every run",
+            f"highest {absent:.3f}, floor {floor:.3f}",
+            absent <= floor + 0.05,
+        ),
+        ("needle only: at least .98", f"{only:.3f}", only >= 0.98),
+        ("text twin of long: at least .95 up to 512 frames", f"lowest {twin:.3f}", twin >= 0.95),
+    ]
+    for run, result in results.items():
+        gain = result["long_mini_benchmark"]["gain"]
+        points, p = gain["long"]["points"], gain["long"]["p"]
+        rows.append(
+            (
+                f"mini benchmark, {run}: at least 15 points on long videos, p < .01, less on short",
+                f"{points:+.0f} points, p {p:.2g}; short {gain['short']['points']:+.0f}",
+                points >= 15 and p < 0.01 and gain["short"]["points"] < points,
+            )
+        )
+    lines = ["| bar | result | reached |", "|---|---|---|"]
+    lines += [f"| {bar} | {text} | {'yes' if ok else '**no**'} |" for bar, text, ok in rows]
+    return "\n".join(lines) + "\n\n"
+
+
 def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
     """Four V-NIAH panels on one scale, means over the runs.
 
@@ -118,7 +195,7 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
     }
     figure, axes = pyplot.subplots(1, len(panels), figsize=(17, 3.6), constrained_layout=True)
     for axis, (key, title) in zip(axes, panels.items(), strict=True):
-        grids = [result["grids"][key] for result in results.values()]
+        grids = [r["grids"][key] for r in results.values() if key in r["grids"]]
         cells = np.mean([grid["by_depth"] for grid in grids], axis=0).T  # (depths, lengths)
         image = axis.imshow(cells, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
         for (row, column), value in np.ndenumerate(cells):
@@ -139,7 +216,7 @@ def main() -> None:
     results = {run.name: json.loads((run / "eval.json").read_text()) for run in arguments.runs}
     if arguments.figure:
         draw(results, arguments.figure)
-    print(render(results), end="")
+    print("## The bars\n\n" + bars(results) + "## All tables\n\n" + render(results), end="")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def model_card(name: str, *, seed: str, seeds: list[str], result: dict[str, Any]
     key = "long" if is_long else "short"
     context = LONG_CONTEXT if is_long else SHORT_CONTEXT
     grid = result["grids"][key]
-    twin = result["grids"][f"{key}, text twin"]
+    twin = result["grids"].get(f"{key}, text twin", {"accuracy": []})
     mini = result[f"{key}_mini_benchmark"]["accuracy"]
     counts = list(mini["long"])
     twin_row = [f"{value:.2f}" for value in twin["accuracy"]]
