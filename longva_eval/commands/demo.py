@@ -36,9 +36,9 @@ _SWEEP_INTRODUCTION = """\
 _WHAT_IT_SHOWS = """
 What they show: a model whose context was extended on text alone finds a picture in videos far
 longer than any image it was aligned on, where its short-context twin loses it; without training, a
-larger RoPE base brings part of it back, and too large a base destroys it. On long videos accuracy
-grows with the number of frames, because a sparse sample misses what is asked; on short videos a few
-frames are enough."""
+larger RoPE base brings part of it back, a far larger one at the cost of short videos. On long
+videos accuracy grows with the number of frames, because a sparse sample misses what is asked; on
+short videos a few frames are enough."""
 
 
 def main(arguments: Sequence[str]) -> int:
