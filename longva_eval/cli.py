@@ -69,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EvaluationError as error:
         print(f"longva-eval {arguments[0]}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader of our output has seen enough: `longva-eval plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"\nlongva-eval {arguments[0]}: stopped.", file=sys.stderr)
         return 130

@@ -248,6 +248,8 @@ class MemoryPlan:
     kv_cache: int
     activations: int
     """Of one chunk."""
+    visual_tokens: int
+    """Of all frames; the encoder keeps them on the GPU while a prompt needs them."""
     logits: int
     """At the one position that is read."""
     reserve: int = RESERVE_BYTES
@@ -255,7 +257,8 @@ class MemoryPlan:
     @property
     def peak(self) -> int:
         """All of it together."""
-        return self.weights + self.kv_cache + self.activations + self.logits + self.reserve
+        parts = (self.weights, self.kv_cache, self.activations, self.visual_tokens, self.logits)
+        return sum(parts) + self.reserve
 
 
 def plan_memory(
@@ -267,7 +270,7 @@ def plan_memory(
 ) -> MemoryPlan:
     """The memory of one prompt, prefilled in chunks, with logits only where they are read.
 
-    Visual tokens are taken to be fed chunk by chunk and otherwise kept off the GPU.
+    Nearly all tokens of a long prompt are visual; all are counted as such.
 
     Args:
         shape: The model.
@@ -283,6 +286,7 @@ def plan_memory(
         weights=weight_bytes(shape, dtype=dtype),
         kv_cache=kv_bytes(shape, num_tokens, dtype=dtype),
         activations=activation_bytes(shape, min(chunk_tokens, num_tokens), dtype=dtype),
+        visual_tokens=num_tokens * shape.hidden_size * _bytes_per_number(dtype),
         logits=logits_bytes(shape, 1),
     )
 

@@ -117,10 +117,10 @@ def test_vision_flops_of_a_frame() -> None:
 
 def test_3000_frames_fit_one_48_gb_card() -> None:
     memory = plan_memory(LONGVA_7B, 432_000)
-    assert memory.peak / 1e9 == pytest.approx(42, abs=0.2)
+    assert memory.peak / 1e9 == pytest.approx(45, abs=0.2)
     assert memory.peak <= GPUS["l40s"].memory_bytes
-    # Headroom for the visual tokens of all frames as well.
-    assert memory.peak + visual_token_bytes(LONGVA_7B, 3001) <= GPUS["l40s"].memory_bytes
+    # The visual tokens of all frames are in it.
+    assert memory.visual_tokens >= visual_token_bytes(LONGVA_7B, 3000)
     # Gate and up of all positions at once would be 32.7 GB more.
     assert activation_bytes(LONGVA_7B, 432_000) > 32.7e9
     assert plan_memory(LONGVA_7B, 432_000, dtype="float32").peak > GPUS["h100"].memory_bytes
@@ -425,7 +425,7 @@ def test_the_command_answers_the_first_question(capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert "432,074 tokens = 3,000 frames x 144 + 74 of text" in printed
     assert "432,074 tokens x 57,344 bytes" in printed
-    assert printed.endswith("Fits: the peak of 41.92 GB leaves 6.08 GB of 48 GB.\n")
+    assert printed.endswith("Fits: the peak of 45.01 GB leaves 2.99 GB of 48 GB.\n")
     table = printed.split("\n\n")[1].splitlines()
     assert len({len(line) for line in table}) == 1, "columns are aligned"
 

@@ -37,7 +37,6 @@ from longva_eval.plan import (
     read_model_shape,
     task_cost,
     vision_flops,
-    visual_token_bytes,
 )
 from longva_eval.ranges import parse_range, parse_whole_range
 
@@ -114,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
         f"{shape.tokens_per_frame} + {text_tokens} of text"
     )
     tables = [
-        _memory_table(shape, memory, num_frames, num_tokens, options),
+        _memory_table(shape, memory, num_tokens, options),
         _prefill_table(shape, num_frames, num_tokens, speed),
     ]
     if grid is not None:
@@ -130,7 +129,6 @@ def main(arguments: Sequence[str]) -> int:
 def _memory_table(
     shape: ModelShape,
     memory: MemoryPlan,
-    num_frames: int,
     num_tokens: int,
     options: argparse.Namespace,
 ) -> _Table:
@@ -140,13 +138,10 @@ def _memory_table(
         ("weights: language model, vision tower, projector", memory.weights),
         (f"KV cache: {num_tokens:,} tokens x {per_token:,} bytes", memory.kv_cache),
         (f"activations of a chunk of {chunk:,} tokens", memory.activations),
+        ("visual tokens of all frames", memory.visual_tokens),
         ("logits at the position that is read", memory.logits),
         ("reserve: CUDA context, workspaces, frames being encoded", memory.reserve),
         ("peak", memory.peak),
-        (
-            "not in it: visual tokens of all frames, where they stay on the GPU",
-            visual_token_bytes(shape, num_frames, dtype=options.dtype),
-        ),
         ("not in it: float32 logits at all positions", logits_bytes(shape, num_tokens)),
     ]
     rows = [(label, _gigabytes(value)) for label, value in parts]
