@@ -36,7 +36,7 @@ _SWEEP_INTRODUCTION = """\
 _WHAT_IT_SHOWS = """
 What they show: a model whose context was extended on text alone finds a picture in videos far
 longer than any image it was aligned on, where its short-context twin loses it; without training, a
-larger RoPE base brings part of it back, a far larger one at the cost of short videos. On long
+larger RoPE base brings part of it back, and a far larger one damages what worked before. On long
 videos accuracy grows with the number of frames, because a sparse sample misses what is asked; on
 short videos a few frames are enough."""
 
