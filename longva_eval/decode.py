@@ -192,7 +192,6 @@ def _read_with_pyav(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
     try:
         with av.open(str(info.path)) as container:
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
             for frame in container.decode(stream):
                 if frame.pts is not None and frame.pts < 0:
                     continue
