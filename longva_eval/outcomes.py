@@ -1,0 +1,196 @@
+"""What became of a question: right, wrong, no answer, or failed. No torch.
+
+Every task of ours writes one *record* per question into its metric, and lmms-eval writes that into
+the samples file. So a report finds the same fields for every benchmark. Nothing is dropped from a
+mean: what could not be read or answered scores 0 and is counted under its own name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+from longva_eval.answers import read_choice
+from longva_eval.stats import clustered_standard_error
+
+__all__ = [
+    "FAILED",
+    "OUTCOMES",
+    "Outcome",
+    "category_rows",
+    "choice_record",
+    "mean_score",
+    "scored_record",
+]
+
+Outcome = Literal["right", "wrong", "no answer", "failed"]
+OUTCOMES: Final[tuple[Outcome, ...]] = ("right", "wrong", "no answer", "failed")
+
+FAILED: Final = "<failed>"
+"""Stands where an answer would, for a question that could not be asked: an unreadable video, NaN.
+
+No capital letter and no bare option letter, so that no task's parser takes it for a choice; the
+reason stands in the sample's `longva_eval` entry.
+"""
+
+
+def choice_record(
+    text: str,
+    *,
+    options: Sequence[str],
+    answer: str,
+    question_id: str,
+    cluster: str,
+    question: str = "",
+    categories: Mapping[str, str] | None = None,
+    media: Sequence[str] = (),
+    **more: Any,
+) -> dict[str, Any]:
+    """The record of a multiple-choice question.
+
+    Args:
+        text: What the model said, or `FAILED`.
+        options: The options in order, with or without their letters.
+        answer: The right letter; empty where a board keeps it to itself.
+        question_id: Unique within the task.
+        cluster: What questions share that makes their errors dependent: the video, the picture.
+        question: The question without the options, for people to read.
+        categories: Subsets the question belongs to, such as `{"duration": "short"}`.
+        media: Paths of the videos or pictures, where they are files.
+        **more: Whatever else the task wants to keep.
+
+    Returns:
+        A mapping that JSON can hold. `choice` is the letter that was read, or None; `score` is 1.0
+        for right and otherwise 0.0.
+
+    Raises:
+        ValueError: If there are no options, or the answer is not one of their letters.
+    """
+    letters = [chr(ord("A") + number) for number in range(len(options))]
+    if answer and answer not in letters:
+        raise ValueError(f"Question {question_id}: the answer {answer!r} is none of {letters}.")
+    choice = None if text == FAILED else read_choice(text, options)
+    outcome: Outcome
+    if text == FAILED:
+        outcome = "failed"
+    elif choice is None:
+        outcome = "no answer"
+    else:
+        outcome = "right" if choice == answer else "wrong"
+    return {
+        "question_id": question_id,
+        "cluster": cluster,
+        "outcome": outcome,
+        "score": float(outcome == "right"),
+        "choice": choice,
+        "answer": answer,
+        "generated": text,
+        "question": question,
+        "options": list(options),
+        "categories": dict(categories or {}),
+        "media": list(media),
+        **more,
+    }
+
+
+def scored_record(
+    text: str,
+    *,
+    score: float,
+    answer: str | Sequence[str],
+    question_id: str,
+    cluster: str,
+    question: str = "",
+    categories: Mapping[str, str] | None = None,
+    media: Sequence[str] = (),
+    **more: Any,
+) -> dict[str, Any]:
+    """The record of an open question that a metric has scored.
+
+    Args:
+        text: What the model said, or `FAILED`.
+        score: From 0 to 1; ignored (0) if the question failed or the answer is empty.
+        answer: The right text, or all that are accepted.
+        question_id: As in `choice_record`, like the arguments that follow.
+        cluster: As there.
+        question: As there.
+        categories: As there.
+        media: As there.
+        **more: As there.
+
+    Returns:
+        As `choice_record`, without choice and options. `outcome` is right for a full score only;
+        partial credit is in `score`.
+
+    Raises:
+        ValueError: If the score is not a number from 0 to 1.
+    """
+    if not (math.isfinite(score) and 0.0 <= score <= 1.0):
+        raise ValueError(f"Question {question_id}: a score of {score!r} is not within 0 and 1.")
+    outcome: Outcome
+    if text == FAILED:
+        outcome = "failed"
+    elif not text.strip():
+        outcome = "no answer"
+    else:
+        outcome = "right" if score == 1.0 else "wrong"
+    return {
+        "question_id": question_id,
+        "cluster": cluster,
+        "outcome": outcome,
+        "score": float(score) if outcome in ("right", "wrong") else 0.0,
+        "answer": answer if isinstance(answer, str) else list(answer),
+        "generated": text,
+        "question": question,
+        "categories": dict(categories or {}),
+        "media": list(media),
+        **more,
+    }
+
+
+def mean_score(records: Iterable[Mapping[str, Any]]) -> float:
+    """Mean score over every question that was asked; NaN of nothing. For a YAML's `aggregation`."""
+    scores = [float(record["score"]) for record in records]
+    return math.fsum(scores) / len(scores) if scores else math.nan
+
+
+def category_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Accuracy over all questions and within each value of each category.
+
+    Args:
+        records: From `choice_record` or `scored_record`.
+
+    Returns:
+        A row for `overall`, then one for each category's values in order of appearance: category,
+        value, num_questions, a count per outcome (`num_right`, `num_no_answer`, ...), score, and
+        standard_error clustered by `cluster`.
+    """
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    names = dict.fromkeys(name for record in records for name in record["categories"])
+    if records:
+        groups["overall", "overall"] = list(records)
+    for name in names:
+        for record in records:
+            if name in record["categories"]:
+                groups.setdefault((name, str(record["categories"][name])), []).append(record)
+    rows = []
+    for (category, value), group in groups.items():
+        scores = [float(record["score"]) for record in group]
+        counts = {
+            f"num_{outcome.replace(' ', '_')}": sum(r["outcome"] == outcome for r in group)
+            for outcome in OUTCOMES
+        }
+        rows.append(
+            {
+                "category": category,
+                "value": value,
+                "num_questions": len(group),
+                **counts,
+                "score": mean_score(group),
+                "standard_error": clustered_standard_error(
+                    scores, [record["cluster"] for record in group]
+                ),
+            }
+        )
+    return rows
