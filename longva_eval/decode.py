@@ -29,6 +29,8 @@ Frames = npt.NDArray[np.uint8]
 """(num_frames, height, width, 3), uint8 RGB."""
 DecodeBackend = Literal["auto", "decord", "torchcodec", "pyav"]
 _BLOCK_FRAMES = 32
+_BLOCK_BYTES = 256 << 20
+"""Of larger frames (beyond 1080p) fewer are in a block."""
 
 
 def read_frames(
@@ -143,9 +145,15 @@ def _check_count(info: VideoInfo, count: int, decoder: str) -> None:
         )
 
 
-def _blocks(indices: list[int]) -> Iterator[list[int]]:
-    for start in range(0, len(indices), _BLOCK_FRAMES):
-        yield indices[start : start + _BLOCK_FRAMES]
+def _block_frames(info: VideoInfo) -> int:
+    frame_bytes = 3 * info.width_pixels * info.height_pixels
+    return min(_BLOCK_FRAMES, max(1, _BLOCK_BYTES // max(1, frame_bytes)))
+
+
+def _blocks(info: VideoInfo, indices: list[int]) -> Iterator[list[int]]:
+    size = _block_frames(info)
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]
 
 
 def _read_with_decord(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
@@ -157,7 +165,7 @@ def _read_with_decord(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
         # One thread: decord's own threads cost processor time here and leak memory in long runs.
         reader = decord.VideoReader(str(info.path), ctx=decord.cpu(0), num_threads=1)
         _check_count(info, len(reader), "decord")
-        for block in _blocks(indices):
+        for block in _blocks(info, indices):
             yield reader.get_batch(block).asnumpy()
     except decord.DECORDError as error:
         raise MediaError(f"{info.path} cannot be decoded: {_first_line(error)}") from error
@@ -173,7 +181,7 @@ def _read_with_torchcodec(info: VideoInfo, indices: list[int]) -> Iterator[Frame
             str(info.path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode=mode
         )
         _check_count(info, len(decoder), "torchcodec")
-        for block in _blocks(indices):
+        for block in _blocks(info, indices):
             batch = decoder.get_frames_at(block)
             if info.is_evenly_timed:
                 late = batch.pts_seconds.numpy() - info.presentation_seconds[block]
@@ -188,7 +196,7 @@ def _read_with_pyav(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
     """One pass from the start: slow, and right where seeking is not."""
     wanted = Counter(indices)
     block: list[npt.NDArray[np.uint8]] = []
-    position = 0
+    position, size = 0, _block_frames(info)
     try:
         with av.open(str(info.path)) as container:
             stream = container.streams.video[0]
@@ -204,7 +212,7 @@ def _read_with_pyav(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
                         )
                     for _ in range(wanted[position]):
                         block.append(picture)
-                        if len(block) == _BLOCK_FRAMES:
+                        if len(block) == size:
                             yield np.stack(block)
                             block = []
                 position += 1

@@ -1,8 +1,15 @@
 """Decoding in a process of its own, so that a decoder that hangs or crashes costs one video.
 
-`DecodeWorker` starts `python -m longva_eval.decode_worker` and asks it for frames. A file that
-makes a decoder loop or end the process (damaged streams do) becomes a `MediaError` with its name;
-the next video gets a fresh worker. The worker imports no torch unless torchcodec decodes.
+`DecodeWorker` starts `python -m longva_eval.decode_worker` and asks it for a look at a file, or for
+frames. A file that makes a decoder loop or end the process (damaged streams do) becomes a
+`MediaError` with its name; the next video gets a fresh worker. The worker imports no torch unless
+torchcodec decodes.
+
+Being a process of its own also lets it hear what FFmpeg says. Decoders conceal damage: they fill
+what they cannot read from neighbouring pictures, return the frame as if nothing had been, and write
+a line on standard error. Here that line is an error of the file. What no decoder notices (a flipped
+bit that still is a valid stream, the rule rather than the exception for HEVC and VP9) cannot be
+told without a checksum: docs/reliability.md.
 
 The two talk over pipes: a request is a line of JSON; an answer is a line of JSON, followed by the
 bytes of a block of frames where it announces one.
@@ -12,14 +19,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import subprocess
 import sys
+import tempfile
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import IO, Any
 
+import av
 import numpy as np
 
 from longva_eval.decode import DecodeBackend, Frames, read_frames
@@ -28,6 +40,12 @@ from longva_eval.probe import VideoInfo, probe_video
 
 __all__ = ["DecodeWorker"]
 
+_MESSAGE = re.compile(r"^\[(\w+) @ 0x[0-9a-f]+\] (.+)$", re.MULTILINE)
+"""A line of FFmpeg's log: who speaks, and what is said."""
+_HARMLESS = ("SEI type", "mmco: ", "no frame!", "Late SEI")
+"""How messages begin that FFmpeg calls errors, and that leave every picture as it was."""
+_TOLD = {field.name for field in fields(VideoInfo)} - {"presentation_seconds"}
+"""What of a look at a video crosses over as JSON; the times follow as bytes."""
 _START_SECONDS = 60.0
 """Extra patience for the first answer: imports."""
 
@@ -45,6 +63,38 @@ class DecodeWorker:
         self._process: subprocess.Popen[bytes] | None = None
         self._end: weakref.finalize[..., DecodeWorker] | None = None
         self._buffer = b""
+        self._probed: dict[tuple[Path, int, int], VideoInfo] = {}
+
+    def probe_video(self, path: str | Path) -> VideoInfo:
+        """As `longva_eval.probe.probe_video`.
+
+        Raises:
+            MediaError: Also if a demuxer crashed, or took longer than the limit.
+        """
+        path = Path(path).absolute()
+        try:
+            status = path.stat()
+            key = (path, status.st_size, status.st_mtime_ns)
+        except (OSError, ValueError):
+            return probe_video(path)  # says what is wrong
+        if key in self._probed:
+            return self._probed[key]
+        finished = False
+        patience = self._limit + (_START_SECONDS if self._process is None else 0)
+        try:
+            self._send({"probe": str(path)}, path)
+            answer = self._answer(path, patience)
+            if "error" in answer:
+                finished = True
+                raise MediaError(answer["error"])
+            seconds = np.frombuffer(self._bytes(8 * answer["num_frames"], path, self._limit))
+            finished = True
+        finally:
+            if not finished:
+                self.close()
+        info = VideoInfo(**{**answer, "path": path}, presentation_seconds=seconds)
+        self._probed[key] = info
+        return info
 
     def read_frames(
         self, info: VideoInfo, indices: Sequence[int], *, backend: DecodeBackend = "auto"
@@ -58,9 +108,9 @@ class DecodeWorker:
         finished = False
         patience = self._limit + (_START_SECONDS if self._process is None else 0)
         try:
-            self._send(request, info)
+            self._send(request, info.path)
             while True:
-                answer = self._answer(info, patience)
+                answer = self._answer(info.path, patience)
                 patience = self._limit
                 if "error" in answer:
                     finished = True
@@ -69,7 +119,7 @@ class DecodeWorker:
                     finished = True
                     return
                 shape = answer["shape"]
-                data = self._bytes(int(np.prod(shape)), info, patience)
+                data = self._bytes(int(np.prod(shape)), info.path, patience)
                 yield np.frombuffer(data, dtype=np.uint8).reshape(shape)
         finally:
             if not finished:  # it is in the middle of something: the next video starts afresh
@@ -82,7 +132,7 @@ class DecodeWorker:
         self._process = self._end = None
         self._buffer = b""
 
-    def _send(self, request: dict[str, Any], info: VideoInfo) -> None:
+    def _send(self, request: dict[str, Any], path: Path) -> None:
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._process = subprocess.Popen(
@@ -90,6 +140,7 @@ class DecodeWorker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
+                env={**os.environ, "TORCHCODEC_FFMPEG_LOG_LEVEL": "ERROR"},
             )
             # Also when nobody closes this object, or Python ends.
             self._end = weakref.finalize(self, _end_process, self._process)
@@ -97,44 +148,44 @@ class DecodeWorker:
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
         except OSError as error:
-            raise self._crashed(info) from error
+            raise self._crashed(path) from error
 
-    def _answer(self, info: VideoInfo, seconds: float) -> dict[str, Any]:
+    def _answer(self, path: Path, seconds: float) -> dict[str, Any]:
         until = time.monotonic() + seconds
         while b"\n" not in self._buffer:
-            self._buffer += self._receive(1 << 16, info, until)
+            self._buffer += self._receive(1 << 16, path, until)
         line, _, self._buffer = self._buffer.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def _bytes(self, count: int, info: VideoInfo, seconds: float) -> bytes:
+    def _bytes(self, count: int, path: Path, seconds: float) -> bytes:
         until = time.monotonic() + seconds
         data = bytearray(self._buffer[:count])
         self._buffer = self._buffer[count:]
         while len(data) < count:
-            data += self._receive(min(1 << 20, count - len(data)), info, until)
+            data += self._receive(min(1 << 20, count - len(data)), path, until)
         return bytes(data)
 
-    def _receive(self, size: int, info: VideoInfo, until: float) -> bytes:
+    def _receive(self, size: int, path: Path, until: float) -> bytes:
         assert self._process is not None
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
         ready, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
         if not ready:
             raise MediaError(
-                f"{info.path}: the decoder gave nothing for {self._limit:.0f} s and was ended. Is "
+                f"{path}: the decoder gave nothing for {self._limit:.0f} s and was ended. Is "
                 "the file damaged, or the disk very slow?"
             )
         data = os.read(pipe, size)
         if not data:
-            raise self._crashed(info)
+            raise self._crashed(path)
         return data
 
-    def _crashed(self, info: VideoInfo) -> MediaError:
+    def _crashed(self, path: Path) -> MediaError:
         status = self._process.wait(timeout=10) if self._process is not None else None
         how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
         return MediaError(
-            f"{info.path}: the decoder crashed ({how}). The file is probably damaged; fetch it "
+            f"{path}: the decoder crashed ({how}). The file is probably damaged; fetch it "
             "again, or try video_decode_backend=pyav."
         )
 
@@ -146,6 +197,9 @@ def _end_process(process: subprocess.Popen[bytes]) -> None:
 
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer requests until there are no more."""
+    av.logging.restore_default_callback()
+    av.logging.set_libav_level(av.logging.ERROR)
+    messages = _Messages()
 
     def say(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message).encode() + b"\n")
@@ -153,14 +207,59 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     for line in requests:
         request = json.loads(line)
         try:
+            if "probe" in request:
+                info = probe_video(request["probe"])
+                told = {name: value for name, value in vars(info).items() if name in _TOLD}
+                say({**told, "path": str(info.path)})
+                answers.write(info.presentation_seconds.astype(np.float64).tobytes())
+                answers.flush()
+                continue
             info = probe_video(request["path"])
+            messages.take()
             for block in read_frames(info, request["indices"], backend=request["backend"]):
+                messages.check(info)
                 say({"shape": list(block.shape)})
                 answers.write(np.ascontiguousarray(block).data)
-            say({})
+            messages.check(info)
         except EvaluationError as error:
             say({"error": str(error)})
+        else:
+            say({})
         answers.flush()
+
+
+class _Messages:
+    """What is written on standard error, by anybody in this process, from now on."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # for as long as the process lives
+        self._terminal = os.dup(2)
+        self._place = 0
+        os.dup2(self._file.fileno(), 2)
+
+    def take(self) -> str:
+        """What is new since the last look; passed on to the terminal unless FFmpeg said it."""
+        sys.stderr.flush()
+        self._file.seek(self._place)
+        text = self._file.read().decode(errors="replace")
+        self._place = self._file.tell()
+        others = "".join(line for line in text.splitlines(True) if not line.startswith("["))
+        os.write(self._terminal, others.encode())
+        return text
+
+    def check(self, info: VideoInfo) -> None:
+        """Raise if the decoder has complained about the stream.
+
+        Raises:
+            MediaError: With its first complaint.
+        """
+        for speaker, said in _MESSAGE.findall(self.take()):
+            if speaker in (info.codec, f"lib{info.codec}") and not said.startswith(_HARMLESS):
+                raise MediaError(
+                    f"{info.path} is damaged: its {info.codec} decoder says {said.strip()!r} and "
+                    "shows something else instead. Fetch the file again; to use it as it is, "
+                    "re-encode it: ffmpeg -i IN OUT.mp4"
+                )
 
 
 def main() -> None:

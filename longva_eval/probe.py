@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import stat
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -36,6 +37,8 @@ _SAMPLED_KEYFRAMES = 16
 _IDR_NAL_TYPE = 5
 _INDEXED_CONTAINERS = {"mp4", "mov", "matroska", "webm", "flv"}
 _PLAIN_PIXEL_FORMATS = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"}
+_LARGEST_PICTURE_PIXELS = 1 << 26
+"""8192 x 8192. A file of some kilobytes can announce more than any memory holds."""
 _SHORTFALL_SECONDS = 1.0
 """How much earlier than announced a stream may end: containers round, and drop a last frame."""
 
@@ -80,15 +83,17 @@ def probe_video(path: str | Path) -> VideoInfo:
     try:
         # Absolute, since FFmpeg takes the start of `a:b.mp4` for a protocol.
         path = Path(path).absolute()
-        stat = path.stat()
+        status = path.stat()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MediaError(f"The video {_name(path)} cannot be opened: {reason}.") from error
-    if path.is_dir():
-        raise MediaError(f"The video {path} is a folder.")
-    if stat.st_size == 0:
-        raise MediaError(f"The video {path} is empty (0 bytes).")
-    return _probe(path, stat.st_size, stat.st_mtime_ns)
+    if stat.S_ISDIR(status.st_mode):
+        raise MediaError(f"The video {_name(path)} is a folder.")
+    if not stat.S_ISREG(status.st_mode):  # a pipe or device could be read from for ever
+        raise MediaError(f"The video {_name(path)} is no ordinary file.")
+    if status.st_size == 0:
+        raise MediaError(f"The video {_name(path)} is empty (0 bytes).")
+    return _probe(path, status.st_size, status.st_mtime_ns)
 
 
 def _name(path: str | Path) -> str:
@@ -100,6 +105,7 @@ def _name(path: str | Path) -> str:
 def _probe(path: Path, size: int, modified: int) -> VideoInfo:
     del modified  # part of the cache's key only
     try:
+        _refuse_text(path)
         with av.open(str(path)) as container:
             if not container.streams.video:
                 kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
@@ -108,6 +114,12 @@ def _probe(path: Path, size: int, modified: int) -> VideoInfo:
             context = stream.codec_context
             if context is None:
                 raise MediaError(f"{path} is encoded in a way that FFmpeg does not know.")
+            if context.width * context.height > _LARGEST_PICTURE_PIXELS:
+                raise MediaError(
+                    f"{path} is refused as too large: it announces pictures of {context.width} x "
+                    f"{context.height}; at most {_LARGEST_PICTURE_PIXELS:,} pixels are decoded. "
+                    "Scale it: ffmpeg -i IN -vf scale=1280:-2 OUT.mp4"
+                )
             rate = stream.average_rate or stream.base_rate or Fraction(0)
             indexed = _read_index(container, stream, rate)
             if indexed is None:
@@ -142,6 +154,28 @@ def _probe(path: Path, size: int, modified: int) -> VideoInfo:
         is_evenly_timed=indexed is not None,
         is_plain_8_bit=width % 2 == height % 2 == 0 and pixels in _PLAIN_PIXEL_FORMATS,
         presentation_seconds=found.presentation_seconds,
+    )
+
+
+def _refuse_text(path: Path) -> None:
+    """No video is a text; but play lists are, and would make FFmpeg open what they name.
+
+    FFmpeg's own `format_whitelist` would be the better guard; PyAV 15 crashes with it on FLV.
+
+    Raises:
+        MediaError: With the beginning of the text.
+    """
+    with path.open("rb") as file:
+        head = file.read(1024)
+    if any(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head):
+        return
+    try:
+        text = head.decode(errors="strict" if len(head) < 1024 else "ignore")
+    except UnicodeDecodeError:
+        return
+    raise MediaError(
+        f"{path} cannot be read as a video: it is a text that begins with {text[:40]!r}. A saved "
+        "error page, a Git LFS pointer or a play list? Fetch the video itself."
     )
 
 

@@ -106,3 +106,29 @@ def test_no_process_outlives_its_worker() -> None:
             break
         threading.Event().wait(0.05)
     assert process.poll() is not None
+
+
+def test_a_look_from_the_other_process_is_the_same(worker: DecodeWorker, tmp_path: Path) -> None:
+    seen, expected = worker.probe_video(VIDEO), probe_video(VIDEO)
+    assert seen == expected
+    np.testing.assert_array_equal(seen.presentation_seconds, expected.presentation_seconds)
+    broken = tmp_path / "text\nwith a newline.mp4"
+    broken.write_text("<html>404</html>")
+    with pytest.raises(MediaError, match="cannot be read as a video"):
+        worker.probe_video(broken)
+    with pytest.raises(MediaError, match="cannot be opened"):
+        worker.probe_video(tmp_path / "missing.mp4")
+    assert worker.probe_video(VIDEO) is seen
+
+
+def test_what_a_decoder_conceals_is_an_error(worker: DecodeWorker, tmp_path: Path) -> None:
+    data = bytearray(VIDEO.read_bytes())
+    for place in range(len(data) // 3, len(data) // 2, 997):
+        data[place] ^= 0x55
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(data)
+    info = probe_video(damaged)
+    for backend in ("decord", "pyav", "auto"):
+        with pytest.raises(MediaError, match=r"damaged|cannot be decoded"):
+            list(worker.read_frames(info, range(info.num_frames), backend=backend))
+        assert list(worker.read_frames(probe_video(VIDEO), [5], backend=backend))
