@@ -19,18 +19,20 @@ over the whole output layer, padding rows included: both as there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from longva_eval.accuracies import mean_by_place
 from longva_eval.errors import MediaError, SettingsError
+from longva_eval.needle_controls import Control, ControlResult
 from longva_eval.needle_media import Haystack, Needle, needle_clip
-from longva_eval.prompt import Prompt, TextPiece, tokenize
+from longva_eval.prompt import Prompt, TextPiece, VisualPiece, tokenize
 from longva_eval.session import ComposedClip, ForcedAnswer, Session
 
 __all__ = [
     "CellResult",
+    "GridRun",
     "LatticeGrid",
     "NeedleCell",
     "NeedleGrid",
@@ -159,6 +161,15 @@ class CellResult:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class GridRun:
+    """All answers of a grid."""
+
+    cells: list[CellResult]
+    controls: list[ControlResult]
+    """Empty unless they were asked for."""
+
+
 def _check_frame_counts(frame_counts: Sequence[int]) -> None:
     if not frame_counts:
         raise SettingsError("A needle grid needs at least one frame count.")
@@ -178,8 +189,9 @@ def run_grid(
     grid: NeedleGrid | LatticeGrid,
     *,
     max_new_tokens: int = 8,
-    on_result: Callable[[CellResult], None] | None = None,
-) -> list[CellResult]:
+    controls: bool = False,
+    on_result: Callable[[CellResult | ControlResult], None] | None = None,
+) -> GridRun:
     """Ask for every needle at every place of the grid.
 
     Args:
@@ -188,19 +200,36 @@ def run_grid(
         needles: What to hide.
         grid: Where.
         max_new_tokens: Tokens to decode of what the model would say by itself; 0 for none.
+        controls: Also ask without the needle (at every length), without frames, and about the
+            needle alone, in the same pass (`longva_eval.needle_controls`).
         on_result: Called with each result as soon as it is there, in the engine's order.
 
     Returns:
-        A result for each cell and needle: lengths, then depths, then needles.
+        A result for each cell and needle (lengths, then depths, then needles), and the controls'.
 
     Raises:
         MediaError: If the haystack is too short, or a frame cannot be decoded.
         NumericalError: If logits are NaN or infinite.
     """
+    pieces = _pieces(session, haystack, needles, max(grid.frame_counts))
     cells = [(cell, number) for cell in grid.cells() for number in range(len(needles))]
-    prompts, answers = _build_prompts(session, haystack, needles, cells)
+    asked = list(_controls(grid.frame_counts, len(needles))) if controls else []
+    prompts = [pieces.cell(cell, number) for cell, number in cells]
+    prompts += [pieces.control(*control) for control in asked]
+    answers = [pieces.answers[number] for _, number in cells]
+    answers += [pieces.answers[number] for *_, number in asked]
 
-    def result_of(place: int, answer: ForcedAnswer) -> CellResult:
+    def result_of(place: int, answer: ForcedAnswer) -> CellResult | ControlResult:
+        if place >= len(cells):
+            control, num_frames, number = asked[place - len(cells)]
+            return ControlResult(
+                control=control,
+                num_frames=num_frames,
+                needle=number,
+                correct=answer.scores.is_greedy,
+                logprob=answer.scores.log_prob,
+                generated=answer.generated,
+            )
         cell, number = cells[place]
         return CellResult(
             num_frames=cell.num_frames,
@@ -222,38 +251,65 @@ def run_grid(
         max_new_tokens=max_new_tokens,
         on_answer=lambda place, answer: on_result(result_of(place, answer)) if on_result else None,
     )
-    return [result_of(place, answer) for place, answer in enumerate(answered)]
+    results = [result_of(place, answer) for place, answer in enumerate(answered)]
+    return GridRun(
+        cells=[result for result in results if isinstance(result, CellResult)],
+        controls=[result for result in results if isinstance(result, ControlResult)],
+    )
 
 
-def _build_prompts(
-    session: Session,
-    haystack: Haystack,
-    needles: Sequence[Needle],
-    cells: Sequence[tuple[NeedleCell, int]],
-) -> tuple[list[Prompt], list[tuple[int, ...]]]:
-    """Prompts and answer tokens of all cells; the four texts are tokenised separately."""
+@dataclass(frozen=True, kw_only=True)
+class _Pieces:
+    """What the prompts of a grid are put together from."""
+
+    trunk: list[VisualPiece]
+    """The haystack's frames."""
+    pictures: list[VisualPiece]
+    """A frame for each needle."""
+    around: list[tuple[TextPiece, TextPiece]]
+    """For each needle, the texts before and after the video."""
+    answers: list[tuple[int, ...]]
+
+    def cell(self, cell: NeedleCell, number: int) -> Prompt:
+        (before, after), index = self.around[number], cell.insert_index
+        frames = self.trunk[: cell.num_frames]
+        return Prompt((before, *frames[:index], self.pictures[number], *frames[index:], after))
+
+    def control(self, control: Control, num_frames: int, number: int) -> Prompt:
+        before, after = self.around[number]
+        if control == "needle only":
+            return Prompt((before, self.pictures[number], after))
+        return Prompt((before, *self.trunk[:num_frames], after))
+
+
+def _controls(frame_counts: Sequence[int], num_needles: int) -> Iterator[tuple[Control, int, int]]:
+    for number in range(num_needles):
+        yield "blind", 0, number
+        yield "needle only", 1, number
+        for count in frame_counts:
+            yield "no needle", count, number
+
+
+def _pieces(
+    session: Session, haystack: Haystack, needles: Sequence[Needle], longest: int
+) -> _Pieces:
+    """Visual pieces and tokenised texts; answers are tokenised on their own."""
     tokenizer = session.checkpoint.tokenizer
-    start = TextPiece(tokenize(tokenizer, session.template.before_question))
-    end = tokenize(tokenizer, session.template.after_question)
-    longest = max(cell.num_frames for cell, _ in cells)
+    around = [session.template.around_video(tokenizer, needle.question) for needle in needles]
     trunk, _ = session.visual(needle_clip(haystack, None, num_frames=longest))
     pictures, _ = session.visual(
         ComposedClip(parts=tuple(needle.image for needle in needles), aspect="pad")
     )
-    questions = [TextPiece(tokenize(tokenizer, needle.question) + end) for needle in needles]
-    answer_ids = [tokenize(tokenizer, needle.answer) for needle in needles]
-    for needle, ids in zip(needles, answer_ids, strict=True):
+    answers = [tokenize(tokenizer, needle.answer) for needle in needles]
+    for needle, ids in zip(needles, answers, strict=True):
         if not ids:
             raise MediaError(f"The answer {needle.answer!r} of needle {needle.name} has no tokens.")
-    prompts, answers = [], []
-    for cell, number in cells:
-        frames = trunk[: cell.num_frames]
-        index = cell.insert_index
-        prompts.append(
-            Prompt((start, *frames[:index], pictures[number], *frames[index:], questions[number]))
-        )
-        answers.append(answer_ids[number])
-    return prompts, answers
+    return _Pieces(
+        trunk=trunk,
+        pictures=pictures,
+        around=[(TextPiece(before), TextPiece(after)) for before, after in around],
+        answers=answers,
+    )
 
 
 def accuracy_rows(results: Iterable[CellResult]) -> list[dict[str, float]]:

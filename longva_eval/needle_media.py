@@ -51,14 +51,17 @@ class Needle:
     question: str
     """Follows the frames directly; the published ones begin with a newline."""
     answer: str
+    rotation: int = 0
+    """By how many places its options are rotated (`needle_controls.circular_needles`)."""
 
-    def describe(self) -> dict[str, str]:
-        return {
+    def describe(self) -> dict[str, str | int]:
+        described: dict[str, str | int] = {
             "name": self.name,
             "image_sha256": image_digest(self.image),
             "question": self.question,
             "answer": self.answer,
         }
+        return described | ({"rotation": self.rotation} if self.rotation else {})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,8 @@ _COLOURS = LinearSegmentedColormap.from_list(
 _INK = "#22252a"
 _MUTED = "#5c636b"
 _MOST_LABELLED_COLUMNS = 12
+_GAP = 0.25
+"""Between the grid and the row without a needle, in rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class HeatmapPanel:
     rows: Sequence[Mapping[str, float]]
     """`Num. Frame`, `Frame Depth` (percent) and `Score` (0 to 1), as in `all_accuracies.json`; or
     `Insert Index` (frames) in place of the depth, for a lattice."""
+    no_needle: Mapping[int, float] = field(default_factory=dict)
+    """Score of the same questions on a clean haystack, by number of frames: a row of its own."""
     note: str = ""
     """Small print below the title: needles, haystack, dtype."""
 
@@ -150,10 +154,29 @@ def _draw_panel(axes: Axes, panel: HeatmapPanel) -> None:
         edgecolors="white",
         linewidth=1.5,
     )
+    labels = [f"{depth:g}" for depth in depths]
+    places = list(np.arange(len(depths)) + 0.5)
+    if panel.no_needle:
+        clean = np.array([[panel.no_needle.get(int(count), math.nan) for count in frames]])
+        top = len(depths) + _GAP
+        axes.pcolormesh(
+            np.arange(len(frames) + 1),
+            [top, top + 1],
+            np.ma.masked_invalid(clean),
+            cmap=_COLOURS,
+            vmin=0,
+            vmax=1,
+            edgecolors="white",
+            linewidth=1.5,
+        )
+        axes.axhspan(len(depths), top, color="white")
+        labels.append("no needle")
+        places.append(top + 0.5)
+        values = np.vstack([values, clean])
     axes.invert_yaxis()
     axes.set_facecolor("#eceef0")  # a place that was not asked
     axes.set_xticks(np.arange(len(frames)) + 0.5, [_frames_label(count) for count in frames])
-    axes.set_yticks(np.arange(len(depths)) + 0.5, [f"{depth:g}" for depth in depths])
+    axes.set_yticks(places, labels)
     axes.set_xlabel("Frames in the video", color=_INK, fontsize=10)
     where = "Needle before frame" if _is_lattice(panel.rows) else "Needle depth (%)"
     axes.set_ylabel(where, color=_INK, fontsize=10)
@@ -166,7 +189,7 @@ def _draw_panel(axes: Axes, panel: HeatmapPanel) -> None:
                 light = 0.3 < value < 0.95
                 axes.text(
                     column + 0.5,
-                    line + 0.5,
+                    places[line],
                     f"{100 * value:.0f}",
                     ha="center",
                     va="center",

@@ -216,7 +216,7 @@ def test_needle_cells_equal_the_original(name: str, key: str) -> None:
     session = golden.session_for({})
     session.change_rope(ropes[key])
     try:
-        results = run_grid(session, haystack, golden.needles(), grid, max_new_tokens=0)
+        results = run_grid(session, haystack, golden.needles(), grid, max_new_tokens=0).cells
     finally:
         session.change_rope(RopeSettings())
     found = {(cell.num_frames, cell.depth, cell.needle): cell for cell in results}

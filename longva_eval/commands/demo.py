@@ -10,7 +10,7 @@ from typing import Any
 
 from longva_eval import embedded
 from longva_eval.cli import load
-from longva_eval.commands.niah import NiahRun, run_and_write
+from longva_eval.commands.niah import NiahRun, control_text, heatmap_panel, run_and_write
 from longva_eval.frame_sweep import run_frame_sweep, sweep_rows
 from longva_eval.mini_benchmark import generate_mini_benchmark
 from longva_eval.needle import NeedleGrid
@@ -70,7 +70,8 @@ def main(arguments: Sequence[str]) -> int:
         folder = out / "vniah" / title.replace(", theta ", "-theta-").replace(",", "")
         run = run_and_write(session, haystack, needles, grid, folder)
         session.change_rope(RopeSettings())
-        print(load("longva_eval.reports.heatmap:accuracy_table")(run.rows), end="\n\n")
+        print(load("longva_eval.reports.heatmap:accuracy_table")(run.rows))
+        print(control_text(run.summary), end="\n\n")
         panels.append((title, run))
     _draw(panels, out / "heatmaps.png", len(needles))
 
@@ -91,9 +92,8 @@ def _open(name: str) -> Session:
 
 
 def _draw(panels: Sequence[tuple[str, NiahRun]], path: Path, num_needles: int) -> None:
-    panel_type = load("longva_eval.reports.heatmap:HeatmapPanel")
     drawn = [
-        panel_type(title=title, rows=run.rows, note=f"{num_needles} needles a cell")
+        heatmap_panel(run, title=title, note=f"{num_needles} needles a cell")
         for title, run in panels
     ]
     load("longva_eval.reports.heatmap:save_heatmaps")(drawn, path, path.with_suffix(".svg"))

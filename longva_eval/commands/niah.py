@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from longva_eval.needle import (
     lattice_rows,
     run_grid,
 )
+from longva_eval.needle_controls import ControlResult, circular_needles
 from longva_eval.needle_media import (
     HUB_NEEDLES,
     Haystack,
@@ -31,6 +32,7 @@ from longva_eval.needle_media import (
     load_needles,
     open_haystack,
 )
+from longva_eval.needle_summary import summarize_grid
 from longva_eval.progress import progress_bar
 from longva_eval.ranges import parse_range, parse_whole_range
 from longva_eval.rope import RopeSettings
@@ -47,6 +49,9 @@ class NiahRun:
     rows: list[dict[str, float]]
     """As in `all_accuracies.json`; of a lattice, as in `lattice_accuracies.json`."""
     cells: list[CellResult]
+    """Of the needles as they are, without rotated options."""
+    summary: dict[str, Any]
+    """What the heatmap must be compared with, as in `summary.json`."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -92,11 +97,19 @@ def main(arguments: Sequence[str]) -> int:
             )
         )
         run = run_and_write(
-            session, haystack, needles, grid, folder, max_new_tokens=options.max_new_tokens
+            session,
+            haystack,
+            needles,
+            grid,
+            folder,
+            max_new_tokens=options.max_new_tokens,
+            controls=not options.no_controls,
+            circular=options.circular,
         )
         title = Path(options.pretrained).name + ("" if theta is None else f", theta {theta:g}")
         print(f"\n{title}")
         print(load("longva_eval.reports.heatmap:accuracy_table")(run.rows))
+        print(control_text(run.summary))
         draw(run, title=title, note=f"{len(needles)} needles a cell")
         print(f"\nHeatmap: {folder / 'heatmap.png'}\nEvery answer: {folder / 'cells.jsonl'}")
     return 0
@@ -110,11 +123,24 @@ def run_and_write(
     folder: Path,
     *,
     max_new_tokens: int = 8,
+    controls: bool = True,
+    circular: bool = False,
 ) -> NiahRun:
-    """Run a grid with a progress bar and write `all_accuracies.json`, `cells.jsonl`, `run.json`.
+    """Run a grid with a progress bar and write its results into a folder.
 
-    Each answer is appended to `cells.partial.jsonl` as it comes; the finished file has them in the
-    grid's order.
+    `all_accuracies.json` is the original's file, `cells.jsonl` has every answer in the grid's order
+    (`cells.partial.jsonl` as they come), `controls.jsonl` those of the controls, `summary.json`
+    what is concluded from them, `run.json` how all that was made.
+
+    Args:
+        session: The model.
+        haystack: From `open_haystack`.
+        needles: What to hide.
+        grid: Where.
+        folder: For the results.
+        max_new_tokens: As in `run_grid`.
+        controls: As in `run_grid`.
+        circular: Also ask lettered needles with every rotation of their options.
 
     Raises:
         MediaError: If the haystack is too short, or a frame cannot be decoded.
@@ -125,28 +151,51 @@ def run_and_write(
     partial = folder / "cells.partial.jsonl"
     counts = session.engine.counts
     asked, computed = counts.tokens_asked, counts.tokens_computed
-    total = len(grid.cells()) * len(needles)
+    asked_needles = circular_needles(needles) if circular else list(needles)
+    total = len(asked_needles) * (
+        len(grid.cells()) + (len(grid.frame_counts) + 2 if controls else 0)
+    )
     with (
         partial.open("w", encoding="utf-8") as file,
         progress_bar(total, "V-NIAH", unit="cell") as bar,
     ):
         frames_seen = 0
 
-        def keep(cell: CellResult) -> None:
+        def keep(cell: CellResult | ControlResult) -> None:
             nonlocal frames_seen
-            file.write(json.dumps(cell.to_json(), ensure_ascii=False) + "\n")
-            file.flush()
-            frames_seen += cell.num_frames + 1
+            if isinstance(cell, CellResult):
+                file.write(json.dumps(cell.to_json(), ensure_ascii=False) + "\n")
+                file.flush()
+            frames_seen += cell.num_frames + isinstance(cell, CellResult)
             rate = frames_seen / (time.perf_counter() - began)
             bar.set_postfix_str(f"{rate:,.0f} frames/s", refresh=False)
             bar.update(1)
 
-        cells = run_grid(
-            session, haystack, needles, grid, max_new_tokens=max_new_tokens, on_result=keep
+        answered = run_grid(
+            session,
+            haystack,
+            asked_needles,
+            grid,
+            max_new_tokens=max_new_tokens,
+            controls=controls,
+            on_result=keep,
         )
+    summary = summarize_grid(answered, asked_needles)
+    originals = [number for number, needle in enumerate(asked_needles) if not needle.rotation]
+    cells = [
+        replace(cell, needle=originals.index(cell.needle))
+        for cell in answered.cells
+        if cell.needle in originals
+    ]
     rows = accuracy_rows(cells)
-    lines = "".join(json.dumps(cell.to_json(), ensure_ascii=False) + "\n" for cell in cells)
-    _write(folder / "cells.jsonl", lines)
+    _write_lines(folder / "cells.jsonl", [cell.to_json() for cell in cells])
+    if controls:
+        _write_lines(
+            folder / "controls.jsonl", [_named(c, asked_needles) for c in answered.controls]
+        )
+    if circular:
+        _write_lines(folder / "circular.jsonl", [_named(c, asked_needles) for c in answered.cells])
+    _write(folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     partial.unlink()
     _write(folder / "all_accuracies.json", json.dumps(rows, indent=4) + "\n")
     if isinstance(grid, LatticeGrid):
@@ -162,7 +211,7 @@ def run_and_write(
         "frame_rule": "one a second: every round(average fps)-th frame from the first",
         "frame_preparation": "pad to a square of the mean colour, pool 2 x 2 by average",
         "haystack": haystack.describe(),
-        "needles": [needle.describe() for needle in needles],
+        "needles": [needle.describe() for needle in asked_needles],
         "model": session.describe(),
         "engine": {
             "tokens_asked": counts.tokens_asked - asked,
@@ -171,14 +220,65 @@ def run_and_write(
     }
     _write(folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     logger.debug("V-NIAH: {} answers in {:.1f} s", len(cells), record["seconds"])
-    return NiahRun(folder=folder, rows=rows, cells=cells)
+    return NiahRun(folder=folder, rows=rows, cells=cells, summary=summary)
+
+
+def control_text(summary: Mapping[str, Any]) -> str:
+    """The conclusions of `summary.json` in a few lines."""
+    lines = []
+    reach, controls, circular = (
+        summary[name] for name in ("effective_frames", "controls", "circular")
+    )
+    if reach is not None:
+        reached = "none of these lengths" if reach["frames"] is None else f"{reach['frames']:,}"
+        lines.append(
+            f"Effective frames: {reached}{' or more' if reach['is_at_least'] else ''} (lower bound "
+            f"above {100 * reach['threshold']:.0f} %)"
+        )
+    if controls is not None:
+        lines.append(
+            f"Needle only {100 * controls['needle_only']:.1f} %, no needle "
+            f"{100 * controls['no_needle']:.1f} %, blind {100 * controls['blind']:.1f} %"
+        )
+        if controls["known_without_seeing"]:
+            names = ", ".join(controls["known_without_seeing"])
+            lines.append(f"Answered without being seen, so they prove nothing: {names}")
+    if circular is not None:
+        lines.append(
+            f"{circular['num_needles']} lettered needles: {100 * circular['as_they_are']:.1f} %; "
+            f"right for every rotation of their options {100 * circular['all_rotations']:.1f} %"
+        )
+    return "\n".join(lines)
+
+
+def heatmap_panel(run: NiahRun, *, title: str, note: str = "") -> Any:
+    """The run as a panel of a heatmap, with its controls."""
+    controls = run.summary["controls"]
+    clean = {}
+    if controls is not None:
+        clean = {int(n): score for n, score in controls["no_needle_by_frames"].items()}
+        note = f"{note}; needle alone {100 * controls['needle_only']:.0f} %, blind " + (
+            f"{100 * controls['blind']:.0f} %"
+        )
+    panel_type = load("longva_eval.reports.heatmap:HeatmapPanel")
+    return panel_type(title=title, rows=run.rows, note=note.removeprefix("; "), no_needle=clean)
 
 
 def draw(run: NiahRun, *, title: str, note: str = "") -> None:
     """Write `heatmap.png` and `heatmap.svg` beside the results."""
-    panel = load("longva_eval.reports.heatmap:HeatmapPanel")(title=title, rows=run.rows, note=note)
+    panel = heatmap_panel(run, title=title, note=note)
     paths = [run.folder / "heatmap.png", run.folder / "heatmap.svg"]
     load("longva_eval.reports.heatmap:save_heatmaps")([panel], *paths)
+
+
+def _named(result: CellResult | ControlResult, needles: Sequence[Needle]) -> dict[str, Any]:
+    """A line that says which needle, and how its options are rotated."""
+    needle = needles[result.needle]
+    return {**result.to_json(), "needle_name": needle.name, "rotation": needle.rotation}
+
+
+def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _write(path: Path, text: str) -> None:
@@ -238,5 +338,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--chunk-tokens", type=int, default=2048, help="prefill chunk (2048)")
     add("--max-new-tokens", type=int, default=8, help="tokens of the model's own answer (8)")
     add("--feature-cache", help="folder where visual tokens are kept for later runs")
+    add(
+        "--no-controls",
+        action="store_true",
+        help="leave out the same questions without the needle, blind, and on the needle alone",
+    )
+    add(
+        "--circular",
+        action="store_true",
+        help="ask needles with options again for every rotation of them",
+    )
     add("--no-reuse", action="store_true", help="prefill every cell from nothing, to compare")
     return parser
