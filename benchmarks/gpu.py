@@ -1,31 +1,52 @@
 """LongVA-7B's real shapes with random weights on one CUDA device; a tiny shape where there is none.
 
-    python benchmarks/gpu.py [--tokens 1000 32000 144000 224000 432000] [--tiny]
+    python benchmarks/gpu.py [--parts prefill attention vision grid] [--tiny]
 
-Prints, for each length: tokens a second, model FLOPs utilisation and peak memory of one prefill.
-Then a small needle grid with the engine against `reuse=False`: time, tokens, and how many decisions
-flip in bfloat16, with the smallest margin between best and second-best.
+* `prefill`: for each of `--tokens`, tokens a second, model FLOPs utilisation and peak memory of one
+  prefill (the median of three below 50,000 tokens).
+* `attention`: one prefill of each of `--attention-tokens` with `split_sdpa` and with transformers'
+  own masked `sdpa`, in turns: time, peak memory, and how far their logits are apart.
+* `vision`: frames a second of the tower alone, of preparing pixels, and of both through the
+  encoder, with its peak memory. Frames are noise; nothing is decoded.
+* `grid`: a needle grid with the engine against `reuse=False`: time, tokens, and how many decisions
+  flip in bfloat16, with the smallest margin between best and second-best.
+
+Peak memory is what PyTorch allocated: weights, visual tokens, cache and activations.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from harness import machine
 from needle_grid import grid_queries
 from random_model import LONGVA_7B, TOWER_336, TOWER_TINY, random_session
 from visual_tokens import RandomTokens, frame
 
+from longva_eval.decode import Frames
+from longva_eval.images import frames_to_pixel_values
 from longva_eval.needle import NeedleGrid
 from longva_eval.prefix import PrefixEngine, Query
+from longva_eval.probe import VideoInfo
 from longva_eval.prompt import Prompt, TextPiece
+from longva_eval.session import Session
+from longva_eval.video import FrameSample
+from longva_eval.vision import VideoFrames
 
 PEAK_FLOPS = 989.4e12
 """Dense bfloat16 of an H100 or H200 SXM (NVIDIA data sheet)."""
 TINY = {**LONGVA_7B, "hidden_size": 448, "intermediate_size": 1024, "num_hidden_layers": 2,
         "num_attention_heads": 7, "num_key_value_heads": 1, "vocab_size": 2048}  # fmt: skip
+FRAME_TOKENS = 144
+PARTS = ("prefill", "attention", "vision", "grid")
+CUDA = torch.cuda.is_available()
 
 
 def prefill_flops(body: dict[str, int], tokens: int) -> float:
@@ -36,77 +57,207 @@ def prefill_flops(body: dict[str, int], tokens: int) -> float:
     return 2.0 * tokens * layers * matrices + 2.0 * layers * hidden * tokens**2
 
 
+def measure(function: Callable[..., Any], *arguments: Any) -> tuple[float, float, Any]:
+    """Seconds until the device is done, peak memory in GB, and the result."""
+    if CUDA:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    result = function(*arguments)
+    if CUDA:
+        torch.cuda.synchronize()
+    took = time.perf_counter() - began
+    return took, torch.cuda.max_memory_allocated() / 1e9 if CUDA else float("nan"), result
+
+
+def free() -> None:
+    """Give back what was let go."""
+    if CUDA:
+        torch.cuda.empty_cache()
+
+
+def video_query(tokens: int) -> Query:
+    """A prompt of this many tokens: frames, then text."""
+    frames = [frame(f"hay{number}", FRAME_TOKENS) for number in range(tokens // FRAME_TOKENS)]
+    text = TextPiece(tuple(range(tokens - FRAME_TOKENS * len(frames) or 1)))
+    return Query(Prompt((*frames, text)))
+
+
+def last_logits(engine: PrefixEngine, queries: list[Query]) -> dict[int, torch.Tensor]:
+    """The logits at the end of each prompt."""
+    return {visit.index: visit.logits[-1].cpu() for visit in engine.visit(queries)}
+
+
+def measure_prefill(new_engine: Callable[..., PrefixEngine], body: dict[str, int],
+                    lengths: list[int]) -> None:  # fmt: skip
+    """One prefill of each length."""
+    warm_up = [video_query(1_000)]
+    last_logits(new_engine(warm_up), warm_up)  # loads kernels
+    print(f"{'tokens':>9} {'seconds':>9} {'tokens/s':>10} {'MFU':>6} {'peak GB':>8}", flush=True)
+    for tokens in lengths:
+        queries = [video_query(tokens)]
+        engine = new_engine(queries)
+        rounds = 3 if tokens < 50_000 else 1
+        runs = [measure(last_logits, engine, queries) for _ in range(rounds)]
+        took, peak = statistics.median(run[0] for run in runs), max(run[1] for run in runs)
+        used = prefill_flops(body, tokens) / took / PEAK_FLOPS if CUDA else float("nan")
+        print(f"{tokens:>9,} {took:>9.2f} {tokens / took:>10,.0f} {used:>6.1%} {peak:>8.1f}",
+              flush=True)  # fmt: skip
+        del engine
+        free()
+
+
+def measure_attention(
+    session: Session, new_engine: Callable[..., PrefixEngine], lengths: list[int]
+) -> None:
+    """Both ways to attend, in turns."""
+    model = session.checkpoint.model
+    for tokens in lengths:
+        queries, warm_up = [video_query(tokens)], [video_query(min(tokens, 10_000))]
+        found: dict[str, list[tuple[float, float, torch.Tensor]]] = {"split_sdpa": [], "sdpa": []}
+        for way in ("split_sdpa", "sdpa", "sdpa", "split_sdpa", "split_sdpa", "sdpa"):
+            model.set_attn_implementation({"": way, "vision_config": "sdpa"})
+            last_logits(new_engine(warm_up), warm_up)
+            engine = new_engine(queries)
+            took, peak, logits = measure(last_logits, engine, queries)
+            found[way].append((took, peak, logits[0]))
+            name = "masked sdpa" if way == "sdpa" else way
+            print(f"{tokens:,} tokens, {name:<11} {took:8.2f} s {peak:8.1f} GB", flush=True)
+            del engine
+            free()
+        model.set_attn_implementation({"": "split_sdpa", "vision_config": "sdpa"})
+        ours, theirs = found["split_sdpa"], found["sdpa"]
+        slow, fast = (statistics.median(run[0] for run in runs) for runs in (theirs, ours))
+        difference = float((ours[0][2] - theirs[0][2]).abs().max())
+        spread = float(theirs[0][2].std())
+        same = int(ours[0][2].argmax()) == int(theirs[0][2].argmax())
+        print(f"masked / split: {slow / fast:.2f}; same first token: {same}, largest difference "
+              f"of a logit {difference:.1e} (their deviation is {spread:.1e})",
+              flush=True)  # fmt: skip
+
+
+def measure_vision(session: Session, num_frames: int) -> None:
+    """The tower alone, pixels alone, and both through the encoder."""
+    model, processor = session.checkpoint.model, session.checkpoint.image_processor
+    noise = np.random.default_rng(0).integers(0, 255, (32, 360, 640, 3), dtype=np.uint8)
+
+    def read(_info: VideoInfo, items: list[int], **_: Any) -> Iterator[Frames]:
+        for first in range(0, len(items), 32):
+            yield noise[: len(items[first : first + 32])]
+
+    pixels = frames_to_pixel_values(noise[:16], processor).to(model.device, model.dtype)
+    batches = 4 if num_frames < 100 else 60
+
+    def tower() -> None:
+        for _ in range(batches):
+            model.encode_pixels(pixels)
+
+    tower()
+    alone = 16 * batches / measure(tower)[0]
+    prepared = len(noise) / measure(frames_to_pixel_values, noise, processor)[0]
+    info = VideoInfo(
+        path=Path("noise.mp4"), num_frames=num_frames, average_fps=1.0, width_pixels=640,
+        height_pixels=360, codec="none", container="none", digest="noise",
+        needs_sequential_read=False, is_plainly_ordered=True, is_evenly_timed=True,
+        is_plain_8_bit=True, presentation_seconds=np.arange(num_frames, dtype=np.float64),
+    )  # fmt: skip
+    sample = FrameSample(
+        indices=tuple(range(num_frames)),
+        timestamps_seconds=(),
+        num_frames_asked=num_frames,
+        num_frames_total=num_frames,
+    )
+    video = VideoFrames(checkpoint=session.checkpoint, info=info, sample=sample, read=read)
+    pieces = video.pieces()
+
+    def encode() -> list[torch.Tensor]:
+        session.encoder.expect([pieces])
+        return session.encoder.encode(pieces)
+
+    before = torch.cuda.memory_allocated() / 1e9 if CUDA else 0.0
+    took, peak, tokens = measure(encode)
+    size = sum(piece.numel() * piece.element_size() for piece in tokens) / 1e9
+    print(f"vision tower, batches of 16: {alone:,.0f} frames/s; pixels of 640 x 360 frames, one "
+          f"thread: {prepared:,.0f} frames/s")  # fmt: skip
+    print(f"{num_frames:,} frames through the encoder: {took:.2f} s, {num_frames / took:,.0f} "
+          f"frames/s; {peak - before:.2f} GB above the weights, {size:.2f} GB of it visual tokens",
+          flush=True)  # fmt: skip
+
+
+def measure_grid(
+    new_engine: Callable[..., PrefixEngine], frame_counts: list[int], needles: int
+) -> None:
+    """The engine against one prefill per cell, through the same chunks."""
+    grid = NeedleGrid(frame_counts=tuple(frame_counts), depths=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
+    queries = grid_queries(grid.cells(), needles=needles, tokens=FRAME_TOKENS)
+    print(f"needle grid, frames {frame_counts}, 6 depths, needles: {needles}; {len(queries)} cells",
+          flush=True)  # fmt: skip
+    last_logits(new_engine(queries), queries[:1])  # loads kernels
+    logits, seconds = {}, {}
+    for reuse in (True, False):
+        engine = new_engine(queries, reuse=reuse)
+        seconds[reuse], peak, logits[reuse] = measure(last_logits, engine, queries)
+        print(f"reuse={reuse!s:<5} {seconds[reuse]:8.2f} s, {engine.counts.tokens_computed:,} "
+              f"tokens, peak {peak:.1f} GB", flush=True)  # fmt: skip
+        del engine
+        free()
+    one, two = logits[False], logits[True]
+    flips = sum(int(one[i].argmax() != two[i].argmax()) for i in one)
+    largest = max(float((one[i] - two[i]).abs().max()) for i in one)
+    margins = [float(best - second) for best, second in (one[i].topk(2).values for i in one)]
+    print(f"one prefill each / engine: {seconds[False] / seconds[True]:.2f}; {flips} of "
+          f"{len(queries)} decisions flip, largest difference of a logit {largest:.1e}, smallest "
+          f"margin {min(margins):.1e}", flush=True)  # fmt: skip
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    lengths = [1_000, 32_000, 144_000, 224_000, 432_000]
-    parser.add_argument("--tokens", type=int, nargs="+", default=lengths)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--tokens", type=int, nargs="+")
     parser.add_argument("--chunk-tokens", type=int, default=8192)
-    parser.add_argument("--grid-frames", type=int, nargs="+", default=[100, 200, 300, 400])
+    parser.add_argument("--attention-tokens", type=int, nargs="+")
+    parser.add_argument("--frames", type=int, help="that the tower encodes")
+    parser.add_argument("--grid-frames", type=int, nargs="+")
+    parser.add_argument("--needles", type=int, default=2)
     parser.add_argument("--tiny", action="store_true", help="a tiny shape, on a CPU too")
+    if parser.parse_args().tiny:
+        parser.set_defaults(tokens=[1_000, 4_000], attention_tokens=[2_000], frames=64)
+        parser.set_defaults(grid_frames=[2, 4, 6], chunk_tokens=1024)
+    else:
+        parser.set_defaults(tokens=[1_000, 32_000, 144_000, 224_000, 432_000])
+        parser.set_defaults(attention_tokens=[32_000], frames=3_000)
+        parser.set_defaults(grid_frames=[100, 200, 300, 400])
     options = parser.parse_args()
-    cuda = torch.cuda.is_available()
-    if not cuda and not options.tiny:
+    if not CUDA and not options.tiny:
         raise SystemExit("There is no CUDA device; --tiny runs everything at a tiny shape.")
     print(machine())
-    device = "cuda" if cuda else "cpu"
-    dtype = torch.bfloat16 if cuda else torch.float32
+    device = "cuda" if CUDA else "cpu"
+    dtype = torch.bfloat16 if CUDA else torch.float32
     body = TINY if options.tiny else LONGVA_7B
     tower = TOWER_TINY if options.tiny else TOWER_336
     session = random_session(body, tower=tower, device=device, dtype=dtype)
     model = session.checkpoint.model
     visuals = RandomTokens(body["hidden_size"], device=device, dtype=dtype)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    print(f"weights {weights / 1e9:.2f} GB in {str(dtype).removeprefix('torch.')}\n")
+    print(f"weights {weights / 1e9:.2f} GB in {str(dtype).removeprefix('torch.')}, "
+          f"chunks of {options.chunk_tokens:,} tokens", flush=True)  # fmt: skip
 
-    def wait() -> float:
-        if cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter()
+    def new_engine(queries: Sequence[Query], *, reuse: bool = True) -> PrefixEngine:
+        for query in queries:
+            visuals.encode(query.prompt.visual_pieces)  # made here, not while time is taken
+        return PrefixEngine(model, visuals, chunk_tokens=options.chunk_tokens, reuse=reuse)
 
-    print(f"{'tokens':>9} {'seconds':>9} {'tokens/s':>10} {'MFU':>6} {'peak GB':>8}")
-    for tokens in options.tokens:
-        frames = [frame(f"f{number}", 144) for number in range(tokens // 144)]
-        text = TextPiece(tuple(range(tokens - 144 * len(frames) or 1)))
-        query = Query(Prompt((*frames, text)))
-        visuals.encode(frames)
-        engine = PrefixEngine(model, visuals, chunk_tokens=options.chunk_tokens)
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
-        began = wait()
-        for _ in engine.visit([query]):
-            pass
-        took = wait() - began
-        peak = torch.cuda.max_memory_allocated() / 1e9 if cuda else float("nan")
-        used = prefill_flops(body, tokens) / took / PEAK_FLOPS if cuda else float("nan")
-        print(f"{tokens:>9,} {took:>9.2f} {tokens / took:>10,.0f} {used:>6.1%} {peak:>8.1f}",
-              flush=True)  # fmt: skip
-        del engine
-        if cuda:
-            torch.cuda.empty_cache()
-
-    frames_of_grid = (2, 4, 6) if options.tiny and not cuda else tuple(options.grid_frames)
-    grid = NeedleGrid(frame_counts=frames_of_grid, depths=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
-    queries = grid_queries(grid.cells(), needles=2, tokens=144)
-    print(
-        f"\nneedle grid, frames {list(frames_of_grid)}, 6 depths, 2 needles: {len(queries)} cells"
-    )
-    logits, seconds = {}, {}
-    for reuse in (True, False):
-        engine = PrefixEngine(model, visuals, chunk_tokens=options.chunk_tokens, reuse=reuse)
-        began = wait()
-        logits[reuse] = {visit.index: visit.logits[-1].cpu() for visit in engine.visit(queries)}
-        seconds[reuse] = wait() - began
-        counts = engine.counts
-        print(f"reuse={reuse!s:<5} {seconds[reuse]:8.2f} s, {counts.tokens_computed:,} tokens",
-              flush=True)  # fmt: skip
-        del engine
-    flips = sum(
-        int(logits[True][i].argmax() != logits[False][i].argmax()) for i in range(len(queries))
-    )
-    margins = [float(v[0] - v[1]) for v in (logits[False][i].topk(2).values for i in logits[False])]
-    print(f"one prefill each / engine: {seconds[False] / seconds[True]:.2f}; {flips} of "
-          f"{len(queries)} decisions flip, smallest margin {min(margins):.1e}")  # fmt: skip
+    for part in options.parts:
+        print(f"\n{part}", flush=True)
+        if part == "prefill":
+            measure_prefill(new_engine, body, options.tokens)
+        elif part == "attention":
+            measure_attention(session, new_engine, options.attention_tokens)
+        elif part == "vision":
+            measure_vision(session, options.frames)
+        else:
+            measure_grid(new_engine, options.grid_frames, options.needles)
 
 
 if __name__ == "__main__":

@@ -65,11 +65,17 @@ def split_sdpa(
         # Of the fused kernels only this one wants a key for each query head.
         key = key.repeat_interleave(groups, dim=1)
         value = value.repeat_interleave(groups, dim=1)
+    head_dim = query.shape[-1]
+    if head_dim % 8:
+        # Called directly, the flash kernel pads no heads: zeros change no score and no sum.
+        scaling = head_dim**-0.5 if scaling is None else scaling
+        query, key, value = (functional.pad(x, (0, -head_dim % 8)) for x in (query, key, value))
     seen, seen_lse = _flash(query, key[:, :, :past], value[:, :, :past], False, scaling)
     own, own_lse = _flash(query, key[:, :, past:], value[:, :, past:], True, scaling)
     share = torch.sigmoid(seen_lse - own_lse).unsqueeze(-1)
     merged = seen.float() * share + own.float() * (1 - share)
-    return merged.to(query.dtype).transpose(1, 2).contiguous(), None
+    merged = merged[..., :head_dim].to(query.dtype)
+    return merged.transpose(1, 2).contiguous(), None
 
 
 def _flash(
