@@ -1,0 +1,84 @@
+"""MMLongBench for lmms-eval. Thin: the work is done in `longva_eval.mmlongbench`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from longva_eval import mmlongbench
+from longva_eval.documents import hf_home
+from longva_eval.errors import DataError
+from longva_eval.images import open_image
+
+FOLDER = "mmlongbench"
+
+
+def process_docs(dataset: Any) -> Any:
+    """Documents of every part that the data file lists."""
+    from datasets import Dataset
+
+    documents: list[dict[str, Any]] = []
+    parts = [mmlongbench.Part(**row) for row in dataset]
+    texts = hf_home() / FOLDER / "mmlb_data"
+    missing = [part.file for part in parts if not (texts / part.file).is_file()]
+    if missing:
+        raise DataError(
+            f"MMLongBench: {len(missing)} of {len(parts)} files are not below {texts}: "
+            f"{', '.join(missing)}. Unpack 0_mmlb_data.tar.gz and the *_image.tar.gz of "
+            f"ZhaoweiWang/MMLongBench into {texts.parent}."
+        )
+    for part in parts:
+        documents.extend(mmlongbench.part_documents(part, texts))
+    return Dataset.from_list(documents)
+
+
+def doc_to_visual(doc: Mapping[str, Any]) -> list[Any]:
+    """The pictures, in order."""
+    return [open_image(_pictures() / name) for name in mmlongbench.question_of(doc).pictures]
+
+
+def doc_to_text(doc: Mapping[str, Any]) -> str:
+    """The official prompt, with `<image>` at the place of each picture."""
+    return mmlongbench.question_of(doc).text
+
+
+def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
+    """The record, for the means and for that of its category."""
+    record = mmlongbench.answer_record(doc, results[0], _pictures())
+    category = record["categories"]["category"]
+    return {"average": record, "official_average": record, category: record}
+
+
+def average(items: Sequence[Mapping[str, Any]]) -> float:
+    """Mean over the categories."""
+    return mmlongbench.average(items)
+
+
+def official_average(items: Sequence[Mapping[str, Any]]) -> float:
+    """Mean over the categories by the official rules."""
+    return mmlongbench.average(items, score="official_score")
+
+
+def vrag(items: Sequence[Mapping[str, Any]]) -> float:
+    """Retrieved texts and a picture."""
+    return mmlongbench.category_mean(items, "vrag")
+
+
+def niah(items: Sequence[Mapping[str, Any]]) -> float:
+    """Needles in texts and pictures."""
+    return mmlongbench.category_mean(items, "niah")
+
+
+def icl(items: Sequence[Mapping[str, Any]]) -> float:
+    """Labels learnt from many examples."""
+    return mmlongbench.category_mean(items, "icl")
+
+
+def doc_vqa(items: Sequence[Mapping[str, Any]]) -> float:
+    """Questions on long documents."""
+    return mmlongbench.category_mean(items, "doc_vqa")
+
+
+def _pictures() -> Path:
+    return hf_home() / FOLDER / "mmlb_image"
