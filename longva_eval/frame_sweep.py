@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from longva_eval.answering import generate_journaled
 from longva_eval.answers import read_choice
-from longva_eval.errors import MediaError
 from longva_eval.generation import Generation, parse_gen_kwargs
-from longva_eval.session import Session
+from longva_eval.journal import Journal
+from longva_eval.session import Failure, Session
 from longva_eval.stats import clustered_standard_error
+from longva_eval.videomme import multiple_choice_prompt
 
 __all__ = ["SweepAnswer", "multiple_choice_prompt", "run_frame_sweep", "sweep_rows"]
 
@@ -39,19 +41,6 @@ class SweepAnswer:
     outcome: Outcome
 
 
-def multiple_choice_prompt(row: Mapping[str, Any]) -> str:
-    """Video-MME's official prompt without subtitles.
-
-    Source: Video-MME repository, commit 06c2315 (README, evaluation prompt).
-    """
-    options = "\n".join(row["options"])
-    return (
-        "Select the best answer to the following multiple-choice question based on the video. "
-        "Respond with only the letter (A, B, C, or D) of the correct option.\n"
-        f"{row['question']}\n{options}\nThe best answer is:"
-    )
-
-
 def run_frame_sweep(
     session: Session,
     rows: Sequence[Mapping[str, Any]],
@@ -59,6 +48,7 @@ def run_frame_sweep(
     frame_counts: Sequence[int],
     *,
     max_new_tokens: int = 8,
+    journal: Journal | None = None,
     on_answer: Callable[[], None] | None = None,
 ) -> list[SweepAnswer]:
     """Ask every question at every number of frames.
@@ -69,6 +59,7 @@ def run_frame_sweep(
         folder: Holds `<videoID>.mp4` for each row.
         frame_counts: Numbers of frames.
         max_new_tokens: Of an answer.
+        journal: Where answers are kept as they come, and taken over from.
         on_answer: Called after each answer.
 
     Returns:
@@ -90,8 +81,12 @@ def run_frame_sweep(
     settings, _ = parse_gen_kwargs(
         {"max_new_tokens": max_new_tokens}, session.checkpoint.generation_config
     )
-    answers = session.generate(
-        prompts, settings, on_answer=lambda *_: on_answer() if on_answer else None
+    answers = generate_journaled(
+        session,
+        prompts,
+        settings,
+        journal=journal,
+        on_answer=lambda *_: on_answer() if on_answer else None,
     )
     asked = [(count, row) for count in frame_counts for row in rows]
     return [
@@ -101,10 +96,10 @@ def run_frame_sweep(
 
 
 def _judge(
-    row: Mapping[str, Any], count: int, seen: int, answer: Generation | MediaError
+    row: Mapping[str, Any], count: int, seen: int, answer: Generation | Failure
 ) -> SweepAnswer:
     outcome: Outcome
-    if isinstance(answer, MediaError):
+    if not isinstance(answer, Generation):
         text, choice, outcome = str(answer), None, "failed"
     else:
         text = answer.text

@@ -8,6 +8,10 @@ meets it in a short video and mostly misses it in a long one.
 The videos are real H.264 files, written once into a folder of the caller's choice. Encoders differ
 between builds, so what is checked against `MINI_BENCHMARK_SHA256` is the RGB frames before
 encoding.
+
+Beside them lie subtitles, in the form of Video-MME's files: while an event is shown, and a little
+longer, they tell its colour and number; otherwise they name what is drawn. So they answer the
+questions wherever a frame is sampled at the right time. As there, some videos have none.
 """
 
 import hashlib
@@ -39,9 +43,11 @@ __all__ = [
     "MiniVideo",
     "benchmark_rows",
     "encode_video",
+    "ensure_mini_benchmark",
     "generate_mini_benchmark",
     "plan_videos",
     "video_frames",
+    "video_subtitles",
 ]
 
 MINI_BENCHMARK_SEED: Final = 90210
@@ -59,6 +65,12 @@ FRAME_SIDE: Final = 64
 """Width and height of a frame, in pixels."""
 VIDEOS_PER_DURATION: Final = 20
 EVENTS_PER_VIDEO: Final = 3
+EVENT_SAID_SECONDS: Final = 8.0
+"""For how long subtitles speak of an event, from its start, unless the next one starts."""
+_SAID_SECONDS: Final = 6.0
+_WITHOUT_SUBTITLES: Final = 3
+"""Of five short or medium videos, the one with this number modulo 5 has no subtitles."""
+_LOCK_SECONDS: Final = 900
 _LETTERS = "ABCD"
 _DOMAINS = {
     "waves": "Nature",
@@ -193,6 +205,51 @@ def benchmark_rows(videos: Iterable[MiniVideo]) -> list[dict[str, object]]:
     ]
 
 
+def video_subtitles(video: MiniVideo) -> str | None:
+    """The subtitles of a video as the text of an .srt file, or None if it has none.
+
+    Long videos all have them, as in Video-MME; of the others, four in five.
+    """
+    if video.duration != "long" and int(video.video_id) % 5 == _WITHOUT_SUBTITLES:
+        return None
+    end = len(video.scenes) / FRAME_RATE
+    starts = [start / FRAME_RATE for start in video.event_starts]
+    said = []
+    for start, following in zip(starts, [*starts[1:], end], strict=True):
+        event = video.scenes[int(start * FRAME_RATE)]
+        text = f"The {event.shape} is {event.color}, and its number is {event.digit}."
+        said.append((start, min(start + EVENT_SAID_SECONDS, following), text))
+    cues = []
+    free_from = 0.0
+    for start, until, text in [*said, (end, end, "")]:
+        while start - free_from > 1.0:
+            upto = min(free_from + _SAID_SECONDS, start)
+            cues.append((free_from, upto, _narration(video.scenes[int(free_from * FRAME_RATE)])))
+            free_from = upto
+        if text:
+            cues.append((start, until, text))
+        free_from = until
+    return "".join(
+        f"{number}\n{_srt_time(start)} --> {_srt_time(until)}\n"
+        f'<font color="white" size=".72c">{text}</font>\n\n'
+        for number, (start, until, text) in enumerate(cues, start=1)
+    )
+
+
+def _narration(scene: Scene) -> str:
+    """What is said while nothing happens."""
+    if scene.shape is None:
+        return f"We look at {scene.texture.name}."
+    article = "An" if scene.color == "orange" else "A"
+    return f"{article} {scene.color} {scene.shape} moves over the {scene.texture.name}."
+
+
+def _srt_time(seconds: float) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d},{rest % 1000:03d}"
+
+
 def video_frames(video: MiniVideo, *, side: int = FRAME_SIDE) -> Iterator[npt.NDArray[np.uint8]]:
     """Draw the frames of a video, each (side, side, 3) uint8 RGB."""
     for scene in video.scenes:
@@ -251,9 +308,9 @@ def generate_mini_benchmark(
     """Write the videos and their questions into a folder, unless they are there already.
 
     Args:
-        folder: Made if missing. Gets `<videoID>.mp4` for each video, `rows.json`, and last
-            `manifest.json` with the SHA-256 of each video's RGB frames before encoding and of
-            each file, which shows that all is complete.
+        folder: Made if missing. Gets `<videoID>.mp4` for each video and `<videoID>.srt` for those
+            with subtitles, `rows.json`, and last `manifest.json` with the SHA-256 of each video's
+            RGB frames before encoding and of each file, which shows that all is complete.
         seed: Seed of the benchmark.
         videos_per_duration: How many videos of each duration.
         side: Width and height of the frames, in pixels.
@@ -278,9 +335,11 @@ def generate_mini_benchmark(
         manifest = json.loads(manifest_path.read_text())
         if manifest["settings"] == settings:
             _check_files(folder, manifest["videos"])
+            _write_subtitles(folder, videos)
             return rows
     folder.mkdir(parents=True, exist_ok=True)
     manifest_path.unlink(missing_ok=True)
+    _write_subtitles(folder, videos)
     entries = []
     everything = hashlib.sha256()
     for video in videos:
@@ -315,6 +374,32 @@ def generate_mini_benchmark(
     partial.write_text(json.dumps(manifest, indent=1))
     partial.replace(manifest_path)
     return rows
+
+
+def ensure_mini_benchmark(
+    folder: Path, *, videos_per_duration: int = VIDEOS_PER_DURATION
+) -> list[dict[str, object]]:
+    """As `generate_mini_benchmark`, for several processes at once: one makes it, the others wait.
+
+    A run that is killed leaves no half of it: what has no manifest is made again.
+    """
+    from filelock import FileLock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock"), timeout=_LOCK_SECONDS):
+        return generate_mini_benchmark(folder, videos_per_duration=videos_per_duration)
+
+
+def _write_subtitles(folder: Path, videos: Iterable[MiniVideo]) -> None:
+    """Write the subtitle files that are missing or differ."""
+    for video in videos:
+        text = video_subtitles(video)
+        path = folder / f"{video.name}.srt"
+        if text is None or (path.exists() and path.read_text(encoding="utf-8") == text):
+            continue
+        partial = path.with_suffix(f".{os.getpid()}.tmp")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
 
 
 def _check_files(folder: Path, entries: Iterable[dict[str, str]]) -> None:

@@ -7,9 +7,14 @@ mean: what could not be read or answered scores 0 and is counted under its own n
 
 from __future__ import annotations
 
+import datetime
+import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Literal
+from zoneinfo import ZoneInfo
 
 from longva_eval.answers import read_choice
 from longva_eval.stats import clustered_standard_error
@@ -21,7 +26,9 @@ __all__ = [
     "category_rows",
     "choice_record",
     "mean_score",
+    "results_folder",
     "scored_record",
+    "write_breakdown",
 ]
 
 Outcome = Literal["right", "wrong", "no answer", "failed"]
@@ -194,3 +201,56 @@ def category_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+_MODEL_NAMES: Final = (
+    "peft=", "delta=", "pretrained=", "model=", "model_version=", "model_name=", "model_id=",
+    "path=", "engine=",
+)  # fmt: skip
+"""Where lmms-eval looks for the model's name among its arguments, in its order."""
+
+
+def results_folder(args: Any) -> Path | None:
+    """Where lmms-eval writes the results file, so that a task can write beside it.
+
+    Args:
+        args: What an aggregation gets that has a parameter of this name: the command line, or None.
+
+    Returns:
+        None if no results are written. The folder's name is made as lmms-eval 0.7.3 makes it
+        (`GeneralConfigTracker`, `sanitize_model_name`).
+    """
+    output = getattr(args, "output_path", None)
+    if not output:
+        return None
+    given = str(getattr(args, "model_args", "") or "")
+    start = next((prefix for prefix in _MODEL_NAMES if prefix in given), None)
+    name = given.split(start)[1].split(",")[0] if start else ""
+    last_two = "/".join(name.split("/")[-2:])
+    return Path(output) / re.sub(r"[\"<>:/\\|?*\[\]]+", "__", last_two)
+
+
+def write_breakdown(
+    task: str, records: Sequence[Mapping[str, Any]], args: Any, **more: Any
+) -> Path | None:
+    """Write the rows of `category_rows` beside the results file.
+
+    Args:
+        task: The task's id.
+        records: From `choice_record` or `scored_record`.
+        args: As for `results_folder`.
+        **more: What else the file is to hold.
+
+    Returns:
+        `<date>_breakdown_<task>.json` in the folder of the results, or None if there is none.
+    """
+    folder = results_folder(args)
+    if folder is None:
+        return None
+    zone = ZoneInfo(getattr(args, "timezone", None) or "Asia/Singapore")  # lmms-eval's default
+    date = datetime.datetime.now(zone).strftime("%Y%m%d_%H%M%S")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{date}_breakdown_{task}.json"
+    content = {"task": task, "rows": category_rows(records), **more}
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
