@@ -16,6 +16,10 @@ from longva_eval import __version__
 __all__ = ["COMMANDS", "load", "main"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "run": (
+        "longva_eval.commands.run:main",
+        "lmms-eval's own run, resumed where it was interrupted, with an honest exit status",
+    ),
     "niah": (
         "longva_eval.commands.niah:main",
         "V-NIAH: hide pictures in a video, ask for them at every depth and length",
@@ -24,6 +28,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "longva_eval.commands.heatmap:main",
         "draw one or several all_accuracies.json in one figure",
     ),
+    "compare": (
+        "longva_eval.commands.compare:main",
+        "runs beside published scores, or against a baseline, with honest statistics",
+    ),
+    "show": (
+        "longva_eval.commands.show:main",
+        "a run in the terminal: scores, outcomes, problems, single questions",
+    ),
+    "report": (
+        "longva_eval.commands.report:main",
+        "one self-contained page about runs, with the frames the model saw",
+    ),
     "plan": (
         "longva_eval.commands.plan:main",
         "tokens, FLOPs, memory and time of a run before it is started",
@@ -31,6 +47,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": (
         "longva_eval.commands.demo:main",
         "run V-NIAH on the embedded model and video, offline, in minutes",
+    ),
+    "doctor": (
+        "longva_eval.commands.doctor:main",
+        "what this environment can run, and how to mend what it cannot",
+    ),
+    "prepare": (
+        "longva_eval.commands.prepare:main",
+        "check a local copy of a benchmark and lay it out for runs without a network",
+    ),
+    "submit": (
+        "longva_eval.commands.submit:main",
+        "a complete run as the file a leaderboard takes; sends nothing",
     ),
     "tasks-path": (
         "longva_eval.commands.tasks_path:main",

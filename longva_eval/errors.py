@@ -8,10 +8,12 @@ from __future__ import annotations
 
 __all__ = [
     "CheckpointError",
+    "DataError",
     "EvaluationError",
     "MediaError",
     "NumericalError",
     "PromptError",
+    "ResourceError",
     "SettingsError",
 ]
 
@@ -28,6 +30,10 @@ class CheckpointError(EvaluationError):
     """A checkpoint cannot be found, read, or is not what its files say."""
 
 
+class DataError(EvaluationError):
+    """A data set's files or rows are not what its layout says, or some are missing."""
+
+
 class MediaError(EvaluationError):
     """A video or picture cannot be read, or does not hold what its header says."""
 
@@ -38,3 +44,7 @@ class PromptError(EvaluationError, ValueError):
 
 class NumericalError(EvaluationError):
     """The model produced NaN or infinity."""
+
+
+class ResourceError(EvaluationError):
+    """Memory or disk is not enough for what is asked."""

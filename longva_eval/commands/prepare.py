@@ -1,0 +1,242 @@
+"""`longva-eval prepare`: check a local copy of a benchmark and lay it out for offline runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from longva_eval.errors import SettingsError
+from longva_eval.local_data import (
+    DataStatus,
+    Layout,
+    PrepareReport,
+    data_status,
+    find_layouts,
+    hf_home_folder,
+    prepare,
+    read_layouts,
+)
+
+__all__ = ["main"]
+
+_MAX_FAILED_SHARE = 0.05
+"""What our adapters let fail unless told otherwise (`max_failed`)."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prepare a data set, or list those that can be."""
+    options = _parser().parse_args(arguments)
+    hf_home: Path = (options.hf_home or hf_home_folder()).expanduser().absolute()
+    layouts = read_layouts()
+    if options.list:
+        chosen = list(layouts.values()) if options.task is None else find_layouts(options.task)
+        print(_render_list([data_status(layout, hf_home) for layout in chosen], hf_home))
+        return 0
+    if options.task is None or options.source is None:
+        raise SettingsError(
+            "name what to prepare and where its copy is: longva-eval prepare videomme --from DIR. "
+            "`longva-eval prepare --list` shows what there is."
+        )
+    chosen = find_layouts(options.task, layouts)
+    if options.rows and len(chosen) > 1:
+        raise SettingsError(
+            f"--rows names the rows of one data set, and {options.task} reads several: prepare "
+            f"{', '.join(layout.name for layout in chosen)} one by one."
+        )
+    reports = []
+    for layout in chosen:
+        progress = _Progress()
+        try:
+            report = prepare(
+                layout.name,
+                options.source,
+                hf_home,
+                allow_missing=options.allow_missing,
+                copy=options.copy,
+                check_media=not options.no_check_media,
+                row_files=options.rows or (),
+                follow_links=options.follow_links,
+                layouts=layouts,
+                progress=progress,
+            )
+        finally:
+            progress.close()
+        reports.append(report)
+        print(_render(report) + "\n")
+    print(_render_commands(options.task, reports, hf_home))
+    return 0
+
+
+class _Progress:
+    """What is being done and how far it is, in one line of a terminal."""
+
+    def __init__(self) -> None:
+        self._width = 0
+        self._is_shown = sys.stderr.isatty()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self._is_shown and (done == total or done % 10 == 0):
+            count = f" {done:,} of {total:,}" if total else ""
+            self._write(f"{what}{count} ...")
+
+    def close(self) -> None:
+        if self._is_shown and self._width:
+            self._write("")
+            sys.stderr.write("\r")
+
+    def _write(self, line: str) -> None:
+        sys.stderr.write("\r" + line.ljust(self._width))
+        sys.stderr.flush()
+        self._width = len(line)
+
+
+def _render(report: PrepareReport) -> str:
+    layout = report.layout
+    title = [layout.dataset, *([layout.config] if layout.config else []), layout.split]
+    whole = f" of {layout.num_rows:,}" if layout.num_rows is not None else ""
+    files = ", ".join(report.row_files[:3]) + (", ..." if len(report.row_files) > 3 else "")
+    lines = [
+        ("from", str(report.source)),
+        ("into", str(report.hf_home)),
+        ("rows", f"{report.num_rows:,}{whole}, from {files}"),
+    ]
+    for count in report.media:
+        text = f"{count.num_found:,} of {count.num_named:,} in {count.folder}"
+        if count.unreadable:
+            text += f", {len(count.unreadable):,} unreadable"
+        elif count.missing and not count.required:
+            text += " (not every row has one)"
+        lines.append((f"{count.kind}s", text))
+    if report.media:
+        done = [f"{count:,} {what}" for what, count in report.placed.items() if count]
+        lines.append(("files", ", ".join(done) or "none"))
+    if report.revision:
+        same = layout.revision == report.revision
+        lines.append(("revision", report.revision[:12] + (", the one we pin" if same else "")))
+    width = max(len(label) for label, _ in lines) + 2
+    parts = [f"{layout.name}: {' / '.join(title)}"]
+    parts += [f"  {label:<{width}}{text}" for label, text in lines]
+    for warning in report.warnings:
+        parts += textwrap.wrap(
+            f"Note: {warning}", 98, initial_indent="  ", subsequent_indent="  ",
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+    if report.missing_file is not None:
+        parts += [
+            f"  Not whole: {report.num_rows_with_media:,} of {report.num_rows:,} questions have "
+            "their media. What is missing, by name:",
+            f"  {report.missing_file}",
+        ]
+    else:
+        parts.append("  All of it is there.")
+    return "\n".join(parts)
+
+
+def _render_commands(task: str, reports: Sequence[PrepareReport], hf_home: Path) -> str:
+    tasks = list(dict.fromkeys(name for report in reports for name in report.layout.tasks))
+    # A layout may bear the name of a task of the host; who names a layout gets our task.
+    named = {report.layout.name for report in reports}
+    first = task if task in tasks and task not in named else next(iter(tasks), task)
+    skipping = any(report.needs_skipping for report in reports)
+    model_arguments = "pretrained=lmms-lab/LongVA-7B" + (",on_error=skip" if skipping else "")
+    lacking = [(r.num_rows - r.num_rows_with_media, r.num_rows) for r in reports]
+    if any(count > _MAX_FAILED_SHARE * total for count, total in lacking):
+        model_arguments += f",max_failed={max(count for count, _ in lacking)}"
+    lines = [
+        "Run it without a network:",
+        "",
+        f"  HF_HUB_OFFLINE=1 HF_HOME={shlex.quote(str(hf_home))} \\",
+        f"  lmms-eval --model longva --model_args {model_arguments} --tasks {first}",
+        "",
+    ]
+    others = [name for name in tasks if name != first]
+    if others:
+        lines += _wrapped(f"The same data serves {', '.join(others)}.")
+    if skipping:
+        lines += _wrapped(
+            "on_error=skip: questions without their media count as failed, in every result."
+        )
+    lines += [
+        f"Note: {name} is set to {os.environ[name]}; unset it, the rows lie in {hf_home}/datasets."
+        for name in ("HF_DATASETS_CACHE", "LMMS_EVAL_DATASETS_CACHE")
+        if os.environ.get(name) and Path(os.environ[name]) != hf_home / "datasets"
+    ]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 98, break_long_words=False, break_on_hyphens=False)
+
+
+def _render_list(statuses: Sequence[DataStatus], hf_home: Path) -> str:
+    if not statuses:
+        return "There are no layouts of local data."
+    rows = [("NAME", "ROWS", "MEDIA", f"IN {hf_home}", "TASKS")]
+    for status in statuses:
+        layout = status.layout
+        state = status.state if status.state != "partly" else f"partly: {status.problem}"
+        rows.append(
+            (
+                layout.name,
+                "?" if layout.num_rows is None else f"{layout.num_rows:,}",
+                _media_kinds(layout),
+                state,
+                ", ".join(layout.tasks),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join(
+            [*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]
+        ).rstrip()
+        for row in rows
+    ]
+    lines += ["", "Where to get them:"]
+    width = max(len(status.layout.name) for status in statuses)
+    for status in statuses:
+        layout = status.layout
+        note = f" {layout.note}" if layout.note else ""
+        lines.append(f"  {layout.name:<{width}}  {layout.source} ({layout.license}){note}")
+    return "\n".join(lines)
+
+
+def _media_kinds(layout: Layout) -> str:
+    kinds = [f"{media.kind}s" for media in layout.media]
+    kinds += ["pictures in the rows"] if layout.images else []
+    return ", ".join(dict.fromkeys(kinds)) or "none"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="longva-eval prepare",
+        description="Check a local copy of a benchmark (rows as parquet, json, jsonl or csv, media "
+        "as files or in zip and tar archives) and lay it out below HF_HOME, so that lmms-eval's "
+        "tasks and ours run from it without a network. May be repeated.",
+    )
+    add: Any = parser.add_argument
+    add("task", nargs="?", metavar="TASK", help="name of a data set, or id of a task that reads it")
+    add("--from", dest="source", type=Path, metavar="DIR", help="the copy; searched by name")
+    add("--hf-home", type=Path, metavar="DIR", help="where to lay it out (default: HF_HOME)")
+    add("--copy", action="store_true", help="copy media; otherwise they are linked")
+    add(
+        "--allow-missing",
+        action="store_true",
+        help="lay out what is there; a run then needs on_error=skip, and the count stands in it",
+    )
+    add(
+        "--rows",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="the files of rows, if DIR leaves it open which they are",
+    )
+    add("--no-check-media", action="store_true", help="do not look into the media files")
+    add("--follow-links", action="store_true", help="follow symbolic links out of DIR")
+    add("--list", action="store_true", help="show what can be prepared, and what HF_HOME holds")
+    return parser
