@@ -1,12 +1,13 @@
-"""Loading a checkpoint in LongVA-7B's on-disk layout, from a folder or from the hub.
+"""Loading a checkpoint, from a folder or from the hub.
 
-The layout is that of the original training code: `config.json` with `model_type: llava_qwen` and
-`mm_*` keys, safetensors shards that hold the language model, the projector *and the tuned vision
-tower*, tokenizer files, and a `mm_vision_tower` entry that only names an architecture
-(`openai/clip-vit-large-patch14-336`), which is known here without a network.
+LongVA's layout is that of the original training code: `config.json` with `model_type: llava_qwen`
+and `mm_*` keys, safetensors shards that hold the language model, the projector *and the tuned
+vision tower*, tokenizer files, and a `mm_vision_tower` entry that only names an architecture
+(`openai/clip-vit-large-patch14-336`), which is known here without a network. Checkpoints of
+LLaVA-NeXT and LLaVA-NeXT-Video in transformers' layout are loaded by `longva_eval.llava_next`.
 
 Nothing is guessed from a name: the class comes from `config.json`, the prompt template from the
-tokenizer. Weights are read from safetensors alone; no pickle and no remote code.
+tokenizer or processor. Weights are read from safetensors alone; no pickle and no remote code.
 """
 
 from __future__ import annotations
@@ -14,15 +15,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from loguru import logger
-from safetensors import safe_open
 from transformers import (
     AutoTokenizer,
     CLIPImageProcessorPil,
@@ -30,15 +30,39 @@ from transformers import (
     CLIPVisionModel,
     GenerationConfig,
 )
+from transformers.distributed import DistributedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
+from longva_eval.checkpoint_files import (
+    check_shapes,
+    hash_weights,
+    kept_tower_layers,
+    read_json,
+    read_processor_settings,
+    read_tensor_names,
+    rope_parameters_of,
+    some,
+)
 from longva_eval.embedded import CHECKPOINTS, embedded_checkpoint
 from longva_eval.errors import CheckpointError, SettingsError
 from longva_eval.images import parse_grid_pinpoints
-from longva_eval.modeling import LongVAConfig, LongVAForCausalLM
+from longva_eval.llava_next import (
+    ARCHITECTURES,
+    is_llava_next,
+    llava_next_config,
+    llava_next_processor_settings,
+    load_llava_next,
+)
+from longva_eval.modeling import (
+    LongVAConfig,
+    LongVAForCausalLM,
+    VisionLanguageModel,
+    execution_device,
+)
+from longva_eval.parallel import check_divisible, check_tensor_parallel, current_team
+from longva_eval.processor_prompt import MediaTokens, read_chat_template
 from longva_eval.rope import RopeSettings, describe_rope, resolve_rope_parameters
 
 __all__ = [
@@ -47,13 +71,11 @@ __all__ = [
     "change_rope",
     "find_checkpoint",
     "load_checkpoint",
+    "load_part",
     "resolve_dtype",
 ]
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-
-_CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
-_CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 KNOWN_TOWERS: dict[str, dict[str, Any]] = {
     # huggingface.co/openai/clip-vit-large-patch14-336, config.json and preprocessor_config.json.
@@ -70,10 +92,19 @@ KNOWN_TOWERS: dict[str, dict[str, Any]] = {
 }
 """Architectures that need no download; their preprocessing is CLIP's, at `image_size`."""
 
-_HUB_PATTERNS = ["*.json", "*.safetensors", "merges.txt", "vocab.txt", "*.model", "vision_tower/*"]
+LONGVA = "LlavaQwenForCausalLM"
+"""`architectures` in LongVA's `config.json`."""
+
+_HUB_PATTERNS = [
+    "*.json",
+    "*.jinja",
+    "*.safetensors",
+    "merges.txt",
+    "vocab.txt",
+    "*.model",
+    "vision_tower/*",
+]
 _SPREADING_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-_HASHED_BLOCKS = 256
-_HASHED_BLOCK_BYTES = 1 << 16
 _BAR_FROM_BYTES = 1 << 28
 
 
@@ -81,7 +112,7 @@ _BAR_FROM_BYTES = 1 << 28
 class Checkpoint:
     """A loaded model with everything that belongs to it."""
 
-    model: LongVAForCausalLM
+    model: VisionLanguageModel
     """In evaluation mode, on its device or devices."""
     tokenizer: Any
     image_processor: CLIPImageProcessorPil
@@ -99,10 +130,32 @@ class Checkpoint:
     """`rope_parameters` as the checkpoint has them, before any change."""
     fingerprint: str
     """Hash over the weight files: names, sizes, and 256 blocks of 64 KiB spread over each."""
+    architecture: str = LONGVA
+    """As `architectures` in `config.json` names it."""
+    media_tokens: MediaTokens | None = None
+    """Where a processor writes the prompts; None for LongVA's own rules."""
 
     @property
-    def config(self) -> LongVAConfig:
-        return self.model.config  # type: ignore[no-any-return]  # transformers is untyped
+    def config(self) -> Any:
+        """The language model's configuration, with LongVA's `mm_*` keys beside it."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model begins; all of it, but for `device_map`."""
+        return execution_device(self.model.model.embed_tokens)
+
+    @property
+    def context_length(self) -> int:
+        """Longest prompt in tokens that the checkpoint says it was made for.
+
+        `max_position_embeddings`; a checkpoint with linear RoPE scaling (Vicuna's, for
+        LLaVA-NeXT-Video-7B) states it before scaling.
+        """
+        length = int(self.config.max_position_embeddings)
+        if self.own_rope_parameters.get("rope_type") == "linear":
+            length = int(length * float(self.own_rope_parameters["factor"]))
+        return length
 
     @property
     def num_tokenizer_entries(self) -> int:
@@ -117,23 +170,31 @@ class Checkpoint:
             self.model.vision_config.to_dict(),
             self.image_processor.to_dict(),
             [config.mm_patch_merge_type, str(getattr(config, "image_grid_pinpoints", None))],
+            *(
+                [[self.architecture, self.model.pools_before_projection]]
+                if self.architecture != LONGVA
+                else []
+            ),
         ):
             digest.update(json.dumps(part, sort_keys=True, default=str).encode())
-        for name, weight in self.model.model.named_parameters():
-            if name.startswith(("vision_tower.", "mm_projector.", "image_newline")):
-                digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
-                flat = weight.detach().cpu().contiguous().view(torch.uint8)
-                digest.update(flat.numpy().tobytes())
+        for name, weight in self.model.vision_parameters():
+            digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+            if weight.is_meta:  # `device_map` put it elsewhere; it is what the files say
+                digest.update(self.fingerprint.encode())
+                continue
+            flat = weight.detach().cpu().contiguous().view(torch.uint8)
+            digest.update(flat.numpy().tobytes())
         return digest.hexdigest()[:24]
 
     def describe(self) -> dict[str, Any]:
         """What a result says about the model that made it."""
         return {
+            "architecture": self.architecture,
             "checkpoint": self.source,
             "revision": self.revision,
             "weights_fingerprint": self.fingerprint,
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "device": str(self.model.device),
+            "device": str(self.device),
             "rope": self.rope,
         }
 
@@ -147,8 +208,10 @@ def load_checkpoint(
     dtype: DType = "auto",
     attn_implementation: str = "sdpa",
     rope: RopeSettings | None = None,
+    architectures: Sequence[str] | None = None,
+    tensor_parallel: int = 1,
 ) -> Checkpoint:
-    """Load a LongVA checkpoint.
+    """Load a checkpoint of LongVA, LLaVA-NeXT or LLaVA-NeXT-Video.
 
     Args:
         pretrained: A folder, a hub id such as `lmms-lab/LongVA-7B`, or an embedded checkpoint
@@ -160,60 +223,86 @@ def load_checkpoint(
         attn_implementation: Of the language model: a name that transformers knows. The vision
             tower, which is not causal, uses `sdpa` unless this is `eager`.
         rope: What to change of the rotary embedding; nothing if None.
+        architectures: Which of the known ones are wanted; all if None.
+        tensor_parallel: Among how many processes the language model is divided; they have joined
+            (`longva_eval.parallel.joined`).
 
     Raises:
         CheckpointError: If files are missing, unreadable, or hold another model.
         SettingsError: If a setting is unknown or contradicts the checkpoint.
     """
-    began = time.perf_counter()
+    check_tensor_parallel(tensor_parallel, device=device, device_map=device_map)
     folder, commit = find_checkpoint(pretrained, revision=revision)
-    raw = _read_json(folder / "config.json")
-    _check_architecture(raw, folder)
-    tensor_names = _tensor_names(folder)
-    tower_config, processor_settings, tower_folder = _vision_tower(raw, folder)
-    config = _build_config(raw, tower_config, tensor_names)
-    settings = rope or RopeSettings()
-    own_rope_parameters = dict(config.rope_parameters)
-    config.rope_parameters = _resolve_rope(config, own_rope_parameters, settings)
-    torch_device, placement = _resolve_placement(device, device_map)
-    _check_attention(attn_implementation)
-    tower_attention = "eager" if attn_implementation == "eager" else "sdpa"
-    # Small files before the large ones, so that what is wrong with them is said at once.
-    tokenizer = _tokenizer(folder, config)
-    generation_config = _generation_config(folder, config, tokenizer)
-    with _no_bar_if_small(folder):
-        model, report = LongVAForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=resolve_dtype(dtype, torch_device),
-            attn_implementation={"": attn_implementation, "vision_config": tower_attention},
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are reported below, with the checkpoint's name
-            device_map=placement,
-        )
-    _check_shapes(report, folder)
-    missing = set(report["missing_keys"])
-    if not any(".vision_tower." in name for name in tensor_names):
-        missing -= _load_untuned_tower(model, raw, tower_folder)
-    if missing or report["unexpected_keys"]:
-        raise CheckpointError(
-            f"{folder} does not hold the weights of a LongVA model. Missing: "
-            f"{_some(missing)}. Not part of it: {_some(report['unexpected_keys'])}."
-        )
+    raw = read_json(folder / "config.json")
+    _check_wanted(raw, folder, architectures)
+    team = current_team()
+    settings: dict[str, Any] = {
+        "rope": rope,
+        "device": device,
+        "device_map": device_map,
+        "dtype": dtype,
+        "attn_implementation": attn_implementation,
+        "tensor_parallel": tensor_parallel,
+    }
+
+    def tell_the_others() -> None:
+        if team is not None:
+            asked = None if rope is None else asdict(rope)
+            place = {"pretrained": str(pretrained), "revision": commit}
+            team.load({**settings, **place, "rope": asked})
+
+    checkpoint = _load(pretrained, folder, commit, raw, before_weights=tell_the_others, **settings)
+    if team is not None:
+        team.loaded(checkpoint)
+    return checkpoint
+
+
+def load_part(pretrained: str, *, revision: str | None, **settings: Any) -> Checkpoint:
+    """What a process holds that shares the model another one has loaded; with its settings."""
+    transformers_logging.disable_progress_bar()
+    folder, commit = find_checkpoint(pretrained, revision=revision)
+    raw = read_json(folder / "config.json")
+    return _load(pretrained, folder, commit, raw, before_weights=lambda: None, **settings)
+
+
+def _load(
+    pretrained: str | Path,
+    folder: Path,
+    commit: str | None,
+    raw: dict[str, Any],
+    *,
+    rope: RopeSettings | None,
+    device: str,
+    device_map: str | None,
+    dtype: str,
+    attn_implementation: str,
+    tensor_parallel: int,
+    before_weights: Callable[[], None],
+) -> Checkpoint:
+    """Load from a folder; `before_weights` is called when all but the weights is known."""
+    began = time.perf_counter()
+    load = _load_llava_next if is_llava_next(raw) else _load_longva
+    parts = load(
+        raw,
+        folder,
+        rope=rope or RopeSettings(),
+        device=device,
+        device_map=device_map,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        tensor_parallel=tensor_parallel,
+        before_weights=before_weights,
+    )
+    model = parts["model"]
     model.eval().requires_grad_(False)
+    rotary = model.model.rotary_emb.inv_freq
     checkpoint = Checkpoint(
-        model=model,
-        tokenizer=tokenizer,
-        image_processor=CLIPImageProcessorPil(**processor_settings),
-        generation_config=generation_config,
+        **parts,
         folder=folder,
         source=str(pretrained),
         revision=commit,
-        rope=describe_rope(settings, config.rope_parameters, model.model.rotary_emb.inv_freq),
-        own_rope_parameters=own_rope_parameters,
-        fingerprint=_fingerprint(folder),
+        rope=describe_rope(rope or RopeSettings(), model.config.rope_parameters, rotary),
+        fingerprint=hash_weights(folder),
     )
     num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     logger.info(
@@ -224,6 +313,140 @@ def load_checkpoint(
         time.perf_counter() - began,
     )
     return checkpoint
+
+
+def _load_longva(
+    raw: dict[str, Any],
+    folder: Path,
+    *,
+    rope: RopeSettings,
+    device: str,
+    device_map: str | None,
+    dtype: str,
+    attn_implementation: str,
+    tensor_parallel: int,
+    before_weights: Callable[[], None],
+) -> dict[str, Any]:
+    """The parts of a `Checkpoint` that depend on the layout; here LongVA's."""
+    _check_architecture(raw, folder)
+    tensor_names = read_tensor_names(folder)
+    tower_config, processor_settings, tower_folder = _vision_tower(raw, folder)
+    config = _build_config(raw, tower_config, tensor_names)
+    own_rope_parameters = dict(config.rope_parameters)
+    config.rope_parameters = _resolve_rope(config, own_rope_parameters, rope)
+    check_divisible(tensor_parallel, config, raw, folder)
+    options = _load_options(
+        device, device_map, dtype, attn_implementation, tensor_parallel=tensor_parallel
+    )
+    # Small files before the large ones, so that what is wrong with them is said at once.
+    tokenizer = _tokenizer(folder, config)
+    generation_config = _generation_config(folder, config, tokenizer)
+    before_weights()
+    with _no_bar_if_small(folder):
+        model, report = LongVAForCausalLM.from_pretrained(folder, config=config, **options)
+    check_shapes(report, folder)
+    missing = set(report["missing_keys"])
+    if not any(".vision_tower." in name for name in tensor_names):
+        missing -= _load_untuned_tower(model, raw, tower_folder)
+    if missing or report["unexpected_keys"]:
+        raise CheckpointError(
+            f"{folder} does not hold the weights of a LongVA model. Missing: "
+            f"{some(missing)}. Not part of it: {some(report['unexpected_keys'])}."
+        )
+    return {
+        "model": model,
+        "tokenizer": tokenizer,
+        "image_processor": CLIPImageProcessorPil(**processor_settings),
+        "generation_config": generation_config,
+        "own_rope_parameters": own_rope_parameters,
+    }
+
+
+def _load_llava_next(
+    raw: dict[str, Any],
+    folder: Path,
+    *,
+    rope: RopeSettings,
+    device: str,
+    device_map: str | None,
+    dtype: str,
+    attn_implementation: str,
+    tensor_parallel: int,
+    before_weights: Callable[[], None],
+) -> dict[str, Any]:
+    """As `_load_longva`, of LLaVA-NeXT and LLaVA-NeXT-Video in transformers' layout."""
+    config = llava_next_config(raw, folder)
+    language = config.text_config
+    own_rope_parameters = dict(language.rope_parameters)
+    language.rope_parameters = _resolve_rope(language, own_rope_parameters, rope)
+    check_divisible(tensor_parallel, language, raw, folder)
+    options = _load_options(
+        device, device_map, dtype, attn_implementation, tensor_parallel=tensor_parallel
+    )
+    processor_settings = llava_next_processor_settings(raw, folder)
+    tokenizer = _tokenizer(folder, config)
+    generation_config = _generation_config(folder, language, tokenizer)
+    media_tokens = _media_tokens(config, tokenizer, folder)
+    before_weights()
+    with _no_bar_if_small(folder):
+        model = load_llava_next(folder, config, options)
+    return {
+        "model": model,
+        "tokenizer": tokenizer,
+        "image_processor": CLIPImageProcessorPil(**processor_settings),
+        "generation_config": generation_config,
+        "own_rope_parameters": own_rope_parameters,
+        "architecture": next(name for name in raw["architectures"] if name in ARCHITECTURES),
+        "media_tokens": media_tokens,
+    }
+
+
+def _media_tokens(config: Any, tokenizer: Any, folder: Path) -> MediaTokens:
+    """The tokens that stand for pictures and videos, where tokenizer and config agree on them."""
+    asked = {"image": config.image_token_index, "video": getattr(config, "video_token_index", None)}
+    found: dict[str, str | None] = {"image": None, "video": None}
+    for kind, token_id in asked.items():
+        if token_id is None:
+            continue
+        token = getattr(tokenizer, f"{kind}_token", None) or f"<{kind}>"
+        if tokenizer.convert_tokens_to_ids(token) != token_id:
+            raise CheckpointError(
+                f"{folder}/config.json has {kind}_token_index={token_id}, but the tokenizer's "
+                f"{token} is {tokenizer.convert_tokens_to_ids(token)}. Are these its tokenizer "
+                "files?"
+            )
+        found[kind] = token
+    assert found["image"] is not None, "the configuration always names an image token"
+    return MediaTokens(
+        chat_template=read_chat_template(folder), picture=found["image"], video=found["video"]
+    )
+
+
+def _load_options(
+    device: str,
+    device_map: str | None,
+    dtype: str,
+    attn_implementation: str,
+    *,
+    tensor_parallel: int = 1,
+) -> dict[str, Any]:
+    """Arguments of `from_pretrained` beside folder and configuration."""
+    torch_device, placement = _resolve_placement(device, device_map)
+    _check_attention(attn_implementation)
+    tower_attention = "eager" if attn_implementation == "eager" else "sdpa"
+    return {
+        "dtype": resolve_dtype(dtype, torch_device),
+        "attn_implementation": {"": attn_implementation, "vision_config": tower_attention},
+        "use_safetensors": True,
+        "local_files_only": True,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # they are reported, with the checkpoint's name
+        **(
+            {"device_map": placement}
+            if tensor_parallel == 1
+            else {"distributed_config": DistributedConfig(tp_size=tensor_parallel)}
+        ),
+    }
 
 
 def change_rope(checkpoint: Checkpoint, rope: RopeSettings) -> Checkpoint:
@@ -238,8 +461,8 @@ def change_rope(checkpoint: Checkpoint, rope: RopeSettings) -> Checkpoint:
     model = checkpoint.model
     config = model.config
     config.rope_parameters = _resolve_rope(config, checkpoint.own_rope_parameters, rope)
-    device = model.model.rotary_emb.inv_freq.device
-    model.model.rotary_emb = Qwen2RotaryEmbedding(config).to(device)
+    rotary = model.model.rotary_emb
+    model.model.rotary_emb = type(rotary)(config).to(rotary.inv_freq.device)
     described = describe_rope(rope, config.rope_parameters, model.model.rotary_emb.inv_freq)
     return replace(checkpoint, rope=described)
 
@@ -259,12 +482,13 @@ def _no_bar_if_small(folder: Path) -> Iterator[None]:
 
 
 def _resolve_rope(
-    config: LongVAConfig, own_parameters: Mapping[str, Any], rope: RopeSettings
+    config: Any, own_parameters: Mapping[str, Any], rope: RopeSettings
 ) -> dict[str, Any]:
     return resolve_rope_parameters(
         own_parameters,
         rope,
-        head_dim=config.hidden_size // config.num_attention_heads,
+        head_dim=getattr(config, "head_dim", None)
+        or config.hidden_size // config.num_attention_heads,
         max_position_embeddings=config.max_position_embeddings,
     )
 
@@ -368,13 +592,25 @@ def _check_attention(name: str) -> None:
         )
 
 
+def _check_wanted(raw: Mapping[str, Any], folder: Path, wanted: Sequence[str] | None) -> None:
+    """Refuse a known model that is not the one asked for, before its weights are read."""
+    found = [name for name in raw.get("architectures") or [] if name in (LONGVA, *ARCHITECTURES)]
+    if wanted is not None and found and not set(found) & set(wanted):
+        raise CheckpointError(
+            f"{folder}/config.json describes {found[0]}, and this model is for "
+            f"{' or '.join(wanted)}. --model longva is for {LONGVA}, longva_llava_next and "
+            "longva_llava_next_video for those of transformers (docs/baselines.md)."
+        )
+
+
 def _check_architecture(raw: Mapping[str, Any], folder: Path) -> None:
     architectures = raw.get("architectures") or []
     if raw.get("model_type") != "llava_qwen" or "LlavaQwenForCausalLM" not in architectures:
         raise CheckpointError(
             f"{folder}/config.json describes model_type={raw.get('model_type')!r}, "
             f"architectures={architectures}; LongVA has model_type='llava_qwen' and "
-            "LlavaQwenForCausalLM. Use the lmms-eval model of that architecture instead."
+            f"LlavaQwenForCausalLM; {' and '.join(ARCHITECTURES)} are known too. Use the lmms-eval "
+            "model of that architecture instead."
         )
     required = {
         "mm_projector_type": ("mlp2x_gelu",),
@@ -383,6 +619,9 @@ def _check_architecture(raw: Mapping[str, Any], folder: Path) -> None:
         "mm_use_im_start_end": (False, None),
         "use_sliding_window": (False, None),
         "mm_patch_merge_type": ("unires", "spatial_unpad", "anyres"),
+        "mm_spatial_pool_mode": ("average", "max", None),
+        "mm_newline_position": ("one_token", None),
+        "image_aspect_ratio": ("anyres", "pad", "crop"),
     }
     wrong = {key: raw.get(key) for key, allowed in required.items() if raw.get(key) not in allowed}
     if wrong:
@@ -390,40 +629,6 @@ def _check_architecture(raw: Mapping[str, Any], folder: Path) -> None:
             f"{folder}/config.json asks for parts that LongVA does not have: {wrong}. "
             f"Known: { {key: required[key] for key in wrong} }."
         )
-
-
-def _tensor_names(folder: Path) -> set[str]:
-    """Names of the tensors in the safetensors files, after checking that the files are there."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        weight_map = _read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(
-            isinstance(name, str) for name in weight_map.values()
-        ):
-            raise CheckpointError(f"{index} has no weight_map from tensors to files.")
-        files = sorted(set(weight_map.values()))
-    else:
-        files = sorted(path.name for path in folder.glob("*.safetensors"))
-    absent = [name for name in files if not (folder / name).is_file()]
-    if absent:
-        raise CheckpointError(f"{folder} lacks {_some(absent)}, which its index names.")
-    if not files:
-        pickles = sorted(path.name for path in folder.glob("*.bin"))
-        hint = (
-            f"It has {_some(pickles)}: pickles can run code when read and are refused. Convert "
-            "them once, in a place you trust, with safetensors.torch.save_file."
-            if pickles
-            else "Download them: hf download <owner>/<name> --local-dir <folder>."
-        )
-        raise CheckpointError(f"{folder} has no *.safetensors weights. {hint}")
-    names: set[str] = set()
-    for name in files:
-        try:
-            with safe_open(folder / name, framework="pt") as tensors:
-                names.update(tensors.keys())
-        except Exception as error:  # safetensors raises its own, undocumented type
-            raise CheckpointError(f"{folder / name} cannot be read: {error}") from error
-    return names
 
 
 def _vision_tower(
@@ -435,14 +640,14 @@ def _vision_tower(
         raise CheckpointError(f"{folder}/config.json names no mm_vision_tower.")
     for candidate in (folder / name, Path(name)):
         if (candidate / "config.json").is_file():
-            settings = _read_json(candidate / "config.json")
+            settings = read_json(candidate / "config.json")
             settings = settings.get("vision_config", settings)
             path = candidate / "preprocessor_config.json"
-            processor = _processor_settings(_read_json(path), path)
+            processor = read_processor_settings(read_json(path), path)
             return CLIPVisionConfig(**settings), processor, candidate
     if name in KNOWN_TOWERS:
         size = KNOWN_TOWERS[name]["image_size"]
-        processor = _processor_settings({"size": size}, Path(name))
+        processor = read_processor_settings({"size": size}, Path(name))
         return CLIPVisionConfig(**KNOWN_TOWERS[name]), processor, None
     raise CheckpointError(
         f"{folder}/config.json names the vision tower {name!r}, which is neither a folder in the "
@@ -452,48 +657,22 @@ def _vision_tower(
     )
 
 
-def _processor_settings(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Arguments of the CLIP processor from a `preprocessor_config.json`, old or new form."""
-    size = raw.get("size")
-    shortest = size.get("shortest_edge") if isinstance(size, dict) else size
-    if not isinstance(shortest, int) or shortest < 1:
-        raise CheckpointError(
-            f'{path} has "size": {size}; CLIP\'s is the shortest edge in pixels, as a number or as '
-            '{"shortest_edge": 336}.'
-        )
-    crop = raw.get("crop_size", shortest)
-    crop_size = crop if isinstance(crop, dict) else {"height": int(crop), "width": int(crop)}
-    return {
-        "do_resize": True,
-        "size": {"shortest_edge": shortest},
-        "resample": raw.get("resample", 3),
-        "do_center_crop": True,
-        "crop_size": crop_size,
-        "do_rescale": True,
-        "do_normalize": True,
-        "image_mean": list(raw.get("image_mean", _CLIP_MEAN)),
-        "image_std": list(raw.get("image_std", _CLIP_STD)),
-        "do_convert_rgb": True,
-    }
-
-
 def _build_config(
     raw: dict[str, Any], tower: CLIPVisionConfig, tensor_names: set[str]
 ) -> LongVAConfig:
-    select_layer = int(raw.get("mm_vision_select_layer", -2))
-    num_layers = tower.num_hidden_layers
-    # hidden_states has the embeddings first: entry k is the output of the k-th layer.
-    kept = select_layer if select_layer >= 0 else num_layers + 1 + select_layer
-    if not 1 <= kept <= num_layers:
-        raise CheckpointError(
-            f"mm_vision_select_layer={select_layer} is outside of a tower of {num_layers} layers."
-        )
+    kept = kept_tower_layers(
+        tower.num_hidden_layers,
+        int(raw.get("mm_vision_select_layer", -2)),
+        name="mm_vision_select_layer",
+    )
     tower.num_hidden_layers = kept
     values = {key: value for key, value in raw.items() if key != "architectures"}
-    # The two old keys become one; given apart, transformers warns and, for some, ignores them.
-    scaling = dict(values.pop("rope_scaling", None) or {"rope_type": "default"})
-    scaling["rope_type"] = scaling.pop("type", scaling.get("rope_type"))
-    values.setdefault("rope_parameters", scaling | {"rope_theta": values.pop("rope_theta", 1e4)})
+    values["rope_parameters"] = rope_parameters_of(values, default_theta=1e4)
+    values.pop("rope_scaling", None)
+    values.pop("rope_theta", None)
+    # LLaVA-NeXT's files leave these out, or have null: they pool no frames of their own.
+    values["mm_spatial_pool_stride"] = values.get("mm_spatial_pool_stride") or 2
+    values["mm_spatial_pool_mode"] = values.get("mm_spatial_pool_mode") or "average"
     config = LongVAConfig(**values)
     config.vision_config = tower
     config.has_image_newline = "model.image_newline" in tensor_names
@@ -512,7 +691,7 @@ def _load_untuned_tower(
             f"The shards hold no vision tower, and {raw.get('mm_vision_tower')} is not a folder. "
             "Download it and set mm_vision_tower in config.json to its path."
         )
-    _tensor_names(tower_folder)
+    read_tensor_names(tower_folder)
     tower = model.model.vision_tower.vision_tower
     loaded, report = CLIPVisionModel.from_pretrained(
         tower_folder,
@@ -523,24 +702,15 @@ def _load_untuned_tower(
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
-    _check_shapes(report, tower_folder)
+    check_shapes(report, tower_folder)
     needed = [name for name in report["missing_keys"] if not name.startswith("post_layernorm")]
     if needed:
-        raise CheckpointError(f"{tower_folder} lacks {_some(needed)} of its vision tower.")
+        raise CheckpointError(f"{tower_folder} lacks {some(needed)} of its vision tower.")
     tower.load_state_dict(loaded.state_dict())
     return {name for name, _ in model.named_parameters() if ".vision_tower." in name}
 
 
-def _check_shapes(report: Mapping[str, Any], folder: Path) -> None:
-    wrong = [
-        f"{name} is {tuple(found)}, the configuration asks for {tuple(wanted)}"
-        for name, found, wanted in report["mismatched_keys"]
-    ]
-    if wrong:
-        raise CheckpointError(f"{folder} has weights of another shape: {_some(wrong)}.")
-
-
-def _tokenizer(folder: Path, config: LongVAConfig) -> Any:
+def _tokenizer(folder: Path, config: Any) -> Any:
     whole = (folder / "tokenizer.json").is_file()
     # Without this check transformers makes an empty tokenizer of nothing.
     if not whole and not all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
@@ -556,7 +726,7 @@ def _tokenizer(folder: Path, config: LongVAConfig) -> Any:
         ) from error
 
 
-def _generation_config(folder: Path, config: LongVAConfig, tokenizer: Any) -> GenerationConfig:
+def _generation_config(folder: Path, config: Any, tokenizer: Any) -> GenerationConfig:
     """The checkpoint's generation config, with an end token whatever files there are.
 
     Raises:
@@ -564,7 +734,7 @@ def _generation_config(folder: Path, config: LongVAConfig, tokenizer: Any) -> Ge
     """
     path = folder / "generation_config.json"
     if path.is_file():
-        _read_json(path)  # names the file where transformers would not
+        read_json(path)  # names the file where transformers would not
         found = GenerationConfig.from_pretrained(folder, local_files_only=True)
     else:
         found = GenerationConfig()
@@ -577,39 +747,3 @@ def _generation_config(folder: Path, config: LongVAConfig, tokenizer: Any) -> Ge
             "have no eos_token_id. Add it to generation_config.json."
         )
     return found
-
-
-def _fingerprint(folder: Path) -> str:
-    """Hash that tells weight files apart without reading all of a 16 GB checkpoint."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        last = max(0, size - _HASHED_BLOCK_BYTES)
-        with path.open("rb") as file:
-            for offset in sorted({last * n // (_HASHED_BLOCKS - 1) for n in range(_HASHED_BLOCKS)}):
-                file.seek(offset)
-                digest.update(file.read(_HASHED_BLOCK_BYTES))
-    return digest.hexdigest()[:16]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; a LongVA checkpoint has one.") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    except (ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits, too
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds {type(data).__name__}, not a JSON object.")
-    return data
-
-
-def _some(names: Any, limit: int = 4) -> str:
-    ordered = sorted(names)
-    if not ordered:
-        return "none"
-    shown = ", ".join(ordered[:limit])
-    return shown if len(ordered) <= limit else f"{shown} and {len(ordered) - limit} more"

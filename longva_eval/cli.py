@@ -40,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "longva_eval.commands.report:main",
         "one self-contained page about runs, with the frames the model saw",
     ),
+    "sweep": (
+        "longva_eval.commands.sweep:main",
+        "one model at several numbers of frames and RoPE settings, loaded and decoded once",
+    ),
     "plan": (
         "longva_eval.commands.plan:main",
         "tokens, FLOPs, memory and time of a run before it is started",

@@ -202,10 +202,7 @@ class VisualEncoder:
     def _encode_block(self, job: _Job, first: int, pixels: torch.Tensor) -> list[VisualPiece]:
         """Compute and keep the tokens of the pieces from `first` on; returns those pieces."""
         features = torch.cat(
-            [
-                self._checkpoint.model.encode_pixels(batch)
-                for batch in torch.split(pixels, self._batch_size)
-            ]
+            [job.source.features(batch) for batch in torch.split(pixels, self._batch_size)]
         )
         self.num_encoded += len(pixels)
         tokens = job.source.visual_tokens(features)

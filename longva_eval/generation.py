@@ -32,6 +32,7 @@ __all__ = [
     "GenerationSettings",
     "TokenScores",
     "decode",
+    "is_degenerate",
     "parse_gen_kwargs",
     "score_tokens",
 ]
@@ -260,6 +261,30 @@ def merge_scores(scores: TokenScores, *, first: int) -> TokenScores:
         log_probs=scores.log_probs[:first],
         argmax_ids=scores.argmax_ids[:first],
     )
+
+
+def is_degenerate(token_ids: Sequence[int], finish_reason: FinishReason) -> bool:
+    """Whether an answer got caught in repeating itself: `!!!!!!!!`, or one sentence for ever.
+
+    It ends with a sequence of at most 64 tokens at least four times in a row, which is eight tokens
+    or more and half of the answer or more, and it did not end by itself; or the repeated part is
+    32 tokens or more, however it ended. Such an answer is reported, never changed: `1000000000` is
+    none, as it ends by itself.
+    """
+    ids = list(token_ids)
+    if finish_reason != "length":
+        ids = ids[:-1] if finish_reason == "end_token" else ids
+    for size in range(1, min(64, len(ids) // 4) + 1):
+        same = 0  # tokens at the end that equal the one `size` places before
+        while same < len(ids) - size and ids[-1 - same] == ids[-1 - same - size]:
+            same += 1
+        repeated = same + size
+        if repeated >= 4 * size and (
+            repeated >= 32
+            or (finish_reason == "length" and repeated >= 8 and repeated >= len(ids) / 2)
+        ):
+            return True
+    return False
 
 
 def _warpers(settings: GenerationSettings) -> LogitsProcessorList:

@@ -29,9 +29,11 @@ from transformers.image_processing_utils import select_best_resolution
 
 from longva_eval.decode import Frames
 from longva_eval.errors import CheckpointError, MediaError, SettingsError
+from longva_eval.whole_pictures import whole_pictures_only
 
 __all__ = [
     "ImageAspectRatio",
+    "PatchMerge",
     "anyres_grid",
     "anyres_tiles",
     "frames_to_pixel_values",
@@ -42,6 +44,8 @@ __all__ = [
 ]
 
 ImageAspectRatio = Literal["anyres", "pad", "crop"]
+PatchMerge = Literal["unires", "spatial_unpad"]
+"""What becomes of the tiles of an `anyres` picture: LongVA's UniRes, or LLaVA-NeXT's AnyRes."""
 
 
 def open_image(image: Image.Image | str | Path) -> Image.Image:
@@ -61,10 +65,11 @@ def open_image(image: Image.Image | str | Path) -> Image.Image:
     if isinstance(image, Image.Image):
         name = getattr(image, "filename", "") or "in memory"
     try:
-        if isinstance(image, Image.Image):
-            return _to_rgb(image)
-        with Image.open(image) as opened:
-            return _to_rgb(opened)
+        with whole_pictures_only():
+            if isinstance(image, Image.Image):
+                return _to_rgb(image)
+            with Image.open(image) as opened:
+                return _to_rgb(opened)
     except FileNotFoundError as error:
         raise MediaError(f"The picture {name} does not exist.") from error
     except Image.DecompressionBombError as error:

@@ -15,7 +15,8 @@ Reference: "Long Context Transfer from Language to Vision", arXiv:2406.16852.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -29,9 +30,69 @@ from transformers import (
 
 from longva_eval.errors import CheckpointError, SettingsError
 
-__all__ = ["LongVAConfig", "LongVAForCausalLM", "PoolMode", "pool_visual_tokens"]
+__all__ = [
+    "LongVAConfig",
+    "LongVAForCausalLM",
+    "PoolMode",
+    "VisionLanguageModel",
+    "execution_device",
+    "own_parameter",
+    "pool_visual_tokens",
+]
 
 PoolMode = Literal["average", "max"]
+
+
+class VisionLanguageModel(Protocol):
+    """What the suite needs of a model: `LongVAForCausalLM`, `longva_eval.llava_next.LlavaNext`."""
+
+    config: Any
+    """The language model's configuration, with LongVA's `mm_*` keys beside it."""
+    model: Any
+    """The language model: `embed_tokens`, `rotary_emb`, and a call with embeddings and a cache."""
+    lm_head: Any
+    pools_before_projection: bool
+    """Whether frames of a video are pooled before the projector instead of after it."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def vision_config(self) -> Any:
+        """Configuration of the CLIP tower, its layers cut at the selected one."""
+        ...
+
+    @property
+    def patches_per_side(self) -> int:
+        """Patches along one side of a frame."""
+        ...
+
+    @property
+    def image_newline(self) -> torch.Tensor | None:
+        """What AnyRes puts after each row of a picture, (hidden_size,)."""
+        ...
+
+    def vision_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All that visual tokens depend on, by name."""
+        ...
+
+    def encode_pixels(
+        self,
+        pixel_values: torch.Tensor,
+        *,
+        pool_stride: int | None = None,
+        pool_mode: PoolMode = "average",
+    ) -> torch.Tensor:
+        """Projected patch features of frames or tiles, see `LongVAForCausalLM.encode_pixels`.
+
+        With a stride they are pooled before the projector.
+        """
+        ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
 
 class LongVAConfig(Qwen2Config):  # type: ignore[misc]  # transformers is untyped
@@ -84,6 +145,7 @@ class LongVAForCausalLM(Qwen2ForCausalLM):  # type: ignore[misc]  # transformers
     """LongVA: `model.embed_tokens`, `model.layers`, `model.vision_tower`, `lm_head`."""
 
     config_class = LongVAConfig
+    pools_before_projection = False
     _no_split_modules = ["Qwen2DecoderLayer", "CLIPEncoderLayer"]
     # The tower ends at the selected layer; what comes after it in the shards is never used.
     _keys_to_ignore_on_load_unexpected = [
@@ -108,24 +170,70 @@ class LongVAForCausalLM(Qwen2ForCausalLM):  # type: ignore[misc]  # transformers
         """Patches along one side of a frame; 24 for the 336-pixel tower."""
         return int(self.vision_config.image_size // self.vision_config.patch_size)
 
+    @property
+    def image_newline(self) -> torch.Tensor | None:
+        """What AnyRes puts after each row of a picture; None if the checkpoint has none."""
+        return own_parameter(self.model, "image_newline")
+
+    def vision_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All that visual tokens depend on, by name."""
+        for name, weight in self.model.named_parameters():
+            if name.startswith(("vision_tower.", "mm_projector.", "image_newline")):
+                yield name, weight
+
     @torch.inference_mode()
-    def encode_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def encode_pixels(
+        self,
+        pixel_values: torch.Tensor,
+        *,
+        pool_stride: int | None = None,
+        pool_mode: PoolMode = "average",
+    ) -> torch.Tensor:
         """Projected patch features of frames or tiles, before any pooling.
 
         Args:
             pixel_values: (num_frames, 3, image_size, image_size), normalised floats; any device
                 and floating dtype.
+            pool_stride: Pool by this before the projector, as LLaVA-NeXT-Video does with frames.
+            pool_mode: Kind of that pooling.
 
         Returns:
             (num_frames, patches_per_side**2, hidden_size) in the model's dtype, row-major.
         """
         tower = self.model.vision_tower.vision_tower
-        weight = tower.embeddings.patch_embedding.weight
-        pixel_values = pixel_values.to(device=weight.device, dtype=weight.dtype)
+        first = tower.embeddings.patch_embedding
+        pixel_values = pixel_values.to(execution_device(first), first.weight.dtype)
         # The tower has no layer after the selected one, so its last hidden state is the feature.
         hidden = tower(pixel_values).last_hidden_state[:, 1:]  # without the class token
+        if pool_stride is not None:
+            hidden = pool_visual_tokens(hidden, pool_stride=pool_stride, pool_mode=pool_mode)
         projector = self.model.mm_projector
-        return projector(hidden.to(projector[0].weight.device))  # type: ignore[no-any-return]
+        return projector(hidden.to(execution_device(projector[0])))  # type: ignore[no-any-return]
+
+
+def execution_device(module: Any) -> torch.device:
+    """Where a module with a `weight` computes.
+
+    That is where its weight lies; but with `device_map`, what does not fit lies elsewhere (on
+    `meta`, as far as PyTorch knows) and is brought when it is needed.
+    """
+    hook = getattr(module, "_hf_hook", None)
+    for part in getattr(hook, "hooks", (hook,)):
+        device = getattr(part, "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return module.weight.device  # type: ignore[no-any-return]
+
+
+def own_parameter(module: Any, name: str) -> torch.Tensor | None:
+    """A parameter of a module itself, wherever `device_map` put it; None if there is none."""
+    found: torch.Tensor | None = getattr(module, name, None)
+    if found is None or not found.is_meta:
+        return found
+    from accelerate.utils import align_module_device
+
+    with align_module_device(module):
+        return getattr(module, name).detach().clone()  # type: ignore[no-any-return]
 
 
 def pool_visual_tokens(

@@ -24,7 +24,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from longva_eval.accuracies import mean_by_place
+from longva_eval.answering import force_journaled
 from longva_eval.errors import MediaError, SettingsError
+from longva_eval.journal import Journal
 from longva_eval.needle_controls import Control, ControlResult
 from longva_eval.needle_media import Haystack, Needle, needle_clip
 from longva_eval.prompt import Prompt, TextPiece, VisualPiece, tokenize
@@ -190,6 +192,7 @@ def run_grid(
     *,
     max_new_tokens: int = 8,
     controls: bool = False,
+    journal: Journal | None = None,
     on_result: Callable[[CellResult | ControlResult], None] | None = None,
 ) -> GridRun:
     """Ask for every needle at every place of the grid.
@@ -202,7 +205,9 @@ def run_grid(
         max_new_tokens: Tokens to decode of what the model would say by itself; 0 for none.
         controls: Also ask without the needle (at every length), without frames, and about the
             needle alone, in the same pass (`longva_eval.needle_controls`).
-        on_result: Called with each result as soon as it is there, in the engine's order.
+        journal: Where answers are kept as they come, and taken over from.
+        on_result: Called with each result as soon as it is there, in the engine's order; first
+            with those that were taken over.
 
     Returns:
         A result for each cell and needle (lengths, then depths, then needles), and the controls'.
@@ -245,9 +250,11 @@ def run_grid(
             num_prompt_tokens=prompts[place].num_tokens,
         )
 
-    answered = session.force(
+    answered = force_journaled(
+        session,
         prompts,
         answers,
+        journal=journal,
         max_new_tokens=max_new_tokens,
         on_answer=lambda place, answer: on_result(result_of(place, answer)) if on_result else None,
     )

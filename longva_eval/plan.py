@@ -74,7 +74,10 @@ _BYTES_PER_NUMBER: dict[PlanDType, int] = {"bfloat16": 2, "float16": 2, "float32
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """Sizes of a LongVA: Qwen2 decoder, CLIP tower up to the layer that is read, projector."""
+    """Sizes of a LongVA: Qwen2 decoder, CLIP tower up to the layer that is read, projector.
+
+    Or of a LLaVA-NeXT, whose decoder is Llama's, Mistral's or Qwen2's.
+    """
 
     name: str
     hidden_size: int
@@ -88,6 +91,8 @@ class ModelShape:
     """Rows of the embedding and of the output layer, padding rows included."""
     tied_embeddings: bool = False
     """Whether the output layer is the embedding."""
+    attention_bias: bool = True
+    """Whether query, key and value have biases: Qwen2's do, Llama's and Mistral's do not."""
     vision_hidden_size: int
     vision_intermediate_size: int
     vision_layers: int
@@ -134,8 +139,9 @@ class ModelShape:
     @property
     def language_parameters(self) -> int:
         """Parameters of the decoder with embeddings: 7.616 G for Qwen2-7B."""
-        # Qwen2 has biases at query, key and value, and two norms a layer and one at the end.
+        # Two norms a layer and one at the end.
         biases = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+        biases *= self.attention_bias
         embeddings = (1 if self.tied_embeddings else 2) * self.vocab_size * self.hidden_size
         layers = self.num_layers * (self.layer_parameters + biases + 2 * self.hidden_size)
         return layers + embeddings + self.hidden_size
@@ -585,10 +591,10 @@ def task_cost(
 
 
 def read_model_shape(folder: Path) -> ModelShape:
-    """The shape of a LongVA checkpoint, from its `config.json` and its tower's.
+    """The shape of a checkpoint, from its `config.json` and, for LongVA, its tower's.
 
     Weights are not read, and need not be there. A tower that is named and not a folder must be
-    CLIP ViT-L/14-336.
+    CLIP ViT-L/14-336. LLaVA-NeXT and LLaVA-NeXT-Video are read in transformers' layout.
 
     Raises:
         CheckpointError: If a file is missing or is not JSON, a key is missing, or the tower is
@@ -596,14 +602,14 @@ def read_model_shape(folder: Path) -> ModelShape:
     """
     path = folder / "config.json"
     raw = _read_json(path)
+    if raw.get("model_type") in ("llava_next", "llava_next_video"):
+        return _llava_next_shape(raw, folder.name or str(folder), path)
     # A LongVA checkpoint keeps the decoder's keys at the top.
     hidden, heads = _whole(raw, "hidden_size", path), _whole(raw, "num_attention_heads", path)
     layers = _whole(raw, "num_hidden_layers", path)
     tower, tower_path = _tower(raw, folder)
     select_layer = int(raw.get("mm_vision_select_layer", -2))
-    tower_layers = _whole(tower, "num_hidden_layers", tower_path)
-    # As in longva_eval.checkpoint: hidden_states has the embeddings first.
-    kept = select_layer if select_layer >= 0 else tower_layers + 1 + select_layer
+    kept = _kept_layers(_whole(tower, "num_hidden_layers", tower_path), select_layer)
     return ModelShape(
         name=folder.name or str(folder),
         hidden_size=hidden,
@@ -620,6 +626,53 @@ def read_model_shape(folder: Path) -> ModelShape:
         image_size=_whole(tower, "image_size", tower_path),
         patch_size=_whole(tower, "patch_size", tower_path),
         pool_stride=int(raw.get("mm_spatial_pool_stride") or 2),
+    )
+
+
+def _kept_layers(num_layers: int, select_layer: int) -> int:
+    """As in longva_eval.checkpoint: hidden_states has the embeddings first."""
+    return select_layer if select_layer >= 0 else num_layers + 1 + select_layer
+
+
+_LANGUAGE_DEFAULTS: dict[str, dict[str, int]] = {
+    # transformers' configuration classes; files leave out what equals them.
+    "llama": {"intermediate_size": 11008, "num_key_value_heads": 0, "vocab_size": 32000},
+    "mistral": {"intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 32000},
+    "qwen2": {"intermediate_size": 22016, "num_key_value_heads": 32, "vocab_size": 151936},
+}
+_COMMON_DEFAULTS = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
+
+
+def _llava_next_shape(raw: Mapping[str, Any], name: str, path: Path) -> ModelShape:
+    """The shape of a LLaVA-NeXT, whose two parts have settings of their own."""
+    text, tower = raw.get("text_config"), raw.get("vision_config")
+    if not isinstance(text, dict) or not isinstance(tower, dict):
+        raise CheckpointError(f"{path} lacks text_config or vision_config.")
+    kind = text.get("model_type")
+    if kind not in _LANGUAGE_DEFAULTS:
+        raise CheckpointError(
+            f"{path} has the language model {kind!r}; {', '.join(_LANGUAGE_DEFAULTS)} are known."
+        )
+    text = {**_COMMON_DEFAULTS, **_LANGUAGE_DEFAULTS[kind], **text}
+    hidden, heads = _whole(text, "hidden_size", path), _whole(text, "num_attention_heads", path)
+    layers = _whole(tower, "num_hidden_layers", path)
+    return ModelShape(
+        name=name,
+        hidden_size=hidden,
+        num_layers=_whole(text, "num_hidden_layers", path),
+        num_heads=heads,
+        num_kv_heads=int(text["num_key_value_heads"] or heads),
+        head_dim=int(text.get("head_dim") or hidden // heads),
+        intermediate_size=_whole(text, "intermediate_size", path),
+        vocab_size=_whole(text, "vocab_size", path),
+        tied_embeddings=bool(text.get("tie_word_embeddings", False)),
+        attention_bias=kind == "qwen2" or bool(text.get("attention_bias", False)),
+        vision_hidden_size=_whole(tower, "hidden_size", path),
+        vision_intermediate_size=_whole(tower, "intermediate_size", path),
+        vision_layers=_kept_layers(layers, int(raw.get("vision_feature_layer", -2))),
+        image_size=_whole(tower, "image_size", path),
+        patch_size=_whole(tower, "patch_size", path),
+        pool_stride=int(raw.get("spatial_pool_stride") or 2),
     )
 
 

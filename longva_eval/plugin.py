@@ -11,7 +11,13 @@ show ours: use
 `--include-path $(longva-eval tasks-path)` there.
 
 Results: lmms-eval writes neither dtype nor versions nor frames into a results file. Our adapters
-know them, and `record_recipes` puts them there.
+know them, and `record_recipes` puts them there: the recipe into the results file, what is known of
+each question into its line of the samples file. Samples of several processes are put into the order
+of the documents.
+
+Runs: our adapters are told where results will be written (`HostRun`), so that their journal lies
+beside; and where several processes share a run, one that fails ends all, instead of leaving the
+others in a collective. All of this concerns our models only; others run as they would without us.
 """
 
 from __future__ import annotations
@@ -20,23 +26,66 @@ import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from longva_eval.group_order import order_results
+
 if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
 
-__all__ = ["MODEL_CLASSES", "RECIPE_KEY", "model_manifests", "record_recipes", "tasks_folder"]
+__all__ = [
+    "MODEL_CLASSES",
+    "RECIPE_KEY",
+    "HostRun",
+    "model_manifests",
+    "record_recipes",
+    "start_over",
+    "tasks_folder",
+]
 
-MODEL_CLASSES = {"longva": "longva_eval.model_adapters.longva.LongVA"}
-"""Model id -> class, for `lmms-eval --model ID`."""
+MODEL_CLASSES = {
+    "longva": "longva_eval.model_adapters.longva.LongVA",
+    "longva_llava_next": "longva_eval.model_adapters.llava_next.LlavaNext",
+    "longva_llava_next_video": "longva_eval.model_adapters.llava_next.LlavaNextVideo",
+}
+"""Model id -> class, for `lmms-eval --model ID`. Only `longva` replaces one of the host's own."""
 
 RECIPE_KEY = "longva_eval"
 """Where a results file says how its scores were made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostRun:
+    """What an adapter is told of the run it works in."""
+
+    output: Path | None
+    """`--output_path`."""
+    model_folder: str = ""
+    """What lmms-eval makes of the model's name, for its folder in `output`."""
+    fresh: bool = False
+    """Start over: `longva-eval run --fresh`."""
+
+    def journal_folder(self) -> Path | None:
+        """Where answers are kept as they come; None if no place was named."""
+        return self.output / self.model_folder / "journal" if self.output else None
+
+
+_fresh = False
+_tracker: Any = None
+
+
+def start_over() -> None:
+    """Let runs of this process set aside what is in their journals."""
+    global _fresh
+    _fresh = True
 
 
 def tasks_folder() -> Path:
@@ -69,8 +118,8 @@ def record_recipes() -> None:
     Not done by `model_manifests`: lmms-eval's evaluator is then in the middle of its own import.
     """
     module = sys.modules.get("lmms_eval.evaluator")
-    if module is not None:
-        _apply_once(module, _add_recipe)
+    if module is not None and not _is_importing(module):
+        _apply_once(module, _change_evaluator)
 
 
 def _add_task_folder(module: ModuleType) -> None:
@@ -87,27 +136,200 @@ def _add_task_folder(module: ModuleType) -> None:
         ours = str(tasks_folder())
         if include_defaults and ours not in map(str, paths):
             paths.append(ours)
+        record_recipes()  # the evaluator has been imported by now, and no model been made
         return original(
             self, include_path=paths or None, include_defaults=include_defaults, **kwargs
         )
 
     module.TaskManager.initialize_tasks = initialize_tasks
+    _raise_our_errors_at_once(module.ConfigurableTask)
 
 
-def _add_recipe(module: ModuleType) -> None:
-    """Let the results say how they were made: lmms-eval writes neither dtype nor versions."""
-    original = module.__dict__["evaluate"]
+def _raise_our_errors_at_once(task_class: Any) -> None:
+    """Let lmms-eval not try again, four times and two seconds apart, what we say cannot be done.
 
-    @functools.wraps(original)
+    After the last time it would show `RetryError`, which says nothing; other errors stay as they
+    are.
+    """
+    from tenacity import retry_if_exception
+
+    from longva_eval.errors import EvaluationError
+
+    def is_worth_a_try(error: BaseException) -> bool:
+        return isinstance(error, Exception) and not isinstance(error, EvaluationError)
+
+    for name in ("download", "process_results"):
+        retrying = getattr(task_class.__dict__.get(name), "retry", None)
+        if retrying is not None:
+            retrying.retry = retry_if_exception(is_worth_a_try)
+
+
+def _change_evaluator(module: ModuleType) -> None:
+    """Let the evaluator tell our models of the run, and the results what they know of it."""
+    evaluate_by_host = module.__dict__["evaluate"]
+    simple_evaluate_by_host = module.__dict__["simple_evaluate"]
+    agentic_by_host = module.__dict__.get("_run_generate_until_agentic")
+
+    @functools.wraps(simple_evaluate_by_host)
+    def simple_evaluate(*args: Any, **kwargs: Any) -> Any:
+        global _tracker
+        model = kwargs.get("model", args[0] if args else None)
+        if not (_is_ours(model) or (isinstance(model, str) and model in MODEL_CLASSES)):
+            return simple_evaluate_by_host(*args, **kwargs)
+        with _ending_all(None):
+            _tracker = kwargs.get("evaluation_tracker")
+            output = getattr(_tracker, "output_path", None)
+            if output:
+                from longva_eval.journal import check_writable
+
+                check_writable(output, "output_path")
+            try:
+                return simple_evaluate_by_host(*args, **kwargs)
+            finally:
+                _tracker = None
+
+    @functools.wraps(evaluate_by_host)
     def evaluate(*args: Any, **kwargs: Any) -> Any:
-        lm = kwargs.get("lm", args[0] if args else None)
-        results = original(*args, **kwargs)
-        recipe = getattr(lm, "recipe", None)
-        if isinstance(results, dict) and callable(recipe):
-            results[RECIPE_KEY] = recipe()
-        return results
+        lm: Any = kwargs.get("lm", args[0] if args else None)
+        if not _is_ours(lm):
+            return evaluate_by_host(*args, **kwargs)
+        with _ending_all(lm):
+            lm.begin_run(_host_run(kwargs.get("cli_args")))
+            with _metrics_in_order():
+                results = evaluate_by_host(*args, **kwargs)
+            if isinstance(results, dict):
+                _add_recipe(results, lm)
+                order_results(results)
+                lm.end_run()
+            return results
 
-    module.evaluate = evaluate  # type: ignore[attr-defined]  # the host's function
+    module.evaluate = evaluate  # type: ignore[attr-defined]  # the host's functions
+    module.simple_evaluate = simple_evaluate  # type: ignore[attr-defined]
+    if "ResponseCache" in module.__dict__:
+        _change_cache(module.__dict__["ResponseCache"])
+    if agentic_by_host is None:
+        return
+
+    @functools.wraps(agentic_by_host)
+    def run_agentic(lm: Any, *args: Any, **kwargs: Any) -> Any:
+        # Asks one question after the other, so that processes ask differently often.
+        if not _is_ours(lm):
+            return agentic_by_host(lm, *args, **kwargs)
+        with lm.alone():
+            return agentic_by_host(lm, *args, **kwargs)
+
+    module._run_generate_until_agentic = run_agentic  # type: ignore[attr-defined]
+
+
+def _change_cache(cache: Any) -> None:
+    """Let `--use_cache` keep no failures, and no process keep the others waiting."""
+    from longva_eval.outcomes import FAILED
+
+    execute_by_host = cache.execute
+    is_valid_by_host = cache._is_valid_response
+
+    @functools.wraps(execute_by_host)
+    def execute(self: Any, lm: Any, reqtype: str, requests: Any) -> Any:
+        if not _is_ours(lm):
+            return execute_by_host(self, lm, reqtype, requests)
+        method = getattr(lm, reqtype)
+        called = False
+
+        def noting(given: Any) -> Any:
+            nonlocal called
+            called = True
+            return method(given)
+
+        setattr(lm, reqtype, noting)
+        try:
+            answers = execute_by_host(self, lm, reqtype, requests)
+        finally:
+            delattr(lm, reqtype)
+        if not called:  # all was known here, and other processes may wait for their share
+            method([])
+        return answers
+
+    def is_valid(response: Any, request_type: str) -> bool:
+        text = getattr(response, "text", response)
+        failed = text == FAILED or (isinstance(text, list) and FAILED in text)
+        return not failed and bool(is_valid_by_host(response, request_type))
+
+    cache.execute = execute
+    cache._is_valid_response = staticmethod(is_valid)
+
+
+def _is_ours(lm: Any) -> bool:
+    return callable(getattr(lm, "begin_run", None)) and callable(getattr(lm, "recipe", None))
+
+
+def _host_run(cli_args: Any) -> HostRun:
+    output = getattr(_tracker, "output_path", None) or getattr(cli_args, "output_path", None)
+    named = getattr(getattr(_tracker, "general_config_tracker", None), "model_name_sanitized", None)
+    return HostRun(
+        output=Path(output) if output else None, model_folder=str(named or ""), fresh=_fresh
+    )
+
+
+def _add_recipe(results: dict[str, Any], lm: Any) -> None:
+    """Put what the model knows into the results, and each document's part into its sample."""
+    recipe = dict(lm.recipe())
+    samples = results.get("samples")
+    if isinstance(samples, dict):
+        for task, lines in samples.items():
+            lines.sort(key=lambda line: line["doc_id"])  # several processes: in their order
+            for line in lines:
+                info = lm.sample_info(task, line["doc_id"])
+                if info is not None:
+                    line[RECIPE_KEY] = info
+        recipe.pop("prompts", None)  # they stand in the samples
+    results[RECIPE_KEY] = recipe
+
+
+@contextmanager
+def _ending_all(lm: Any) -> Iterator[None]:
+    """Where several processes share a run, let one that fails end all."""
+    try:
+        yield
+    except Exception as error:
+        from longva_eval.ranks import end_all
+
+        answering = getattr(lm, "_answering", None)
+        end_all(getattr(answering, "ranks", None), error)
+        raise
+
+
+@contextmanager
+def _metrics_in_order() -> Iterator[None]:
+    """Let metrics of several processes be computed in the order of the documents.
+
+    lmms-eval gives process r the documents r, r + n, r + 2n, ... and puts the processes' lists one
+    after the other. A sum of fractions depends on the order in its last bits, a bootstrap in more.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size < 2:
+        yield
+        return
+    output_type = sys.modules["lmms_eval.evaluator_utils"].__dict__["TaskOutput"]
+    by_host = output_type.calculate_aggregate_metric
+
+    def calculate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for values in (self.sample_metrics, self.per_sample_metrics):
+            for key, found in values.items():
+                values[key] = _woven(found, size)
+        return by_host(self, *args, **kwargs)
+
+    output_type.calculate_aggregate_metric = calculate
+    try:
+        yield
+    finally:
+        output_type.calculate_aggregate_metric = by_host
+
+
+def _woven(values: Sequence[Any], size: int) -> list[Any]:
+    """Lists that were dealt out like cards, and laid one behind the other, as they were before."""
+    lengths = [(len(values) - rank + size - 1) // size for rank in range(size)]
+    starts = [sum(lengths[:rank]) for rank in range(size)]
+    return [values[starts[place % size] + place // size] for place in range(len(values))]
 
 
 def _after_import(name: str, change: Callable[[ModuleType], None]) -> None:

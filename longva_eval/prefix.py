@@ -17,28 +17,54 @@ holds at each append; `StaticCache` attends over its whole length under a mask.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from loguru import logger
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from longva_eval.errors import MediaError, NumericalError, SettingsError
-from longva_eval.modeling import LongVAForCausalLM
+from longva_eval.errors import MediaError, NumericalError, ResourceError, SettingsError
+from longva_eval.modeling import execution_device
 from longva_eval.prompt import Piece, Prompt, TextPiece, VisualPiece
 
 __all__ = [
+    "BufferLayer",
     "EngineCounts",
     "PrefixEngine",
     "Query",
     "Visit",
     "VisitPlan",
     "VisualTokens",
+    "is_out_of_memory",
     "plan_visits",
 ]
+
+
+_SMALLEST_CHUNK = 32
+"""Chunks are not made smaller than that when memory is not enough."""
+_MEMORY_ADVICE = (
+    "`longva-eval plan` says what a run needs: ask for fewer frames (max_frames_num), a smaller "
+    "dtype, or spread the model over several devices (device_map=auto)."
+)
+
+
+class LanguageModel(Protocol):
+    """What the engine needs of a model; of one that several processes share, too."""
+
+    config: Any
+    model: Any
+    """`embed_tokens`, and a call with embeddings, positions and a cache."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def lm_head(self) -> Callable[[torch.Tensor], torch.Tensor]: ...
 
 
 class VisualTokens(Protocol):
@@ -79,9 +105,11 @@ class EngineCounts:
     tokens_computed: int = 0
     """What was computed, decoded tokens included."""
     prefill_seconds: float = 0.0
+    smallest_chunk: int | None = None
+    """Tokens of the chunks that memory was enough for, where it was not for `chunk_tokens`."""
 
 
-class _BufferLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
+class BufferLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
     """Keys and values of one layer in a preallocated tensor; a view of it is attended to."""
 
     is_croppable = True
@@ -141,8 +169,9 @@ class Visit:
     logits: torch.Tensor
     """(positions from `read_from` to the end, vocabulary), float32."""
     _engine: PrefixEngine = field(repr=False)
-    error: MediaError | None = None
-    """Why there are no logits: a picture or video that cannot be read."""
+    error: MediaError | NumericalError | None = None
+    """Why there are no logits: a picture or video that cannot be read; or, where the caller wants
+    to go on, NaN."""
 
     def step(self, token_id: int) -> torch.Tensor:
         """Append one token. Returns the (vocabulary,) float32 logits after it."""
@@ -163,7 +192,7 @@ class PrefixEngine:
 
     def __init__(
         self,
-        model: LongVAForCausalLM,
+        model: LanguageModel,
         visuals: VisualTokens,
         *,
         chunk_tokens: int = 2048,
@@ -175,7 +204,7 @@ class PrefixEngine:
         self._visuals = visuals
         self.chunk_tokens = chunk_tokens
         self.reuse = reuse
-        self._layers = [_BufferLayer(0) for _ in range(model.config.num_hidden_layers)]
+        self._layers = [BufferLayer(0) for _ in range(model.config.num_hidden_layers)]
         self._cache = Cache(layers=self._layers)
         self.counts = EngineCounts()
 
@@ -190,41 +219,56 @@ class PrefixEngine:
         queries: Sequence[Query],
         *,
         room: int = 0,
+        only: Collection[int] | None = None,
+        keep_going: bool = False,
     ) -> Iterator[Visit]:
         """Prefill each prompt, in the order that shares most.
 
         Args:
             queries: Prompts; the same one may come twice.
             room: Tokens that may be decoded after a prompt.
+            only: Which queries to visit; all if None. The others are planned with: what is cut
+                where, and so every last bit of a result, does not depend on what is left out (a
+                run that is resumed leaves out what was answered before).
+            keep_going: Yield NaN and infinite logits as a visit's `error` instead of raising.
 
         Yields:
             A visit per query, in visiting order; `error` is set where a picture or video cannot
             be read. It is valid until the next one is asked for.
 
         Raises:
-            NumericalError: If logits are NaN or infinite.
+            NumericalError: If logits are NaN or infinite, unless `keep_going`.
+            ResourceError: If memory is not enough even for small chunks.
         """
         plan = plan_visits(queries, chunk_tokens=self.chunk_tokens)
-        self._reserve(max((query.prompt.num_tokens for query in queries), default=0) + room)
+        if only is not None:
+            plan = plan.only(only)
+        longest = max((queries[index].prompt.num_tokens for index in plan.order), default=0)
+        self._reserve(longest + room)
         self._crop(0)
-        self._visuals.expect(
-            [
-                _pieces_from(queries[index].prompt.pieces, plan.kept[index] if self.reuse else 0)
-                for index in plan.order
-            ]
-        )
+        asked = [
+            _pieces_from(queries[index].prompt.pieces, plan.kept[index] if self.reuse else 0)
+            for index in plan.order
+        ]
+        self._visuals.expect([*asked, *_read_beside(queries, plan.order)])
         try:
-            yield from self._visit_all(queries, plan)
+            yield from self._visit_all(queries, plan, keep_going)
         finally:
             self._visuals.stop()
 
-    def _visit_all(self, queries: Sequence[Query], plan: VisitPlan) -> Iterator[Visit]:
+    def _visit_all(
+        self, queries: Sequence[Query], plan: VisitPlan, keep_going: bool
+    ) -> Iterator[Visit]:
         for index in plan.order:
             # This also drops what was decoded after the prompt before.
             self._crop(plan.kept[index] if self.reuse else 0)
             try:
                 logits = self._prefill(queries[index], plan.cuts[index])
             except MediaError as error:  # raised before the cache was extended
+                yield Visit(index, torch.empty(0), self, error)
+            except NumericalError as error:
+                if not keep_going:
+                    raise
                 yield Visit(index, torch.empty(0), self, error)
             else:
                 yield Visit(index, logits, self)
@@ -235,15 +279,12 @@ class PrefixEngine:
         # Pieces that come with tokens of their own, by reference: only a chunk at a time is put
         # together, since the embeddings of 432,000 tokens would be 3 GB more.
         wanted = _pieces_from(query.prompt.pieces, start)
-        tokens = dict(zip((p.key for p in wanted), self._visuals.encode(wanted), strict=True))
+        with _memory_for("encoding frames (a smaller vision_batch_size needs less)"):
+            tokens = dict(zip((p.key for p in wanted), self._visuals.encode(wanted), strict=True))
         read: list[torch.Tensor] = []
         position = start
         for end in [cut for cut in cuts if cut > start]:
-            chunk = self._embed(query.prompt.pieces, tokens, position, end)
-            hidden = self._forward(chunk)
-            if end > query.first_read:
-                rows = hidden[max(0, query.first_read - position) :]
-                read.append(self._model.lm_head(rows).float())
+            read.extend(self._extend(query, tokens, position, end))
             position = end
         assert position == total, "the last cut is the end of the prompt"
         self.counts.tokens_asked += total
@@ -251,8 +292,49 @@ class PrefixEngine:
         self.counts.prefill_seconds += time.perf_counter() - began
         return _require_finite(torch.cat(read), self._model)
 
+    def _extend(
+        self, query: Query, tokens: Mapping[str, torch.Tensor], start: int, end: int
+    ) -> list[torch.Tensor]:
+        """Read a prompt from `start` to `end`; the logits that are wanted of it.
+
+        Where memory is not enough, it goes in halves from then on. That rounds otherwise in the
+        last bits, which `counts.smallest_chunk` tells.
+        """
+        read: list[torch.Tensor] = []
+        position = start
+        while position < end:
+            stop = min(end, position + (self.counts.smallest_chunk or end - position))
+            try:
+                hidden = self._forward(self._embed(query.prompt.pieces, tokens, position, stop))
+                if stop > query.first_read:
+                    rows = hidden[max(0, query.first_read - position) :]
+                    read.append(self._model.lm_head(rows).float())
+            except RuntimeError as error:  # torch.OutOfMemoryError is one
+                if not is_out_of_memory(error):
+                    raise
+                smaller = (stop - position) // 2
+                if smaller < _SMALLEST_CHUNK:
+                    raise _too_little_memory(
+                        f"a prompt of {query.prompt.num_tokens:,} tokens, even in chunks of "
+                        f"{stop - position}",
+                        error,
+                    ) from error
+            else:
+                position = stop
+                continue
+            # Outside of the handler, whose traceback holds on to tensors.
+            self._crop(position)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.counts.smallest_chunk = smaller
+            logger.warning(
+                "Memory is not enough for chunks of {} tokens; going on with {}. Numbers can "
+                "differ in their last digits.", stop - position, smaller,
+            )  # fmt: skip
+        return read
+
     def _decode(self, token_id: int) -> torch.Tensor:
-        with torch.inference_mode():
+        with torch.inference_mode(), _memory_for("decoding an answer"):
             self._reserve(self.length + 1)
             embedding = self._model.model.embed_tokens(self._ids([token_id]))
             hidden = self._forward(embedding)
@@ -283,6 +365,7 @@ class PrefixEngine:
     ) -> torch.Tensor:
         """Embeddings of the tokens from `start` to `end`, (end - start, hidden_size)."""
         table = self._model.model.embed_tokens
+        device = execution_device(table)
         parts: list[torch.Tensor] = []
         position = 0
         for piece in pieces:
@@ -293,13 +376,13 @@ class PrefixEngine:
                     part = table(self._ids(piece.token_ids[first:last]))
                 else:
                     part = visual_tokens[piece.key][first:last]
-                parts.append(part.to(table.weight.device, table.weight.dtype))
+                parts.append(part.to(device, table.weight.dtype))
             if position >= end:
                 break
         return torch.cat(parts)
 
     def _ids(self, token_ids: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(token_ids, device=self._model.model.embed_tokens.weight.device)
+        return torch.tensor(token_ids, device=execution_device(self._model.model.embed_tokens))
 
     def _crop(self, length: int) -> None:
         for layer in self._layers:
@@ -308,9 +391,10 @@ class PrefixEngine:
     def _reserve(self, capacity: int) -> None:
         # Whole chunks, so that a slightly longer next batch needs no new buffer.
         rounded = -(-capacity // self.chunk_tokens) * self.chunk_tokens
-        for layer in self._layers:
-            if capacity > layer.capacity:
-                layer.reserve(rounded)
+        with _memory_for(f"the keys and values of {rounded:,} tokens"):
+            for layer in self._layers:
+                if capacity > layer.capacity:
+                    layer.reserve(rounded)
 
 
 @dataclass(frozen=True)
@@ -323,6 +407,20 @@ class VisitPlan:
     """For each query, the tokens it takes over from the one visited before it."""
     cuts: tuple[tuple[int, ...], ...]
     """For each query, where its prefill is cut, ascending; the last is its length."""
+
+    def only(self, indices: Collection[int]) -> VisitPlan:
+        """The same plan with some of the visits, each through the same cuts."""
+        chosen = set(indices)
+        order, kept = [], list(self.kept)
+        left = 0
+        for index in self.order:
+            # Of the prompt visited last, no more is left than every edge in between shares.
+            left = min(left, self.kept[index])
+            if index in chosen:
+                order.append(index)
+                kept[index] = left
+                left = self.cuts[index][-1]
+        return VisitPlan(tuple(order), tuple(kept), self.cuts)
 
 
 def plan_visits(queries: Sequence[Query], *, chunk_tokens: int) -> VisitPlan:
@@ -398,6 +496,26 @@ def _pieces_from(pieces: Sequence[Piece], start: int) -> list[VisualPiece]:
     return wanted
 
 
+def _read_beside(queries: Sequence[Query], visited: Sequence[int]) -> list[list[VisualPiece]]:
+    """Pieces of prompts that are not visited, of pictures and videos that are read anyway.
+
+    Frames go through the vision tower in blocks. With the same frames asked for, they are the same
+    blocks, to the last bits.
+    """
+    if len(visited) == len(queries):
+        return []
+    asked = {piece.key: piece for index in visited for piece in queries[index].prompt.visual_pieces}
+    needed = {piece.source.media_key for piece in asked.values() if piece.source is not None}
+    beside: dict[str, VisualPiece] = {}
+    for index in set(range(len(queries))) - set(visited):
+        for piece in queries[index].prompt.visual_pieces:
+            if piece.key in asked or piece.source is None:
+                continue
+            if piece.source.media_key in needed:
+                beside.setdefault(piece.key, piece)
+    return [list(beside.values())] if beside else []
+
+
 def _shared_tokens(one: Sequence[Piece], two: Sequence[Piece]) -> int:
     """Length in tokens of the longest common prefix of two prompts."""
     total = 0
@@ -430,7 +548,7 @@ def _runs(pieces: Sequence[Piece]) -> Iterator[Piece]:
         yield TextPiece(tuple(text))
 
 
-def _require_finite(logits: torch.Tensor, model: LongVAForCausalLM) -> torch.Tensor:
+def _require_finite(logits: torch.Tensor, model: LanguageModel) -> torch.Tensor:
     if bool(torch.isfinite(logits).all()):
         return logits
     dtype = str(model.dtype).removeprefix("torch.")
@@ -443,3 +561,29 @@ def _require_finite(logits: torch.Tensor, model: LongVAForCausalLM) -> torch.Ten
         f"The model produced NaN or infinite logits in {dtype}: {advice}. No answer is made of "
         "them: under greedy decoding they would read '!!!!' and be scored as wrong answers."
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is not enough, on a GPU or off it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )
+
+
+@contextlib.contextmanager
+def _memory_for(what: str) -> Iterator[None]:
+    """Say what memory was not enough for."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _too_little_memory(what, error) from error
+
+
+def _too_little_memory(what: str, error: BaseException) -> ResourceError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return ResourceError(f"Memory is not enough for {what}: {first}. {_MEMORY_ADVICE}")

@@ -30,6 +30,8 @@ __all__ = [
     "Turn",
     "VisualPiece",
     "build_prompt",
+    "hash_text",
+    "join_placeholders",
     "load_template",
     "place_images",
     "placeholder_ids",
@@ -150,6 +152,37 @@ class ChatTemplate:
     @property
     def after_question(self) -> str:
         return self.user_end + self.assistant_start
+
+    def place(
+        self, text: str, kinds: Sequence[Literal["picture", "video"]]
+    ) -> tuple[str, list[int]]:
+        """The question with a placeholder for each picture and video, and their order in it.
+
+        Raises:
+            PromptError: If the question has placeholders, but not one for each.
+        """
+        videos = sum(kind == "video" for kind in kinds)
+        placed = place_images(text, num_pictures=len(kinds) - videos, num_videos=videos)
+        return placed, list(range(len(kinds)))
+
+    def build(self, tokenizer: Any, text: str, visuals: Sequence[Sequence[VisualPiece]]) -> Prompt:
+        """Put the visual pieces where the rendered text has its placeholders.
+
+        Raises:
+            PromptError: If there are more or fewer placeholders than pictures and videos.
+        """
+        return build_prompt(tokenizer, text, visuals)
+
+    def around_video(
+        self, tokenizer: Any, question: str
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Token ids before the frames of a video and after them.
+
+        As in the original's needle test, nothing stands between the frames and the question, and
+        the three texts are tokenised on their own.
+        """
+        after = tokenize(tokenizer, question) + tokenize(tokenizer, self.after_question)
+        return tokenize(tokenizer, self.before_question), after
 
     def render(self, turns: Sequence[Turn]) -> str:
         """The conversation up to the point where the assistant is to speak."""
@@ -282,7 +315,12 @@ def place_images(text: str, *, num_pictures: int, num_videos: int) -> str:
             f"The question has {found} {IMAGE_PLACEHOLDER} placeholders, but {num_pictures} "
             f"pictures and {num_videos} videos come with it: {text[:120]!r}"
         )
-    return " ".join([IMAGE_PLACEHOLDER] * wanted) + "\n" + text
+    return join_placeholders([IMAGE_PLACEHOLDER] * wanted, " ", "\n") + text
+
+
+def join_placeholders(tokens: Sequence[str], between: str, after: str) -> str:
+    """Placeholders as they stand before a question."""
+    return between.join(tokens) + after
 
 
 def tokenize(tokenizer: Any, text: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ lmms-eval adapter and the needle test are thin layers over it, and so is a noteb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +24,7 @@ from longva_eval.checkpoint import Checkpoint, DType, change_rope, load_checkpoi
 from longva_eval.decode import DecodeBackend, read_frames
 from longva_eval.decode_worker import DecodeWorker
 from longva_eval.encoder import VisualEncoder
-from longva_eval.errors import MediaError, PromptError, SettingsError
+from longva_eval.errors import MediaError, NumericalError, PromptError, SettingsError
 from longva_eval.feature_cache import FeatureCache
 from longva_eval.generation import (
     Generation,
@@ -35,22 +35,23 @@ from longva_eval.generation import (
     parse_gen_kwargs,
     score_tokens,
 )
-from longva_eval.images import ImageAspectRatio, open_image
+from longva_eval.images import ImageAspectRatio, PatchMerge, open_image
 from longva_eval.modeling import PoolMode
+from longva_eval.parallel import SharedModel, current_team
 from longva_eval.prefix import PrefixEngine, Query
 from longva_eval.probe import VideoInfo, probe_video
+from longva_eval.processor_prompt import load_processor_template
 from longva_eval.prompt import (
     ChatTemplate,
     Prompt,
     Turn,
     VisualPiece,
-    build_prompt,
     load_template,
-    place_images,
     placeholder_ids,
     tokenize,
 )
 from longva_eval.rope import RopeSettings
+from longva_eval.subtitles import fill_subtitles
 from longva_eval.video import FramePolicy, FrameSample, sample_frames
 from longva_eval.vision import FrameStack, Picture, ReadFrames, VideoFrames
 
@@ -58,6 +59,7 @@ __all__ = [
     "AttentionKind",
     "ComposedClip",
     "Conversation",
+    "Failure",
     "ForcedAnswer",
     "LongPromptPolicy",
     "Media",
@@ -68,6 +70,8 @@ __all__ = [
 
 AttentionKind = Literal["sdpa", "sdpa_masked", "eager", "flash_attention_2"]
 LongPromptPolicy = Literal["error", "keep_question", "original"]
+Failure = MediaError | NumericalError
+"""What can be wrong with one prompt of many."""
 ClipPart = tuple[Path, tuple[int, ...]] | Image.Image
 """Frames of a video, by index; or a picture that is shown as one frame."""
 
@@ -103,6 +107,8 @@ class Conversation:
     """For each video, the frames that were chosen."""
     num_tokens_cut: int = 0
     """Tokens left out because the prompt was longer than the context."""
+    subtitles: dict[str, Any] | None = None
+    """What is said about subtitles that were put in at the frames (`longva_eval.subtitles`)."""
 
     def _frames_seen(self) -> list[int]:
         """Frames of each video that are in the prompt, whole or in part."""
@@ -130,6 +136,7 @@ class Conversation:
                 }
                 for sample, seen in zip(self.frames, self._frames_seen(), strict=True)
             ],
+            **({} if self.subtitles is None else {"subtitles": self.subtitles}),
         }
 
 
@@ -174,9 +181,13 @@ class Session:
     long_prompt: LongPromptPolicy = "error"
     attention: AttentionKind = "sdpa"
     seed: int = 0
+    probe: Callable[[str | Path], VideoInfo] = probe_video
+    """Looks at a video; `read` decodes it. Both in a process of their own, by default."""
     read: ReadFrames = read_frames
     encoder: VisualEncoder
     engine: PrefixEngine
+    shared: SharedModel | None = None
+    """The model as several processes share it (`tensor_parallel`)."""
 
     def prompt(
         self,
@@ -203,18 +214,21 @@ class Session:
         """
         visuals: list[tuple[VisualPiece, ...]] = []
         samples: list[FrameSample] = []
-        num_videos = 0
+        kinds: list[Literal["picture", "video"]] = []
         for item in media:
             pieces, sample = self.visual(item, aspect=aspect)
             visuals.append(tuple(pieces))
+            kinds.append("picture" if sample is None else "video")
             if sample is not None:
                 samples.append(sample)
-                num_videos += 1
+        text, subtitles = fill_subtitles(text, [sample.timestamps_seconds for sample in samples])
         turns = [*history, ("user", text)]
         role, first = turns[0]
-        placed = place_images(first, num_pictures=len(media) - num_videos, num_videos=num_videos)
+        # A template may show pictures before videos; the order among videos stays.
+        placed, order = self.template.place(first, kinds)
+        visuals = [visuals[number] for number in order]
         rendered = self.template.render([(role, placed), *turns[1:]])
-        prompt = build_prompt(self.checkpoint.tokenizer, rendered, visuals)
+        prompt = self.template.build(self.checkpoint.tokenizer, rendered, visuals)
         fitted, cut = self._fit(prompt) if fit else (prompt, 0)
         return Conversation(
             prompt=fitted,
@@ -222,6 +236,7 @@ class Session:
             visuals=tuple(visuals),
             frames=tuple(samples),
             num_tokens_cut=cut,
+            subtitles=subtitles,
         )
 
     def generate(
@@ -229,8 +244,10 @@ class Session:
         conversations: Sequence[Conversation],
         settings: GenerationSettings | Sequence[GenerationSettings] | None = None,
         *,
-        on_answer: Callable[[int, Generation | MediaError], None] | None = None,
-    ) -> list[Generation | MediaError]:
+        on_answer: Callable[[int, Generation | Failure], None] | None = None,
+        only: Collection[int] | None = None,
+        keep_going: bool = False,
+    ) -> list[Generation | Failure]:
         """Answer prompts, sharing what they have in common.
 
         Args:
@@ -238,43 +255,59 @@ class Session:
             settings: For all, or one for each; greedy with the checkpoint's penalty if None.
             on_answer: Called with each index and answer as soon as it is there, in the order in
                 which prompts are visited.
+            only: Which prompts to answer; all if None. The others are planned with
+                (`PrefixEngine.visit`).
+            keep_going: Let NaN logits stand in the answer's place too, instead of raising.
 
         Returns:
-            An answer for each prompt, in the order given. Where a picture or video cannot be
-            decoded, the error stands in the answer's place.
+            An answer for each prompt that was to be answered, in the order given. Where a picture
+            or video cannot be decoded, the error stands in the answer's place.
 
         Raises:
-            NumericalError: If logits are NaN or infinite.
+            NumericalError: If logits are NaN or infinite, unless `keep_going`.
         """
         chosen = self._settings_for(settings, len(conversations))
-        answers: list[Generation | MediaError | None] = [None] * len(conversations)
+        answers: dict[int, Generation | Failure] = {}
         queries = [Query(conversation.prompt) for conversation in conversations]
         room = max((setting.max_new_tokens for setting in chosen), default=0)
-        for visit in self.engine.visit(queries, room=min(room, 4096)):
-            answer: Generation | MediaError
+        for visit in self.engine.visit(
+            queries, room=min(room, 4096), only=only, keep_going=keep_going
+        ):
+            answer: Generation | Failure
             if visit.error is not None:
                 answer = visit.error
             else:
-                answer = decode(
-                    visit,
-                    self.checkpoint.tokenizer,
-                    chosen[visit.index],
-                    prompt=queries[visit.index].prompt,
-                    num_entries=self.checkpoint.num_tokenizer_entries,
-                )
+                try:
+                    answer = decode(
+                        visit,
+                        self.checkpoint.tokenizer,
+                        chosen[visit.index],
+                        prompt=queries[visit.index].prompt,
+                        num_entries=self.checkpoint.num_tokenizer_entries,
+                    )
+                except NumericalError as error:
+                    if not keep_going:
+                        raise
+                    answer = error
             answers[visit.index] = answer
             if on_answer is not None:
                 on_answer(visit.index, answer)
-        assert all(answer is not None for answer in answers), "every query is visited once"
-        return [answer for answer in answers if answer is not None]
+        return [answers[index] for index in sorted(answers)]
 
     def score(
-        self, conversations: Sequence[Conversation], continuations: Sequence[str]
-    ) -> list[ScoredText | MediaError]:
+        self,
+        conversations: Sequence[Conversation],
+        continuations: Sequence[str],
+        *,
+        on_answer: Callable[[int, ScoredText | Failure], None] | None = None,
+        only: Collection[int] | None = None,
+        keep_going: bool = False,
+    ) -> list[ScoredText | Failure]:
         """How likely each continuation is as the assistant's answer.
 
         The text is tokenised together with its prompt and with what the template closes an
-        answer with, as in the original.
+        answer with, as in the original. `on_answer`, `only` and `keep_going` are those of
+        `generate`.
 
         Raises:
             PromptError: If a prompt was cut: its end, which the answer follows, would be missing.
@@ -291,39 +324,49 @@ class Session:
             query, scored, num_continuation = self._scoring_query(conversation, continuation)
             queries.append(query)
             texts.append((scored, num_continuation))
-        results: dict[int, ScoredText | MediaError] = {}
+        results: dict[int, ScoredText | Failure] = {}
         entries = self.checkpoint.num_tokenizer_entries
-        for visit in self.engine.visit(queries):
+        for visit in self.engine.visit(queries, only=only, keep_going=keep_going):
+            result: ScoredText | Failure
             if visit.error is not None:
-                results[visit.index] = visit.error
-                continue
-            scored, num_continuation = texts[visit.index]
-            scores = score_tokens(visit.logits[:, :entries], scored)
-            results[visit.index] = ScoredText(
-                all_tokens=scores, continuation=merge_scores(scores, first=num_continuation)
-            )
-        return [results[index] for index in range(len(queries))]
+                result = visit.error
+            else:
+                scored, num_continuation = texts[visit.index]
+                scores = score_tokens(visit.logits[:, :entries], scored)
+                result = ScoredText(
+                    all_tokens=scores, continuation=merge_scores(scores, first=num_continuation)
+                )
+            results[visit.index] = result
+            if on_answer is not None:
+                on_answer(visit.index, result)
+        return [results[index] for index in sorted(results)]
 
     def force(
         self,
         prompts: Sequence[Prompt],
         answers: Sequence[tuple[int, ...]],
         *,
-        max_new_tokens: int = 0,
+        max_new_tokens: int | Sequence[int] = 0,
         on_answer: Callable[[int, ForcedAnswer], None] | None = None,
+        only: Collection[int] | None = None,
+        on_failure: Callable[[int, Failure], None] | None = None,
     ) -> list[ForcedAnswer]:
         """Score answers with the true answer as input, and decode what the model says by itself.
 
         Args:
             prompts: What comes before each answer.
             answers: Token ids of each answer, one at least.
-            max_new_tokens: Tokens to decode after each prompt; 0 for none.
+            max_new_tokens: Tokens to decode after each prompt, or after all; 0 for none.
             on_answer: Called with each index and answer as soon as it is there, in the order in
                 which prompts are visited.
+            only: Which answers to score; all if None. The others are planned with
+                (`PrefixEngine.visit`).
+            on_failure: Called with each index and error, whose answer is then missing among the
+                results; without it they are raised.
 
         Raises:
-            MediaError: If a picture or video cannot be decoded.
-            NumericalError: If logits are NaN or infinite.
+            MediaError: If a picture or video cannot be decoded, unless `on_failure`.
+            NumericalError: If logits are NaN or infinite, unless `on_failure`.
         """
         # Two queries each: the answer as input, and the prompt alone. They share all of the
         # prompt, so the second costs next to nothing.
@@ -331,34 +374,52 @@ class Session:
             Query(prompt.with_tokens(answer[:-1]), read_from=prompt.num_tokens - 1)
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        if max_new_tokens > 0:
+        if isinstance(max_new_tokens, int):
+            max_new_tokens = [max_new_tokens] * len(prompts)
+        if any(max_new_tokens):
             queries += [Query(prompt) for prompt in prompts]
         scores: dict[int, TokenScores] = {}
         texts: dict[int, str] = {}
         results: dict[int, ForcedAnswer] = {}
-        plain = GenerationSettings(
-            max_new_tokens=max(1, max_new_tokens),
-            end_token_ids=self._settings_for(None, 1)[0].end_token_ids,
-        )
-        for visit in self.engine.visit(queries, room=max_new_tokens):
-            if visit.error is not None:
-                raise visit.error
+        end_token_ids = self._settings_for(None, 1)[0].end_token_ids
+        chosen = set(range(len(prompts))) if only is None else set(only)
+        wanted = [place for place in range(len(prompts)) if place in chosen]
+        wanted += [len(prompts) + place for place in wanted if max_new_tokens[place] > 0]
+        failed: set[int] = set()
+        for visit in self.engine.visit(
+            queries,
+            room=max(max_new_tokens, default=0),
+            only=wanted,
+            keep_going=on_failure is not None,
+        ):
             place = visit.index % len(prompts)
-            if visit.index < len(prompts):
-                scores[place] = score_tokens(visit.logits, answers[place])
-            else:
-                texts[place] = decode(
-                    visit,
-                    self.checkpoint.tokenizer,
-                    plain,
-                    prompt=prompts[place],
-                    num_entries=self.checkpoint.num_tokenizer_entries,
-                ).text
-            if place in scores and (place in texts or max_new_tokens == 0):
+            try:
+                if visit.error is not None:
+                    raise visit.error
+                if visit.index < len(prompts):
+                    scores[place] = score_tokens(visit.logits, answers[place])
+                else:
+                    texts[place] = decode(
+                        visit,
+                        self.checkpoint.tokenizer,
+                        GenerationSettings(
+                            max_new_tokens=max_new_tokens[place], end_token_ids=end_token_ids
+                        ),
+                        prompt=prompts[place],
+                        num_entries=self.checkpoint.num_tokenizer_entries,
+                    ).text
+            except (MediaError, NumericalError) as error:
+                if on_failure is None:
+                    raise
+                if place not in failed:
+                    failed.add(place)
+                    on_failure(place, error)
+                continue
+            if place in scores and (place in texts or max_new_tokens[place] == 0):
                 results[place] = ForcedAnswer(scores=scores[place], generated=texts.get(place, ""))
                 if on_answer is not None:
                     on_answer(place, results[place])
-        return [results[place] for place in range(len(prompts))]
+        return [results[place] for place in sorted(results)]
 
     def change_rope(self, rope: RopeSettings) -> None:
         """Answer with other RoPE settings from now on; visual tokens stay valid.
@@ -366,12 +427,16 @@ class Session:
         Raises:
             SettingsError: If the settings do not fit the checkpoint.
         """
-        self.checkpoint = change_rope(self.checkpoint, rope)
+        changed = change_rope(self.checkpoint, rope)
+        if self.shared is not None:
+            self.shared.change_rope(rope)
+        self.checkpoint = changed
 
     def describe(self) -> dict[str, Any]:
         """How every number of this session was made."""
         return {
             **self.checkpoint.describe(),
+            **({} if self.shared is None else {"tensor_parallel": self.shared.size}),
             "attn_implementation": self.attention,
             "conv_template": self.template.name,
             "frames": self.frames.describe(),
@@ -379,6 +444,8 @@ class Session:
             "image_processor": type(self.checkpoint.image_processor).__name__,
             "image_aspect_ratio": self.aspect,
             "mm_patch_merge_type": self.checkpoint.config.mm_patch_merge_type,
+            "image_newline": self.checkpoint.model.image_newline is not None,
+            "pools_before_projection": self.checkpoint.model.pools_before_projection,
             "mm_spatial_pool_stride": self.pool_stride,
             "mm_spatial_pool_mode": self.pool_mode,
             "seed": self.seed,
@@ -411,7 +478,7 @@ class Session:
             )
             return picture.pieces(), None
         if isinstance(item, (str, Path)):
-            info = probe_video(item)
+            info = self.probe(item)
             sample = sample_frames(info, self.frames)
             return self._video(info, sample, "crop").pieces(), sample
         if isinstance(item, (list, tuple)) and item and all(map(_is_picture, item)):
@@ -452,7 +519,7 @@ class Session:
             path, indices = part
             if not indices:
                 continue
-            info = probe_video(path)
+            info = self.probe(path)
             if not 0 <= min(indices) <= max(indices) < info.num_frames:
                 raise MediaError(
                     f"{path} has {info.num_frames} frames, frame {max(indices)} is asked for."
@@ -503,7 +570,7 @@ class Session:
         tokenizer = self.checkpoint.tokenizer
         context = conversation.prompt
         full_text = conversation.context_text + continuation + self.template.assistant_end
-        full = build_prompt(tokenizer, full_text, conversation.visuals)
+        full = self.template.build(tokenizer, full_text, conversation.visuals)
         # Both are cut at `<image>`, so only the last text can differ between them.
         context_ids = placeholder_ids(context, conversation.visuals)
         full_ids = placeholder_ids(full, conversation.visuals)
@@ -539,6 +606,10 @@ def open_session(
     frames: FramePolicy | None = None,
     backend: DecodeBackend = "auto",
     aspect: ImageAspectRatio | None = None,
+    patch_merge: PatchMerge | None = None,
+    architectures: Sequence[str] | None = None,
+    tensor_parallel: int = 1,
+    pool_after_projection: bool = False,
     pool_stride: int | None = None,
     pool_mode: PoolMode | None = None,
     rope: RopeSettings | None = None,
@@ -559,8 +630,11 @@ def open_session(
     which is what the original cuts at.
 
     Args beyond those of `load_checkpoint` and the fields of `Session`: `feature_cache` is a folder
-    where visual tokens are kept from run to run, below `feature_cache_bytes`; `decode_process`
-    decodes in a process of its own, so that a decoder that hangs or crashes costs one video.
+    where visual tokens are kept from run to run, below `feature_cache_bytes`; `patch_merge` is how
+    the tiles of a picture become tokens (`mm_patch_merge_type`); `pool_after_projection` pools
+    frames of LLaVA-NeXT-Video as LongVA's needle test did; `architectures` says which
+    checkpoints are wanted; `decode_process` decodes in a process of its own, so that a decoder that
+    hangs or crashes costs one video.
 
     Raises:
         CheckpointError: If the checkpoint cannot be loaded.
@@ -570,6 +644,7 @@ def open_session(
         ("attn_implementation", attn_implementation, AttentionKind),
         ("long_prompt", long_prompt, LongPromptPolicy),
         ("image_aspect_ratio", aspect, ImageAspectRatio),
+        ("mm_patch_merge_type", patch_merge, PatchMerge),
         ("mm_spatial_pool_mode", pool_mode, PoolMode),
         ("video_decode_backend", backend, DecodeBackend),
     ):
@@ -588,20 +663,44 @@ def open_session(
             attn_implementation, attn_implementation
         ),
         rope=rope,
+        architectures=architectures,
+        tensor_parallel=tensor_parallel,
     )
     config = checkpoint.config
+    if patch_merge is not None:
+        if checkpoint.media_tokens is not None and patch_merge != "spatial_unpad":
+            raise SettingsError(
+                f"mm_patch_merge_type={patch_merge} belongs to LongVA; {checkpoint.architecture} "
+                "has spatial_unpad, which is AnyRes."
+            )
+        config.mm_patch_merge_type = patch_merge
+    if pool_after_projection:
+        if not checkpoint.model.pools_before_projection:
+            raise SettingsError(
+                f"pool_after_projection has no effect on {checkpoint.architecture}, which always "
+                "does that."
+            )
+        checkpoint.model.pools_before_projection = False
     if context_length is None:
         own = config.tokenizer_model_max_length if long_prompt == "original" else None
-        context_length = int(own or config.max_position_embeddings)
+        context_length = int(own or checkpoint.context_length)
+    media_tokens = checkpoint.media_tokens
+    template = (
+        load_template(conv_template, checkpoint.tokenizer)
+        if media_tokens is None
+        else load_processor_template(conv_template, checkpoint.tokenizer, media_tokens)
+    )
     cache = None
     if feature_cache is not None:
-        device_kind = checkpoint.model.device.type
+        device_kind = checkpoint.device.type
         identity = f"{__version__}/{checkpoint.vision_digest()}/{device_kind}/{backend}"
         cache = FeatureCache(feature_cache, identity=identity, max_bytes=feature_cache_bytes)
     encoder = VisualEncoder(checkpoint, batch_size=vision_batch_size, cache=cache)
+    team = current_team()
+    shared = None if team is None else team.shared(checkpoint.model)
     return Session(
         checkpoint=checkpoint,
-        template=load_template(conv_template, checkpoint.tokenizer),
+        template=template,
         frames=frames or FramePolicy(),
         backend=backend,
         aspect=aspect or config.image_aspect_ratio,
@@ -611,9 +710,13 @@ def open_session(
         long_prompt=long_prompt,
         attention=attn_implementation,
         seed=seed,
+        probe=DecodeWorker().probe_video if decode_process else probe_video,
         read=DecodeWorker().read_frames if decode_process else read_frames,
         encoder=encoder,
-        engine=PrefixEngine(checkpoint.model, encoder, chunk_tokens=chunk_tokens, reuse=reuse),
+        engine=PrefixEngine(
+            shared or checkpoint.model, encoder, chunk_tokens=chunk_tokens, reuse=reuse
+        ),
+        shared=shared,
     )
 
 

@@ -9,8 +9,8 @@ Encodings of a picture, by `image_aspect_ratio` and the checkpoint's `mm_patch_m
 
 * `unires` (LongVA): canvas cut into tiles; the base tile is left out; each tile pooled 2 x 2 to
   144 tokens; tiles one after the other.
-* `anyres` (LongVA-AnyRes, LLaVA-NeXT): base tile first, unpooled; then the tiles stitched to one
-  map, padding cut off, a newline token after each row.
+* `spatial_unpad` (AnyRes: LongVA-AnyRes, LLaVA-NeXT): base tile first, unpooled; then the tiles
+  stitched to one map, padding cut off, a newline token after each row.
 * `pad`, `crop`: one grid, unpooled, 576 tokens. V-NIAH prepares frames with `pad` and pools them.
 """
 
@@ -34,7 +34,7 @@ from longva_eval.images import (
     image_digest,
     parse_grid_pinpoints,
 )
-from longva_eval.modeling import PoolMode, pool_visual_tokens
+from longva_eval.modeling import PoolMode, VisionLanguageModel, pool_visual_tokens
 from longva_eval.probe import VideoInfo
 from longva_eval.prompt import VisualPiece
 from longva_eval.video import FrameSample
@@ -47,8 +47,9 @@ __all__ = [
 ]
 
 _UNIRES_POOL_STRIDE = 2
-_ANYRES_MAX_TILES_PER_SIDE = 2
-"""LongVA-AnyRes keeps LLaVA-NeXT's bound of 2 x 2 tiles (and 1 x n, n x 1 within four)."""
+_ANYRES_MAX_TILES = 4
+"""LongVA-AnyRes keeps LLaVA-NeXT's bound of 2 x 2 tiles (and 1 x n, n x 1 within four), where the
+checkpoint's list of canvases goes beyond it."""
 
 
 ReadFrames = Callable[..., Iterator[Frames]]
@@ -71,13 +72,35 @@ class VisualSource(Protocol):
         """Blocks of (n, 3, image_size, image_size), float32, for these pieces in order."""
         ...
 
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Projected features (n, patches, hidden) of a batch of a block."""
+        ...
+
     def visual_tokens(self, features: torch.Tensor) -> list[torch.Tensor]:
-        """Projected features (n, patches, hidden) of a block as one tensor per piece."""
+        """Features of a whole block as one tensor per piece."""
         ...
 
     def count_pieces(self, num_pixel_rows: int) -> int:
         """How many pieces a block with this many frames or tiles makes."""
         ...
+
+
+def _frame_features(
+    model: VisionLanguageModel, pixels: torch.Tensor, pool_stride: int, pool_mode: PoolMode
+) -> torch.Tensor:
+    """Features of frames: pooled already where the model does that before its projector."""
+    if model.pools_before_projection:
+        return model.encode_pixels(pixels, pool_stride=pool_stride, pool_mode=pool_mode)
+    return model.encode_pixels(pixels)
+
+
+def _frame_tokens(
+    model: VisionLanguageModel, features: torch.Tensor, pool_stride: int, pool_mode: PoolMode
+) -> list[torch.Tensor]:
+    """Visual tokens of frames, one tensor each."""
+    if model.pools_before_projection:
+        return list(features)
+    return list(pool_visual_tokens(features, pool_stride=pool_stride, pool_mode=pool_mode))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +135,11 @@ class VideoFrames:
         for block in self.read(self.info, items, backend=self.backend):
             yield frames_to_pixel_values(block, self.checkpoint.image_processor, aspect=self.aspect)
 
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return _frame_features(self.checkpoint.model, pixels, self.pool_stride, self.pool_mode)
+
     def visual_tokens(self, features: torch.Tensor) -> list[torch.Tensor]:
-        return list(
-            pool_visual_tokens(features, pool_stride=self.pool_stride, pool_mode=self.pool_mode)
-        )
+        return _frame_tokens(self.checkpoint.model, features, self.pool_stride, self.pool_mode)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,10 +174,11 @@ class FrameStack:
                 [self.pictures[item]], self.checkpoint.image_processor, aspect=self.aspect
             )
 
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return _frame_features(self.checkpoint.model, pixels, self.pool_stride, self.pool_mode)
+
     def visual_tokens(self, features: torch.Tensor) -> list[torch.Tensor]:
-        return list(
-            pool_visual_tokens(features, pool_stride=self.pool_stride, pool_mode=self.pool_mode)
-        )
+        return _frame_tokens(self.checkpoint.model, features, self.pool_stride, self.pool_mode)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +213,10 @@ class Picture:
             getattr(self.checkpoint.config, "image_grid_pinpoints", None), tile_size=self.tile_size
         )
         if self.merge == "anyres":
-            limit = _ANYRES_MAX_TILES_PER_SIDE**2 * self.tile_size**2
-            bounded = [(w, h) for w, h in pinpoints if w * h <= limit]
+            limit = getattr(self.checkpoint.config, "anyres_max_tiles", _ANYRES_MAX_TILES)
+            if limit is None:
+                return pinpoints
+            bounded = [(w, h) for w, h in pinpoints if w * h <= limit * self.tile_size**2]
             return bounded or pinpoints
         return pinpoints
 
@@ -234,6 +261,9 @@ class Picture:
         else:
             yield tiles
 
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.checkpoint.model.encode_pixels(pixels)
+
     def visual_tokens(self, features: torch.Tensor) -> list[torch.Tensor]:
         if self.aspect != "anyres":
             return [features[0]]
@@ -260,7 +290,7 @@ class Picture:
         stitched = tiles.view(rows, columns, side, side, hidden_size).permute(4, 0, 2, 1, 3)
         stitched = stitched.reshape(hidden_size, rows * side, columns * side)
         stitched = unpad_image(stitched, (self.image.height, self.image.width))
-        newline = getattr(self.checkpoint.model.model, "image_newline", None)
+        newline = self.checkpoint.model.image_newline
         if newline is not None:
             column = newline.to(stitched)[:, None, None].expand(-1, stitched.shape[1], 1)
             stitched = torch.cat([stitched, column], dim=2)

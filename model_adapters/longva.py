@@ -6,19 +6,27 @@ this one replaces (docs/differences.md lists it all):
 
 * needs no `longva` package, no CUDA, no flash-attn; runs in bfloat16, float32 or float16;
 * all requests of a call are seen together, so that questions on one video share its frames;
-* a video that cannot be read ends the run with its name, it is never answered blind;
+* a video that cannot be read ends the run with its name, or fails by name with on_error=skip; it
+  is never answered blind;
+* answers are on disk as they come, so that a run that dies is resumed (longva_eval.journal);
+* several processes divide whole videos among them;
 * likelihoods are those of the answer's own tokens, for pictures and videos too;
 * the template is the tokenizer's own, not Vicuna's.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
 import inspect
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,27 +35,49 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from PIL import Image
 
-from longva_eval.errors import EvaluationError, MediaError, PromptError, SettingsError
-from longva_eval.generation import Generation, GenerationSettings, parse_gen_kwargs
-from longva_eval.plugin import record_recipes
+from longva_eval.answering import Answering, Job, JobKind
+from longva_eval.errors import MediaError, SettingsError
+from longva_eval.generation import GenerationSettings, parse_gen_kwargs
+from longva_eval.journal import Journal, journal_settings
+from longva_eval.outcomes import FAILED
+from longva_eval.parallel import CONTEXT_PARALLEL
+from longva_eval.plugin import HostRun, record_recipes
+from longva_eval.prefix import EngineCounts
 from longva_eval.progress import progress_bar
 from longva_eval.prompt import tokenize
+from longva_eval.ranks import Ranks, current_ranks, end_all
 from longva_eval.rope import RopeSettings
-from longva_eval.session import Conversation, Media, open_session
+from longva_eval.run_log import FailurePolicy, RunLog
+from longva_eval.session import Conversation, Media, Session, open_session
 from longva_eval.video import FramePolicy
 
 __all__ = ["LongVA"]
 
-_PENDING_PICTURE_BYTES = 1 << 30
-"""Pictures held at once while prompts are gathered; videos are held by name only."""
+_MOST_ROUNDS = 100
+"""A failed document's rounds are asked for no more often than that."""
 
 _NO_LONGER_NEEDED = {
     "model_name": "the architecture is read from the checkpoint's config.json",
     "truncation": "use long_prompt=error, keep_question or original",
     "customized_config": "edit the checkpoint's config.json",
     "token_strategy": "visual tokens always stand where the prompt says <image>",
+    "context_parallel": CONTEXT_PARALLEL,
 }
 """Arguments of the built-in adapter, and what takes their place."""
+
+
+def _ends_all_processes(function: Callable[..., None]) -> Callable[..., None]:
+    """Where several processes share the work, one that cannot begin ends all."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **settings: Any) -> None:
+        try:
+            function(*arguments, **settings)
+        except Exception as error:
+            end_all(None, error)
+            raise
+
+    return wrapped
 
 
 class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
@@ -59,6 +89,8 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         revision: Branch, tag or commit of the hub repository.
         device: `cpu`, `cuda`, `cuda:1`, or `auto`: a GPU if there is one, each process its own.
         device_map: `auto` spreads one model over all devices.
+        tensor_parallel: Among how many processes one model is divided, each with its own GPU:
+            `torchrun --nproc-per-node N -m longva_eval run ...` (docs/parallel.md).
         dtype: `auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16`, `float16`.
         attn_implementation: `sdpa`, `flash_attention_2` if installed, `eager`, or `sdpa_masked`,
             which is transformers' own `sdpa` with its explicit mask.
@@ -70,6 +102,8 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         mm_spatial_pool_mode: `average` or `max`; the checkpoint's if left out.
         video_decode_backend: `auto`, `decord`, `torchcodec` or `pyav`.
         image_aspect_ratio: `anyres`, `pad` or `crop`; the checkpoint's if left out.
+        mm_patch_merge_type: What becomes of an `anyres` picture's tiles: `unires` (LongVA) or
+            `spatial_unpad` (AnyRes, as LLaVA-NeXT); the checkpoint's if left out.
         max_context_tokens: Longest prompt; the checkpoint's `max_position_embeddings`.
         long_prompt: Prompts beyond that: `error`, `keep_question` or `original`.
         chunk_tokens: Prefill goes in chunks of this many tokens.
@@ -77,6 +111,12 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         vision_batch_size: Frames that go through the vision tower at once.
         feature_cache: Folder where visual tokens are kept for later runs (50 GiB at most).
         seed: For tasks that sample.
+        on_error: What happens when a video cannot be read, a prompt is too long, or logits are NaN:
+            `stop` ends the run; `skip` lets the document fail, by name.
+        max_failed: With `on_error=skip`, how many documents may fail: a count, or a share of them.
+        journal: Folder where answers are kept as they come; `on` is beside the results (or in the
+            user's cache, where there is no `--output_path`); `off` keeps none.
+        fresh: Start over instead of taking answers over from the journal.
         batch_size: Accepted as the host passes it; prompts are answered one at a time.
         max_batch_size: As `batch_size`.
         **rope: `rope_theta`, `rope_type`, `rope_factor` and the other fields of `RopeSettings`
@@ -88,13 +128,19 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     """
 
     is_simple = True
+    model_id = "longva"
+    """As `--model` names it."""
+    architectures: tuple[str, ...] = ("LlavaQwenForCausalLM",)
+    """What `architectures` in the checkpoint's config.json may say."""
 
+    @_ends_all_processes
     def __init__(
         self,
         pretrained: str = "lmms-lab/LongVA-7B",
         revision: str | None = None,
         device: str = "auto",
         device_map: str | None = None,
+        tensor_parallel: int = 1,
         dtype: str = "auto",
         attn_implementation: str = "sdpa",
         conv_template: str = "auto",
@@ -105,6 +151,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         mm_spatial_pool_mode: str | None = None,
         video_decode_backend: str = "auto",
         image_aspect_ratio: str | None = None,
+        mm_patch_merge_type: str | None = None,
         max_context_tokens: int | None = None,
         long_prompt: str = "error",
         chunk_tokens: int = 2048,
@@ -112,6 +159,10 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         vision_batch_size: int = 16,
         feature_cache: str | None = None,
         seed: int = 0,
+        on_error: str = "stop",
+        max_failed: float = 0.05,
+        journal: str | bool = "on",
+        fresh: bool = False,
         batch_size: int | str = 1,
         max_batch_size: int | str | None = None,
         **rope: Any,
@@ -119,6 +170,8 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         super().__init__()
         del batch_size, max_batch_size
         record_recipes()
+        self._log = RunLog(FailurePolicy(on_error, max_failed))
+        self._journal_at, self._fresh = _journal_place(journal), _truth("fresh", fresh)
         frames = FramePolicy(
             max_frames=_whole_number("max_frames_num", max_frames_num),
             fps=None if fps is None else float(fps),
@@ -129,12 +182,15 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             revision=revision,
             device=_own_device(device),
             device_map=device_map or None,
+            tensor_parallel=_whole_number("tensor_parallel", tensor_parallel),
             dtype=dtype,  # type: ignore[arg-type]  # checked when the checkpoint is loaded
             attn_implementation=attn_implementation,  # type: ignore[arg-type]  # checked there
             conv_template=conv_template,
             frames=frames,
             backend=video_decode_backend,  # type: ignore[arg-type]  # checked there
             aspect=image_aspect_ratio,  # type: ignore[arg-type]  # checked there
+            patch_merge=mm_patch_merge_type,  # type: ignore[arg-type]  # checked there
+            architectures=self.architectures,
             pool_stride=mm_spatial_pool_stride,
             pool_mode=mm_spatial_pool_mode,  # type: ignore[arg-type]  # checked there
             rope=_rope_settings(rope),
@@ -146,9 +202,16 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             feature_cache=feature_cache,
             seed=int(seed),
         )
-        self.device = self._session.checkpoint.model.device
+        self.device = self._session.checkpoint.device
         self._ignored_settings: set[str] = set()
-        self._prompts: dict[str, dict[str, Any]] = {}
+        # Signs of life begin here: others may wait while this process loads its data.
+        self._answering = Answering(
+            self._session, self._log, ranks=current_ranks(), prompt=self.prompt_of
+        )
+        self._removes_journal = False
+        self._requests: dict[str, Instance] = {}
+        self.before_answers: Callable[[Sequence[Instance]], None] = lambda requests: None
+        """Called with the requests of each `generate_until`; a study answers for all its runs."""
 
     @property
     def rank(self) -> int:
@@ -160,26 +223,147 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         """The checkpoint's tokenizer."""
         return self._session.checkpoint.tokenizer
 
+    @property
+    def session(self) -> Session:
+        """The open model."""
+        return self._session
+
+    @property
+    def skips_failures(self) -> bool:
+        """Whether a document that cannot be asked fails alone."""
+        return self._log.policy.skips
+
+    @property
+    def journal(self) -> Journal | None:
+        """Of the run it works in."""
+        return self._answering.journal
+
+    def another_run(self, *, max_frames: int, rope: RopeSettings, journal: Path) -> LongVA:
+        """This model for a run of its own at other settings; loaded once, counted from zero.
+
+        Both share the session, whose settings change: use the one that was made last.
+
+        Raises:
+            SettingsError: If the settings do not fit the checkpoint.
+        """
+        self._session.frames = replace(self._session.frames, max_frames=max_frames)
+        self._session.change_rope(rope)
+        self._session.engine.counts = EngineCounts()
+        self._session.encoder.num_encoded = self._session.encoder.num_passes = 0
+        other = copy.copy(self)
+        other.task_dict = {}
+        other._log = RunLog(self._log.policy)
+        other._journal_at, other._fresh = str(journal), False
+        other._answering = Answering(
+            self._session, other._log, ranks=self._answering.ranks, prompt=other.prompt_of
+        )
+        other._requests, other._ignored_settings = {}, set()
+        return other
+
+    def begin_run(self, run: HostRun) -> None:
+        """lmms-eval is about to evaluate; called by the plugin.
+
+        Raises:
+            SettingsError: If the journal cannot be written, or was made under other settings.
+        """
+        if self._answering.ranks.size == 1:  # lmms-eval may start torch.distributed only now
+            self._answering.ranks = current_ranks()
+        ranks = self._answering.ranks
+        leader = int(os.environ.get("RANK", "0")) == 0
+        if self._journal_at == "off":
+            return
+        on = self._journal_at == "on"
+        folder = run.journal_folder() if on else Path(self._journal_at).expanduser()
+        self._removes_journal = folder is None
+
+        def open_journal() -> Journal:
+            return Journal(
+                folder or _user_cache() / "journal",
+                journal_settings(self._session.describe()),
+                fresh=self._fresh or run.fresh,
+                leader=leader,
+                refuse_others=folder is not None,
+            )
+
+        # The leader decides what is taken over; the others come after it.
+        journal = open_journal() if leader else None
+        ranks.share("journal", leader)
+        if journal is None:
+            journal = open_journal()
+        self._answering.journal = journal
+        if len(journal):
+            logger.info("Journal: {} answers of an earlier run in {}", len(journal), journal.folder)
+
+    def end_run(self) -> None:
+        """lmms-eval is done; called by the plugin in the process that has the results."""
+        if self._answering.journal is not None:
+            self._answering.journal.finish(remove=self._removes_journal)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Answer what this process is given here, whatever the others do."""
+        ranks, self._answering.ranks = self._answering.ranks, Ranks()
+        try:
+            yield
+        finally:
+            self._answering.ranks = ranks
+
+    def sample_info(self, task: str, document: Any) -> dict[str, Any] | None:
+        """What is known of a document, for its line in the samples file."""
+        return self._log.entries.get(str(task), {}).get(str(document))
+
     def recipe(self) -> dict[str, Any]:
-        """How the scores were made; the plugin writes it into the results file."""
+        """How the scores were made; the plugin writes it into the results file.
+
+        `engine` and `journal` say what this very run did; the rest is the same however often a run
+        was resumed.
+        """
         counts = self._session.engine.counts
+        answering = self._answering
         return {
-            "model": "longva",
+            "model": self.model_id,
             **self._session.describe(),
+            "failures": self._log.policy.describe(),
+            "outcomes": self._log.counts(),
             "engine": {
                 "tokens_asked": counts.tokens_asked,
                 "tokens_computed": counts.tokens_computed,
+                "smallest_chunk": counts.smallest_chunk,
                 "frames_encoded": self._session.encoder.num_encoded,
                 "media_read": self._session.encoder.num_passes,
             },
+            "journal": {
+                "folder": None if answering.journal is None else str(answering.journal.folder),
+                "answers_taken_over": answering.num_taken_over,
+                "answers_computed": answering.num_computed,
+                "processes": answering.ranks.size,
+            },
             "ignored_generation_settings": sorted(self._ignored_settings),
-            "prompts": self._prompts,
+            "prompts": self._log.entries,
         }
 
     def clean(self) -> None:
         """Let go of the model; lmms-eval calls this when all requests are answered."""
+        answering = self._answering
+        # All processes come by here once, also those that were given nothing.
+        for entries, taken_over, computed in answering.ranks.share(
+            "entries", [self._log.entries, answering.num_taken_over, answering.num_computed]
+        )[1:]:
+            if self.rank == 0:
+                self._log.merge(entries)
+                answering.num_taken_over += taken_over
+                answering.num_computed += computed
+        if answering.num_taken_over and self.rank == 0:
+            logger.info(
+                "{} answers were taken over from the journal, {} computed",
+                answering.num_taken_over, answering.num_computed,
+            )  # fmt: skip
         recipe = self.recipe()
         self.recipe = lambda: recipe  # type: ignore[method-assign]  # the session goes, this stays
+        if answering.journal is not None:
+            answering.journal.close()
+        answering.ranks.close()
+        answering.release()
         del self._session
         super().clean()
 
@@ -188,163 +372,170 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
 
         A task that sets `score_column` in its generation settings gets, instead of plain text, a
         JSON object: the answer in that column of the document, scored as input token by token,
-        and what the model says by itself (`longva_eval.session.Session.force`).
+        and what the model says by itself (`longva_eval.session.Session.force`). Where a document
+        fails and `on_error` is `skip`, the text is `longva_eval.outcomes.FAILED`.
 
         Raises:
             MediaError: If a picture or video of a request cannot be read.
         """
-        forced = [number for number, request in enumerate(requests) if _score_column(request)]
-        plain = [number for number in range(len(requests)) if number not in set(forced)]
-        answers: dict[int, GenerationResult] = {}
+        forced = [bool(_score_column(request)) for request in requests]
+        results = [GenerationResult(text="")] * len(requests)  # stays for what only fills up
+        self.before_answers(requests)
         with self._progress(len(requests), "Answering") as bar:
-            for batch in self._batches(requests, plain):
-                self._generate(requests, batch, answers, bar)
-            for batch in self._batches(requests, forced):
-                self._force(requests, batch, answers, bar)
-        return [answers[number] for number in range(len(requests))]
+            done = functools.partial(bar.update, 1)
+            plain = self._jobs(requests, lambda number: not forced[number], self._generating)
+            for number, value in self._answering.run("generate", plain, on_done=done).items():
+                results[number] = _generated(value)
+            scored = self._jobs(requests, forced.__getitem__, self._forcing)
+            for number, value in self._answering.run("force", scored, on_done=done).items():
+                results[number] = _forced(value)
+        return results
+
+    def jobs_of(self, requests: Sequence[Instance]) -> dict[JobKind, list[Job]]:
+        """The requests of a `generate_until` as jobs."""
+        forced = [bool(_score_column(request)) for request in requests]
+        return {
+            "generate": self._jobs(requests, lambda number: not forced[number], self._generating),
+            "force": self._jobs(requests, forced.__getitem__, self._forcing),
+        }
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Mean loss of each continuation (lower is better), and whether greedy decoding says it.
 
         lmms-eval 0.7.3 compares losses by argmin, whatever its docstring says, and turns a plain
         `(float, bool)` into a string; inside a `GenerationResult` the pair arrives unharmed. Its
-        `--use_cache` cannot store such a pair.
+        `--use_cache` cannot store such a pair. There is no loss that says *failed*, so documents
+        that fail end the run here whatever `on_error` is.
         """
-        results: dict[int, GenerationResult] = {}
+        results = [GenerationResult(text=(0.0, False))] * len(requests)
         with self._progress(len(requests), "Scoring") as bar:
-            for batch in self._batches(requests, range(len(requests))):
-                texts = []
-                for number, _ in batch:
-                    continuation, request = requests[number].args[1], requests[number]
-                    if callable(continuation):
-                        continuation = continuation(self._document(request))
-                    texts.append(str(continuation))
-                scored = self._session.score([conversation for _, conversation in batch], texts)
-                for (number, _), score in zip(batch, scored, strict=True):
-                    if isinstance(score, MediaError):
-                        raise _about(requests[number], score)
-                    pair = (score.mean_loss, score.continuation.is_greedy)
-                    results[number] = GenerationResult(text=pair)
-                bar.update(len(batch))
-        return [results[number] for number in range(len(requests))]
+            jobs = self._jobs(requests, lambda _: True, self._continuing)
+            done = functools.partial(bar.update, 1)
+            for number, value in self._answering.run("score", jobs, on_done=done).items():
+                assert value is not None, "failed likelihoods end the run"
+                pair = (value["mean_loss"], value["is_greedy"])
+                results[number] = GenerationResult(text=pair)
+        return results
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[list[str]]:
-        """Answer tasks that ask again: each round's question comes from the task's own code."""
+        """Answer tasks that ask again: each round's question comes from the task's own code.
+
+        Where a round fails, it and those after it are `longva_eval.outcomes.FAILED`.
+        """
         answers: list[list[str]] = []
+        real = [request for request in requests if not _is_padding(request)]
+        self._answering.begin(sum(self._answering.ranks.share("rounds", len(real))))
         with self._progress(len(requests), "Answering in rounds") as bar:
             for request in requests:
-                context, gen_kwargs, to_visual, to_text, doc_id, task, split = request.args
-                document = self.task_dict[task][split][doc_id]
-                settings = self._settings(gen_kwargs)
-                media = self._media(request, to_visual, document)
-                said: list[str] = []
-                info: Any = None
-                while True:
-                    conversation = self._conversation(request, context, media)
-                    answer = self._session.generate([conversation], settings)[0]
-                    if isinstance(answer, MediaError):
-                        raise _about(request, answer)
-                    said.append(answer.text)
-                    media, context, is_last, said, info = to_text(
-                        document,
-                        previous_output=said,
-                        round_idx=len(said),
-                        previous_round_info=info,
-                    )
-                    said = list(said)
-                    if is_last:
-                        break
-                    media = list(media or [])
-                answers.append(said)
+                answers.append([] if _is_padding(request) else self._rounds(request))
                 bar.update(1)
         return answers
 
-    def _generate(
-        self,
-        requests: Sequence[Instance],
-        batch: Sequence[tuple[int, Conversation]],
-        answers: dict[int, GenerationResult],
-        bar: Any,
-    ) -> None:
-        settings = [self._settings(requests[number].args[1]) for number, _ in batch]
-
-        def keep(place: int, answer: Generation | MediaError) -> None:
-            number = batch[place][0]
-            if isinstance(answer, MediaError):
-                raise _about(requests[number], answer)
-            tokens = TokenCounts(
-                input_tokens=answer.num_prompt_tokens, output_tokens=len(answer.token_ids)
+    def _rounds(self, request: Instance) -> list[str]:
+        context, gen_kwargs, to_visual, to_text, doc_id, task, split = request.args
+        document = self.task_dict[task][split][doc_id]
+        settings = self._settings(gen_kwargs)
+        media: Callable[[], list[Media]]
+        media = functools.partial(self._media, request, to_visual, document)
+        said: list[str] = []
+        info: Any = None
+        failed = False
+        while True:
+            job = Job(
+                task=str(task),
+                document=doc_id,
+                idx=len(said),
+                context=context or "",
+                detail=settings.describe(),
+                media=media,
+                number=0,
             )
-            answers[number] = GenerationResult(text=answer.text, token_counts=tokens)
-            bar.update(1)
+            if not failed:
+                value = self._answering.one(job)
+                failed = value is None
+            said.append(FAILED if failed or value is None else value["text"])
+            found, context, is_last, said, info = to_text(
+                document, previous_output=said, round_idx=len(said), previous_round_info=info
+            )
+            said = list(said)
+            if is_last or (failed and len(said) >= _MOST_ROUNDS):
+                return said
+            media = functools.partial(list, found or [])
 
-        self._session.generate(
-            [conversation for _, conversation in batch], settings, on_answer=keep
-        )
-
-    def _force(
+    def _jobs(
         self,
         requests: Sequence[Instance],
-        batch: Sequence[tuple[int, Conversation]],
-        answers: dict[int, GenerationResult],
-        bar: Any,
-    ) -> None:
-        prompts, expected = [], []
-        for number, conversation in batch:
-            request = requests[number]
-            column = _score_column(request)
-            answer = self._document(request).get(column)
-            if not isinstance(answer, str) or not answer:
-                raise SettingsError(
-                    f"{_place(request)}: the task scores its column {column!r}, which holds "
-                    f"{answer!r} instead of a text."
+        wanted: Callable[[int], bool],
+        detail: Callable[[Instance], dict[str, Any]],
+    ) -> list[Job]:
+        """The requests as jobs, without those that only fill up a process's share."""
+        tasks: dict[str, int] = {}
+        repeats: dict[int, int] = {}
+        jobs = []
+        for number, request in enumerate(requests):
+            *_, doc_id, task, _ = request.args
+            tasks.setdefault(task, len(tasks))
+            self._requests[task] = request
+            if not wanted(number) or _is_padding(request):
+                continue
+            repeat = repeats[id(request)] = repeats.get(id(request), -1) + 1
+            jobs.append(
+                Job(
+                    task=str(task),
+                    document=doc_id,
+                    idx=request.idx,
+                    repeat=repeat,
+                    context=request.args[0],
+                    # A needle test goes beyond the context on purpose: see _score_column.
+                    fit=not _score_column(request),
+                    detail=detail(request),
+                    task_place=tasks[task],
+                    media=functools.partial(self._media_of, request),
+                    number=number,
                 )
-            prompts.append(conversation.prompt)
-            expected.append(tokenize(self.tokenizer, answer))
-        limit = max(int(requests[number].args[1].get("max_new_tokens") or 0) for number, _ in batch)
-        forced = self._session.force(
-            prompts, expected, max_new_tokens=limit, on_answer=lambda *_: bar.update(1)
-        )
-        for (number, conversation), result in zip(batch, forced, strict=True):
-            report = {
-                "generated": result.generated,
-                "correct": result.scores.is_greedy,
-                "logprob": result.scores.log_prob,
-                "answer_ids": result.scores.token_ids,
-                "pred_ids": result.scores.argmax_ids,
-                "min_margin": result.scores.min_margin,
-            }
-            tokens = TokenCounts(input_tokens=conversation.prompt.num_tokens, output_tokens=None)
-            answers[number] = GenerationResult(text=json.dumps(report), token_counts=tokens)
+            )
+        return jobs
 
-    def _batches(
-        self, requests: Sequence[Instance], numbers: Iterable[int]
-    ) -> Iterable[list[tuple[int, Conversation]]]:
-        """Prompts of the requests, as many at once as pictures fit in memory."""
-        batch: list[tuple[int, Conversation]] = []
-        held = 0
-        for number in numbers:
-            request = requests[number]
-            media = self._media(request, request.args[2], self._document(request))
-            batch.append((number, self._conversation(request, request.args[0], media)))
-            held += sum(_picture_bytes(item) for item in media)
-            if held > _PENDING_PICTURE_BYTES:
-                yield batch
-                batch, held = [], 0
-        if batch:
-            yield batch
+    def _generating(self, request: Instance) -> dict[str, Any]:
+        return self._settings(request.args[1]).describe()
 
-    def _conversation(
-        self, request: Instance, context: str, media: Sequence[Media]
-    ) -> Conversation:
-        try:
-            # A needle test goes beyond the context on purpose: see _score_column.
-            conversation = self._session.prompt(context, media, fit=not _score_column(request))
-        except (MediaError, PromptError) as error:
-            raise _about(request, error) from error
-        task, doc_id = request.args[-2], request.args[-3]
-        self._prompts.setdefault(str(task), {})[str(doc_id)] = conversation.describe()
-        return conversation
+    def _forcing(self, request: Instance) -> dict[str, Any]:
+        column = _score_column(request)
+        answer = self._document(request).get(column)
+        if not isinstance(answer, str) or not answer:
+            raise SettingsError(
+                f"{_place(request)}: the task scores its column {column!r}, which holds "
+                f"{answer!r} instead of a text."
+            )
+        return {
+            "expected": list(tokenize(self.tokenizer, answer)),
+            "max_new_tokens": int(request.args[1].get("max_new_tokens") or 0),
+        }
+
+    def _continuing(self, request: Instance) -> dict[str, Any]:
+        continuation = request.args[1]
+        if callable(continuation):
+            continuation = continuation(self._document(request))
+        return {"continuation": str(continuation)}
+
+    def prompt_of(self, job: Job) -> tuple[Conversation, int]:
+        """The prompt of a job and the size of its pictures.
+
+        Raises:
+            MediaError: If a picture or video cannot be read.
+            PromptError: If it does not fit.
+        """
+        if job.media is not None:
+            found = job.media()
+        else:  # it comes from another process; requests of a task differ in their document only
+            request = self._requests[job.task]
+            document = self.task_dict[job.task][request.args[-1]][job.document]
+            found = self._media(request, request.args[2], document)
+        conversation = self._session.prompt(job.context, found, fit=job.fit)
+        return conversation, sum(map(_picture_bytes, found))
+
+    def _media_of(self, request: Instance) -> list[Media]:
+        return self._media(request, request.args[2], self._document(request))
 
     def _media(
         self, request: Instance, to_visual: Callable[[Any], Any], document: Any
@@ -353,13 +544,13 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             found = to_visual(document)
         except SystemExit as error:
             # Tasks end the whole process where a video is missing; the reason is worth keeping.
-            raise MediaError(f"{_place(request)}: the task gave up: {error.code}") from error
+            raise MediaError(f"the task gave up: {error.code}") from error
         if found is None:
             return []
         if not isinstance(found, (list, tuple)):
             found = [found]
         if any(item is None for item in found):
-            raise MediaError(f"{_place(request)}: the document has no picture or video.")
+            raise MediaError("the document has no picture or video.")
         pictures = [item for item in found if isinstance(item, Image.Image)]
         # The host's own convention for tasks that hand over the frames of a video as pictures.
         if request.metadata.get("task_type") == "video" and len(pictures) == len(found) > 0:
@@ -397,8 +588,26 @@ def _place(request: Instance) -> str:
     return f"Task {task}, document {doc_id}"
 
 
-def _about(request: Instance, error: EvaluationError) -> EvaluationError:
-    return type(error)(f"{_place(request)}: {error}")
+def _is_padding(request: Instance) -> bool:
+    """Whether lmms-eval added the request so that all processes have equally many."""
+    return bool(request.metadata.get("__padding_only__"))
+
+
+def _generated(value: Mapping[str, Any] | None) -> GenerationResult:
+    if value is None:
+        return GenerationResult(text=FAILED)
+    tokens = TokenCounts(
+        input_tokens=value["num_prompt_tokens"], output_tokens=len(value["token_ids"])
+    )
+    return GenerationResult(text=value["text"], token_counts=tokens)
+
+
+def _forced(value: Mapping[str, Any] | None) -> GenerationResult:
+    if value is None:
+        return GenerationResult(text=FAILED)
+    report = {name: part for name, part in value.items() if name != "num_prompt_tokens"}
+    tokens = TokenCounts(input_tokens=value["num_prompt_tokens"], output_tokens=None)
+    return GenerationResult(text=json.dumps(report), token_counts=tokens)
 
 
 def _picture_bytes(item: Media) -> int:
@@ -407,6 +616,18 @@ def _picture_bytes(item: Media) -> int:
     if isinstance(item, (list, tuple)):
         return sum(_picture_bytes(part) for part in item)
     return 0
+
+
+def _journal_place(journal: str | bool) -> str:
+    """`on`, `off`, or a folder."""
+    text = str(journal).strip()
+    if text.lower() in ("off", "false", "no", "none", ""):
+        return "off"
+    return "on" if text.lower() in ("on", "true", "yes") else text
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longva-eval"
 
 
 def _own_device(device: str) -> str:

@@ -343,15 +343,15 @@ def with_config(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     """The same weights under another configuration, without touching the shared one."""
     model: Any = checkpoint.model
     config = SimpleNamespace(**{**vars(model.config), **changes})
-    inner = SimpleNamespace(
-        image_newline=changes.get("newline"), vision_tower=model.model.vision_tower
-    )
+    inner = SimpleNamespace(vision_tower=model.model.vision_tower)
     stand_in: Any = SimpleNamespace(
         config=config,
         model=inner,
         vision_config=model.vision_config,
         patches_per_side=model.patches_per_side,
         encode_pixels=model.encode_pixels,
+        image_newline=changes.get("newline"),
+        pools_before_projection=model.pools_before_projection,
     )
     return replace(checkpoint, model=stand_in)
 

@@ -62,7 +62,8 @@ def test_the_small_needle_task_runs_and_its_result_says_how(tmp_path: Path) -> N
     assert recipe["conv_template"] == "qwen_1_5"
     assert recipe["rope"]["inv_freq_sha256"]
     assert recipe["versions"]["lmms-eval"].startswith("0.7")
-    assert recipe["prompts"]["vniah_small"]["0"]["num_visual_tokens"] == 17 * 144
+    assert samples[0]["longva_eval"]["num_visual_tokens"] == 17 * 144
+    assert recipe["outcomes"]["vniah_small"]["answered"] == 4
     assert recipe["engine"]["tokens_computed"] < recipe["engine"]["tokens_asked"]
 
     from longva_eval.accuracies import read_accuracies
@@ -90,9 +91,7 @@ def test_needles_can_be_asked_of_models_that_only_generate(tmp_path: Path, varia
     assert {"frames": "frames as pictures", "clip": "composed clip"}[variant] in samples[0][
         "vniah_accuracy"
     ]["scoring"]
-    results = json.loads(written(tmp_path / "out", "*_results.json").read_text(encoding="utf-8"))
-    record = results["longva_eval"]["prompts"][task]["0"]
-    assert record["num_visual_tokens"] == 17 * 144
+    assert samples[0]["longva_eval"]["num_visual_tokens"] == 17 * 144
 
 
 def test_a_missing_checkpoint_is_explained(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from conftest import Golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from longva_eval.errors import MediaError, NumericalError, SettingsError
+from longva_eval.errors import MediaError, NumericalError, ResourceError, SettingsError
 from longva_eval.prefix import PrefixEngine, Query, plan_visits
 from longva_eval.prompt import Prompt, TextPiece, VisualPiece
 
@@ -188,3 +189,81 @@ def test_no_prompts_give_no_visits(open_golden: Golden) -> None:
 def test_a_chunk_of_nothing_is_refused(open_golden: Golden) -> None:
     with pytest.raises(SettingsError, match="chunk_tokens=0"):
         engine_of(open_golden, chunk_tokens=0)
+
+
+@given(queries=batches(), chunk_tokens=st.integers(1, 40), data=st.data())
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_leaving_prompts_out_changes_no_bit(
+    open_golden: Golden, queries: list[Query], chunk_tokens: int, data: st.DataObject
+) -> None:
+    only = data.draw(st.sets(st.integers(0, len(queries) - 1)))
+    whole = logits_of(engine_of(open_golden, chunk_tokens=chunk_tokens), queries)
+    engine = engine_of(open_golden, chunk_tokens=chunk_tokens)
+    part = {visit.index: visit.logits.clone() for visit in engine.visit(queries, only=only)}
+    assert part.keys() == only
+    for index, logits in part.items():
+        assert torch.equal(logits, whole[index])
+
+
+class OverflowingAt(Visuals):
+    """One frame that overflows."""
+
+    def tokens(self, piece: VisualPiece) -> torch.Tensor:
+        tokens = super().tokens(piece)
+        return tokens * float("nan") if piece.key == "1" else tokens
+
+
+def test_numbers_that_are_none_can_cost_their_own_question_only(open_golden: Golden) -> None:
+    queries = [Query(Prompt((text(1, 2), frame(n), text(3)))) for n in (0, 1, 2)]
+    engine = PrefixEngine(open_golden.session.checkpoint.model, OverflowingAt(), chunk_tokens=4)
+    visits = {v.index: (v.error, v.logits) for v in engine.visit(queries, keep_going=True)}
+    assert isinstance(visits[1][0], NumericalError)
+    alone = logits_of(engine_of(open_golden, chunk_tokens=4), queries)
+    for index in (0, 2):
+        assert torch.equal(visits[index][1], alone[index])
+
+
+class SmallMemory:
+    """Lets a model fail as a full GPU does: beyond so many new tokens at once."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    def __call__(self, module: torch.nn.Module, args: object, kwargs: dict[str, Any]) -> None:
+        if kwargs["inputs_embeds"].shape[1] > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_smaller_chunks_are_tried_where_memory_is_not_enough(open_golden: Golden) -> None:
+    queries = [
+        Query(Prompt((text(1, 2), *map(frame, range(30)), text(3, number))), read_from=20)
+        for number in range(2)
+    ]
+    whole = logits_of(engine_of(open_golden, chunk_tokens=64), queries)
+    engine = engine_of(open_golden, chunk_tokens=1000)
+    model = open_golden.session.checkpoint.model.model
+    hook = model.register_forward_pre_hook(SmallMemory(70), with_kwargs=True)
+    try:
+        found = logits_of(engine, queries)
+    finally:
+        hook.remove()
+    assert engine.counts.smallest_chunk is not None
+    assert engine.counts.smallest_chunk <= 70
+    for index, logits in found.items():
+        torch.testing.assert_close(logits, whole[index], atol=5e-5, rtol=0)
+
+
+def test_too_little_memory_is_said_with_what_helps(open_golden: Golden) -> None:
+    query = Query(Prompt((text(1, 2), *map(frame, range(30)), text(3))))
+    engine = engine_of(open_golden, chunk_tokens=1000)
+    model = open_golden.session.checkpoint.model.model
+    hook = model.register_forward_pre_hook(SmallMemory(2), with_kwargs=True)
+    try:
+        with pytest.raises(
+            ResourceError, match=r"153 tokens, even in chunks of .*longva-eval plan"
+        ):
+            logits_of(engine, [query])
+    finally:
+        hook.remove()

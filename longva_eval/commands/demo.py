@@ -12,6 +12,7 @@ from longva_eval import embedded
 from longva_eval.cli import load
 from longva_eval.commands.niah import NiahRun, control_text, heatmap_panel, run_and_write
 from longva_eval.frame_sweep import run_frame_sweep, sweep_rows
+from longva_eval.journal import Journal, journal_settings
 from longva_eval.mini_benchmark import generate_mini_benchmark
 from longva_eval.needle import NeedleGrid
 from longva_eval.needle_media import load_needles, open_haystack
@@ -101,14 +102,22 @@ def _draw(panels: Sequence[tuple[str, NiahRun]], path: Path, num_needles: int) -
 
 def _sweep(session: Session, rows: Sequence[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
     session.encoder.keep_all = False
-    with progress_bar(len(rows) * len(_SWEEP_FRAMES), "Frame sweep", unit="question") as bar:
+    journal = Journal(out / "journal", journal_settings(session.describe()))
+    total = len(rows) * len(_SWEEP_FRAMES)
+    with journal, progress_bar(total, "Frame sweep", unit="question") as bar:
         answers = run_frame_sweep(
-            session, rows, out / "mini_benchmark", _SWEEP_FRAMES, on_answer=lambda: bar.update(1)
+            session,
+            rows,
+            out / "mini_benchmark",
+            _SWEEP_FRAMES,
+            journal=journal,
+            on_answer=lambda: bar.update(1),
         )
     sweep = sweep_rows(answers)
     text = "".join(json.dumps(vars(answer), ensure_ascii=False) + "\n" for answer in answers)
     (out / "frame_sweep_samples.jsonl").write_text(text, encoding="utf-8")
     (out / "frame_sweep.json").write_text(json.dumps(sweep, indent=2) + "\n", encoding="utf-8")
+    journal.finish(remove=True)
     paths = [out / "frame_sweep.png", out / "frame_sweep.svg"]
     load("longva_eval.reports.curve:save_curve")(
         sweep, *paths, title=f"{session.checkpoint.source} on the mini benchmark", chance=0.25

@@ -16,6 +16,7 @@ from loguru import logger
 from longva_eval import embedded
 from longva_eval.cli import load
 from longva_eval.errors import SettingsError
+from longva_eval.journal import Journal, journal_settings
 from longva_eval.needle import (
     CellResult,
     LatticeGrid,
@@ -33,6 +34,7 @@ from longva_eval.needle_media import (
     open_haystack,
 )
 from longva_eval.needle_summary import summarize_grid
+from longva_eval.parallel import joined
 from longva_eval.progress import progress_bar
 from longva_eval.ranges import parse_range, parse_whole_range
 from longva_eval.rope import RopeSettings
@@ -57,6 +59,11 @@ class NiahRun:
 def main(arguments: Sequence[str]) -> int:
     """Run the needle test and write its results."""
     options = _parser().parse_args(arguments)
+    with joined(options.tensor_parallel) as leads:
+        return _run(options) if leads else 0
+
+
+def _run(options: argparse.Namespace) -> int:
     frame_counts = parse_whole_range(options.frames, name="frames")
     grid: NeedleGrid | LatticeGrid
     if options.lattice is not None:
@@ -75,6 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         revision=options.revision,
         device=options.device,
         device_map=options.device_map,
+        tensor_parallel=options.tensor_parallel,
         dtype=options.dtype,
         attn_implementation=options.attn_implementation,
         conv_template=options.conv_template,
@@ -82,6 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         reuse=not options.no_reuse,
         pool_stride=2,
         pool_mode="average",
+        pool_after_projection=options.pool_after_projection,
         feature_cache=options.feature_cache,
     )
     session.encoder.keep_all = len(thetas) > 1  # the next theta asks for the same frames
@@ -105,6 +114,7 @@ def main(arguments: Sequence[str]) -> int:
             max_new_tokens=options.max_new_tokens,
             controls=not options.no_controls,
             circular=options.circular,
+            fresh=options.fresh,
         )
         title = Path(options.pretrained).name + ("" if theta is None else f", theta {theta:g}")
         print(f"\n{title}")
@@ -125,12 +135,14 @@ def run_and_write(
     max_new_tokens: int = 8,
     controls: bool = True,
     circular: bool = False,
+    fresh: bool = False,
 ) -> NiahRun:
     """Run a grid with a progress bar and write its results into a folder.
 
-    `all_accuracies.json` is the original's file, `cells.jsonl` has every answer in the grid's order
-    (`cells.partial.jsonl` as they come), `controls.jsonl` those of the controls, `summary.json`
-    what is concluded from them, `run.json` how all that was made.
+    `all_accuracies.json` is the original's file, `cells.jsonl` has every answer in the grid's
+    order, `controls.jsonl` those of the controls, `summary.json` what is concluded from them,
+    `run.json` how all that was made. Until they are written, answers are in a journal beside them,
+    from which a run that was interrupted is resumed.
 
     Args:
         session: The model.
@@ -141,31 +153,27 @@ def run_and_write(
         max_new_tokens: As in `run_grid`.
         controls: As in `run_grid`.
         circular: Also ask lettered needles with every rotation of their options.
+        fresh: Start over instead of resuming.
 
     Raises:
+        SettingsError: If the folder cannot be written, or holds an unfinished run with other
+            settings.
         MediaError: If the haystack is too short, or a frame cannot be decoded.
         NumericalError: If logits are NaN or infinite.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    journal = Journal(folder / "journal", journal_settings(session.describe()), fresh=fresh)
     began = time.perf_counter()
-    partial = folder / "cells.partial.jsonl"
     counts = session.engine.counts
     asked, computed = counts.tokens_asked, counts.tokens_computed
     asked_needles = circular_needles(needles) if circular else list(needles)
     total = len(asked_needles) * (
         len(grid.cells()) + (len(grid.frame_counts) + 2 if controls else 0)
     )
-    with (
-        partial.open("w", encoding="utf-8") as file,
-        progress_bar(total, "V-NIAH", unit="cell") as bar,
-    ):
+    with journal, progress_bar(total, "V-NIAH", unit="cell") as bar:
         frames_seen = 0
 
         def keep(cell: CellResult | ControlResult) -> None:
             nonlocal frames_seen
-            if isinstance(cell, CellResult):
-                file.write(json.dumps(cell.to_json(), ensure_ascii=False) + "\n")
-                file.flush()
             frames_seen += cell.num_frames + isinstance(cell, CellResult)
             rate = frames_seen / (time.perf_counter() - began)
             bar.set_postfix_str(f"{rate:,.0f} frames/s", refresh=False)
@@ -178,8 +186,11 @@ def run_and_write(
             grid,
             max_new_tokens=max_new_tokens,
             controls=controls,
+            journal=journal,
             on_result=keep,
         )
+    if journal.num_taken_over:
+        logger.info("{} answers were taken over from an earlier run", journal.num_taken_over)
     summary = summarize_grid(answered, asked_needles)
     originals = [number for number, needle in enumerate(asked_needles) if not needle.rotation]
     cells = [
@@ -196,7 +207,6 @@ def run_and_write(
     if circular:
         _write_lines(folder / "circular.jsonl", [_named(c, asked_needles) for c in answered.cells])
     _write(folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
-    partial.unlink()
     _write(folder / "all_accuracies.json", json.dumps(rows, indent=4) + "\n")
     if isinstance(grid, LatticeGrid):
         rows = lattice_rows(cells)
@@ -216,9 +226,11 @@ def run_and_write(
         "engine": {
             "tokens_asked": counts.tokens_asked - asked,
             "tokens_computed": counts.tokens_computed - computed,
+            "answers_taken_over": journal.num_taken_over,
         },
     }
     _write(folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    journal.finish(remove=True)
     logger.debug("V-NIAH: {} answers in {:.1f} s", len(cells), record["seconds"])
     return NiahRun(folder=folder, rows=rows, cells=cells, summary=summary)
 
@@ -321,9 +333,25 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", required=True, help="folder for the results")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add("--device-map", help="auto spreads the model over all devices")
+    add(
+        "--tensor-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="divide the model among N processes: torchrun --nproc-per-node N -m longva_eval niah",
+    )
     add("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     add("--attn-implementation", default="sdpa", help="sdpa, flash_attention_2, eager")
-    add("--conv-template", default="auto", help="auto or qwen_1_5")
+    add(
+        "--conv-template",
+        default="auto",
+        help="auto, qwen_1_5; LLaVA-NeXT also vicuna_v1, mistral_instruct",
+    )
+    add(
+        "--pool-after-projection",
+        action="store_true",
+        help="LLaVA-NeXT-Video: pool frames after the projector, as the published panels",
+    )
     add(
         "--rope-theta",
         type=float,
@@ -348,5 +376,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="ask needles with options again for every rotation of them",
     )
+    add("--fresh", action="store_true", help="start over instead of resuming what is in --out")
     add("--no-reuse", action="store_true", help="prefill every cell from nothing, to compare")
     return parser

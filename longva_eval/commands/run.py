@@ -1,0 +1,305 @@
+"""`longva-eval run`: lmms-eval's own evaluation, and an exit status that can be relied on.
+
+All arguments are lmms-eval's. It prints an exception and ends with status 0, it drops tasks and
+files it could not make with a line in the log; here each of these is status 1 with its reason, and
+what was made is read back and counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from longva_eval.errors import SettingsError
+from longva_eval.outcomes import FAILED
+
+__all__ = ["Finished", "main", "problems_of", "summary_lines"]
+
+_TELLS = {"list", "list_groups", "list_tags", "list_subtasks"}
+"""Values of --tasks that only tell something."""
+
+
+@dataclass(kw_only=True)
+class Finished:
+    """One evaluation of the host, as it ended."""
+
+    arguments: Mapping[str, Any]
+    """lmms-eval's, after it read them."""
+    results: Mapping[str, Any] | None = None
+    """None in a process that does not have them, or if there was an error."""
+    samples: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+    error: BaseException | None = None
+    files: list[Path] = field(default_factory=list)
+    """Written by it."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run lmms-eval. Returns 0 only if all that was asked for is there."""
+    options, given = _parser().parse_known_args(arguments)
+    if options.fresh:
+        from longva_eval.plugin import start_over
+
+        start_over()
+    size = _tensor_parallel(given)
+    if size < 2:
+        return _run(given)
+    from longva_eval.parallel import joined
+
+    with joined(size) as leads:
+        return _run(given) if leads else 0
+
+
+def _run(given: Sequence[str]) -> int:
+    """Evaluate in this process; the exit status."""
+    status, runs = _run_host(given)
+    if not runs:  # it ended before an evaluation began, or was only asked to tell something
+        return status
+    is_leader = int(os.environ.get("RANK", "0")) == 0
+    problems = []
+    for run in runs:
+        if run.error is not None:
+            problems.append(f"{type(run.error).__name__}: {run.error}")
+        elif is_leader:
+            problems.extend(problems_of(run))
+            print("\n".join(summary_lines(run)))
+    for problem in problems:
+        print(f"longva-eval run: {problem}", file=sys.stderr)
+    if not problems and is_leader and status == 0:
+        print("Everything that was asked for is there.")
+    return 1 if problems else status
+
+
+def _tensor_parallel(arguments: Sequence[str]) -> int:
+    """Among how many processes the command divides our model: lmms-eval must not see them."""
+    from lmms_eval import __main__ as host
+    from lmms_eval.utils import simple_parse_args_string
+
+    from longva_eval.plugin import MODEL_CLASSES
+
+    if not any("tensor_parallel" in text or text.startswith(("-c", "--c")) for text in arguments):
+        return 1
+    argv, sys.argv = sys.argv, ["lmms-eval", *arguments]
+    try:
+        _, args = host.parse_eval_args()
+    finally:
+        sys.argv = argv
+    runs = [vars(args)]
+    if args.config and Path(args.config).is_file():
+        import yaml
+
+        found = yaml.safe_load(Path(args.config).read_text(encoding="utf-8"))
+        # What the command line says goes before what the file says.
+        said = {name: value for name, value in runs[0].items() if name in ("model", "model_args")
+                and f"--{name}" in arguments}  # fmt: skip
+        runs = [dict(run) | said for run in (found if isinstance(found, list) else [found])]
+    sizes = set()
+    for run in runs:
+        given = run.get("model_args") or {}
+        if isinstance(given, str):
+            given = simple_parse_args_string(given)
+        asked = given.get("tensor_parallel", 1) if isinstance(given, Mapping) else 1
+        sizes.add(asked if run.get("model") in MODEL_CLASSES else 1)
+    if len(sizes) > 1:
+        raise SettingsError(
+            f"The runs of {args.config} divide their models among {sorted(map(str, sizes))} "
+            "processes; start them as commands of their own."
+        )
+    (size,) = sizes
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise SettingsError(f"tensor_parallel={size!r} must be a whole number.")
+    return size
+
+
+def _run_host(arguments: Sequence[str]) -> tuple[int, list[Finished]]:
+    """Let lmms-eval evaluate; the status it would end with, and what became of each evaluation."""
+    import lmms_eval.__main__ as host
+
+    runs: list[Finished] = []
+    evaluate_by_host = host.cli_evaluate_single
+
+    def evaluate(args: Any) -> Any:
+        run = Finished(arguments=dict(vars(args)))
+        output = Path(args.output_path) if args.output_path else None
+        before = set(_files(output))
+        try:
+            results, samples = evaluate_by_host(args)
+        except SystemExit as error:
+            if error.code not in (None, 0) or args.tasks not in _TELLS:
+                run.error = error
+                runs.append(run)
+            raise
+        except BaseException as error:
+            run.error = error
+            runs.append(run)
+            raise
+        run.results, run.samples = results, samples
+        run.files = sorted(set(_files(output)) - before)
+        runs.append(run)
+        return results, samples
+
+    host.cli_evaluate_single = evaluate
+    argv, sys.argv = sys.argv, ["lmms-eval", *arguments]
+    try:
+        host.cli_evaluate()
+    except SystemExit as error:
+        code = error.code
+        return (code if isinstance(code, int) else int(code is not None)), runs
+    except Exception:  # with --verbosity DEBUG errors pass through
+        if not runs or runs[-1].error is None:
+            raise
+        traceback.print_exc()
+        return 1, runs
+    finally:
+        sys.argv = argv
+        host.cli_evaluate_single = evaluate_by_host
+    return 0, runs
+
+
+def problems_of(run: Finished) -> list[str]:
+    """What was asked for and is not there.
+
+    Args:
+        run: That ended without an error, in the process that has its results.
+    """
+    if run.results is None:
+        return ["The run ended without results."]
+    problems = []
+    configs = run.results.get("configs") or {}
+    if not configs:
+        problems.append("No task was evaluated.")
+    for task in configs:
+        metrics = _metrics((run.results.get("results") or {}).get(task, {}))
+        if not metrics:
+            problems.append(f"Task {task} has no result.")
+        for name, value in metrics.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                problems.append(f"Task {task}: {name} is {value}.")
+        asked = (run.results.get("n-samples") or {}).get(task, {}).get("effective")
+        if run.samples is not None:
+            got = len(run.samples.get(task, ()))
+            if isinstance(asked, int) and got < asked:
+                problems.append(f"Task {task}: {asked} documents were asked for, {got} are there.")
+    if run.arguments.get("output_path"):
+        problems.extend(_file_problems(run, configs))
+    return problems
+
+
+def _file_problems(run: Finished, tasks: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the files of a run: they are read back."""
+    folder = run.arguments["output_path"]
+    written = [path for path in run.files if path.name.endswith("_results.json")]
+    if not written:
+        yield f"No results file was written to {folder}: is it full or read-only?"
+    for path in written:
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            yield _half_written(path, error)
+    for task in tasks if run.samples is not None else ():
+        lines = [path for path in run.files if path.name.endswith(f"_samples_{task}.jsonl")]
+        if not lines:
+            yield f"No samples of task {task} were written to {folder}."
+        for path in lines:
+            wanted = len((run.samples or {}).get(task, ()))
+            try:
+                with path.open(encoding="utf-8") as file:
+                    found = sum(isinstance(json.loads(line), dict) for line in file)
+                if found != wanted:
+                    raise ValueError(f"it holds {found} of {wanted} lines")
+            except (OSError, ValueError) as error:
+                yield _half_written(path, error)
+
+
+def _half_written(path: Path, error: Exception) -> str:
+    """Rename a file that is not complete, so that nobody reads it for one that is."""
+    target = path.with_name(path.name + ".incomplete")
+    try:
+        path.rename(target)
+    except OSError:
+        target = path
+    return (
+        f"{target} is incomplete ({error}). The answers are in the journal: make room and run the "
+        "same command again."
+    )
+
+
+def summary_lines(run: Finished) -> list[str]:
+    """Tasks with their scores, how many failed or had no answer, and the files."""
+    if run.results is None:
+        return []
+    lines = ["", "Task, score, failed, no answer"]
+    outcomes = (run.results.get("longva_eval") or {}).get("outcomes", {})
+    for task in run.results.get("configs") or {}:
+        metrics = _metrics((run.results.get("results") or {}).get(task, {}))
+        score = ", ".join(f"{name} {_shown(value)}" for name, value in metrics.items())
+        failed, silent = _unanswered(task, outcomes, run.samples)
+        lines.append(f"  {task}: {score or 'no result'}; {failed} failed, {silent} no answer")
+    lines.extend(f"  {path}" for path in run.files)
+    return lines
+
+
+def _unanswered(
+    task: str,
+    outcomes: Mapping[str, Mapping[str, int]],
+    samples: Mapping[str, Sequence[Mapping[str, Any]]] | None,
+) -> tuple[int, int]:
+    """Failed questions, and questions without an answer, of a task."""
+    lines = (samples or {}).get(task, ())
+    records = [
+        value
+        for line in lines
+        for value in line.values()
+        if isinstance(value, dict) and "outcome" in value and "score" in value
+    ]
+    if records:
+        failed = sum(record["outcome"] == "failed" for record in records)
+        return failed, sum(record["outcome"] == "no answer" for record in records)
+    counts = outcomes.get(task, {})
+    if counts:
+        return counts.get("failed", 0), counts.get("empty", 0)
+    texts = [line.get("filtered_resps") for line in lines]
+    return sum(FAILED in (text if isinstance(text, list) else [text]) for text in texts), 0
+
+
+def _metrics(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's metrics by name, without their errors and the task's alias."""
+    return {
+        name.removesuffix(",none"): value
+        for name, value in found.items()
+        if "," in name and "_stderr" not in name
+    }
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)[:60]
+
+
+def _files(folder: Path | None) -> Iterator[Path]:
+    if folder is not None and folder.is_dir():
+        yield from folder.rglob("*_results.json")
+        yield from folder.rglob("*_samples_*.jsonl")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="longva-eval run",
+        usage="longva-eval run [--fresh] LMMS-EVAL'S ARGUMENTS",
+        description="Evaluate with lmms-eval; the status is 1 if anything asked for was not "
+        "produced. A run that was interrupted is resumed by the same command.",
+        epilog="Everything else is lmms-eval's: longva-eval run --model longva --model_args "
+        "pretrained=lmms-lab/LongVA-7B --tasks videomme --output_path out --log_samples. "
+        "Several processes: torchrun --nproc-per-node 8 -m longva_eval run ...",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="start over: set aside what the journal holds"
+    )
+    return parser

@@ -1,0 +1,403 @@
+"""Answers on disk as they come, so that a run that dies costs the answer in flight. No torch.
+
+A journal is a folder. For every group of settings there is a folder in it, and in that a file for
+every process that ever wrote: lines of JSON, each with a checksum, each flushed to the disk before
+the next answer is computed. Nobody writes into another's file, so many processes and machines can
+share a folder; all files are read when a journal is opened.
+
+The first line of a file states the settings that can move a number. Answers are only taken over
+from files with equal ones. An unfinished journal with *other* settings in the same folder is
+refused, and the difference named: the usual case is a resumed run with a typing error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import weakref
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from loguru import logger
+
+from longva_eval.errors import ResourceError, SettingsError
+
+__all__ = ["Journal", "JournalKey", "check_writable", "journal_settings", "settings_difference"]
+
+JournalKey = Mapping[str, Any]
+"""What an answer depends on, besides the journal's settings; JSON can hold it."""
+
+_FORMAT: Final = 1
+_FINISHED: Final = "finished"
+_OWN_RUN: Final = frozenset({"checkpoint", "revision", "device", "reuse", "engine", "prompts"})
+"""What a description of a model holds beside what can move a number."""
+
+
+class Journal:
+    """Answers by key, in a folder.
+
+    Args:
+        folder: Made if it is not there.
+        settings: What all answers depend on: weights, dtype, frames, versions.
+        fresh: Set aside what is there instead of taking it over.
+        leader: Whether this process decides about what others left: one of those that share the
+            work. The others open the journal after it.
+        refuse_others: Whether an unfinished journal with other settings is refused. Not wanted
+            in a folder that nobody has named.
+
+    Raises:
+        SettingsError: If the folder cannot be written, or holds an unfinished journal that was made
+            under other settings.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: Mapping[str, Any],
+        *,
+        fresh: bool = False,
+        leader: bool = True,
+        refuse_others: bool = True,
+    ) -> None:
+        self.folder = Path(folder).expanduser()
+        self.settings: dict[str, Any] = json.loads(_canonical(settings))
+        self.num_taken_over = 0
+        """Answers of earlier runs that were asked for and found."""
+        self.num_written = 0
+        self._answers: dict[str, dict[str, Any]] = {}
+        self._earlier: set[str] = set()
+        self._place = self.folder / _digest(self.settings)
+        self._descriptor: int | None = None
+        self._end: weakref.finalize[..., Journal] | None = None
+        self._own: Path | None = None
+        check_writable(self.folder, "journal")
+        if leader:
+            if fresh:
+                self._set_aside()
+            elif refuse_others:
+                self._refuse_others()
+        try:
+            self._place.mkdir(exist_ok=True)
+            if leader:
+                (self._place / _FINISHED).unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(self.folder, "journal", error) from error
+        if leader or not fresh:
+            self._read()
+        self._start_file()
+
+    def __len__(self) -> int:
+        """Answers that are there."""
+        return len(self._answers)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def get(self, key: JournalKey) -> dict[str, Any] | None:
+        """The answer of this key, or None."""
+        digest = _digest(key)
+        if digest in self._earlier:
+            self._earlier.remove(digest)
+            self.num_taken_over += 1
+        return self._answers.get(digest)
+
+    def put(self, key: JournalKey, value: Mapping[str, Any], *, about: str = "") -> None:
+        """Keep an answer; it is on the disk when this returns.
+
+        Args:
+            key: What it depends on.
+            value: The answer; JSON can hold it.
+            about: For people who read the file: task and document.
+
+        Raises:
+            ResourceError: If it cannot be written. What was written before is kept.
+        """
+        digest = _digest(key)
+        self._write({"key": digest, "about": about, "value": dict(value)})
+        self._answers[digest] = json.loads(json.dumps(dict(value)))
+        self.num_written += 1
+
+    def finish(self, *, remove: bool = False) -> None:
+        """Note that the run is complete: other settings may use the folder from now on.
+
+        Args:
+            remove: Delete the answers; they stand in the run's results.
+        """
+        self.close()
+        # A run is complete without its journal: no reason to fail now.
+        with contextlib.suppress(OSError):
+            if remove:
+                for path in self._place.glob("*.jsonl"):
+                    path.unlink(missing_ok=True)
+                (self._place / _FINISHED).unlink(missing_ok=True)
+                self._place.rmdir()
+                self.folder.rmdir()
+            else:
+                (self._place / _FINISHED).touch()
+
+    def close(self) -> None:
+        """Stop writing. A file without answers is not kept."""
+        if self._descriptor is None:
+            return
+        self._descriptor = None
+        if self._end is not None:
+            self._end()
+        if self.num_written == 0 and self._own is not None:
+            with contextlib.suppress(OSError):
+                self._own.unlink(missing_ok=True)
+
+    def _start_file(self) -> None:
+        host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
+        header = {"journal": _FORMAT, "host": socket.gethostname(), "pid": os.getpid()}
+        for number in range(10_000):
+            path = self._place / f"{host}-{os.getpid()}-{number}.jsonl"
+            try:
+                self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise _unwritable(self.folder, "journal", error) from error
+            break
+        self._own = path
+        assert self._descriptor is not None
+        self._end = weakref.finalize(self, os.close, self._descriptor)
+        self._write(header | {"settings": self.settings})
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        if self._descriptor is None:
+            raise ValueError("The journal is closed.")
+        line = _line(record)
+        size = 0
+        try:
+            size = os.lseek(self._descriptor, 0, os.SEEK_CUR)
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+            os.fsync(self._descriptor)
+        except OSError as error:
+            # Half a line must not stay: if this fails too, the next reader leaves it out.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, size)
+                os.lseek(self._descriptor, size, os.SEEK_SET)
+            raise ResourceError(
+                f"The journal {self._own} cannot be written: {error.strerror}. The answers up to "
+                "here are kept; make room and run the same command again."
+            ) from error
+
+    def _read(self) -> None:
+        for path in sorted(self._place.glob("*.jsonl")):
+            settings, answers = _read_file(path)
+            if settings == self.settings:
+                for key, value in answers.items():
+                    self._answers.setdefault(key, value)
+        self._earlier.update(self._answers)
+
+    def _others(self) -> list[tuple[Path, dict[str, Any], int]]:
+        """Unfinished journals with other settings: folder, settings, number of answers."""
+        found = []
+        for place in sorted(path for path in self.folder.iterdir() if path.is_dir()):
+            if place == self._place or (place / _FINISHED).exists() or "." in place.name:
+                continue
+            settings: dict[str, Any] | None = None
+            count = 0
+            for path in sorted(place.glob("*.jsonl")):
+                stated, answers = _read_file(path)
+                if stated is not None and answers:
+                    settings = stated
+                    count += len(answers)
+            if settings is not None:
+                found.append((place, settings, count))
+        return found
+
+    def _refuse_others(self) -> None:
+        others = self._others()
+        if others:
+            place, settings, count = others[0]
+            raise SettingsError(
+                f"{place} holds {count} answers of an unfinished run with other settings: "
+                f"{settings_difference(settings, self.settings)}. Run it to its end with its own "
+                "settings, choose another folder, or start over with fresh=true in --model_args "
+                "(longva-eval: --fresh), which sets them aside."
+            )
+
+    def _set_aside(self) -> None:
+        for place in [self._place, *(place for place, _, _ in self._others())]:
+            if not place.is_dir():
+                continue
+            number = 1
+            while (target := place.with_name(f"{place.name}.{number}")).exists():
+                number += 1
+            try:
+                place.rename(target)
+            except OSError as error:
+                raise _unwritable(self.folder, "journal", error) from error
+            logger.info("Starting over: earlier answers were set aside in {}", target)
+
+
+def journal_settings(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a session's description can move a number; from `Session.describe`.
+
+    Left out are where the checkpoint lies (its weights have a fingerprint), which of several equal
+    devices computed, and whether prefixes were shared, which changes nothing.
+    """
+    kept = {name: value for name, value in description.items() if name not in _OWN_RUN}
+    kept["device"] = str(description.get("device", "")).partition(":")[0]
+    return kept
+
+
+def settings_difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Where two groups of settings differ, in words."""
+    one, two = dict(_flat(there)), dict(_flat(now))
+    differing = [
+        f"{name} is {_short(one.get(name, 'not set'))} there and {_short(two.get(name, 'not set'))}"
+        " now"
+        for name in sorted(one.keys() | two.keys())
+        if name not in one or name not in two or one[name] != two[name]
+    ]
+    if len(differing) > 6:
+        return "; ".join(differing[:6]) + f"; and {len(differing) - 6} more"
+    return "; ".join(differing) or "nothing"
+
+
+def check_writable(folder: str | Path, name: str) -> None:
+    """Make sure that a folder can be written before anything is computed.
+
+    Args:
+        folder: Made if it is not there.
+        name: How the user calls it.
+
+    Raises:
+        SettingsError: If it cannot: read-only, full, or a file.
+    """
+    folder = Path(folder).expanduser()
+    probe = folder / f".write-test-{socket.gethostname()[:40]}-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with probe.open("wb") as file:  # a full disk lets empty files be made
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _unwritable(folder, name, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _unwritable(folder: Path, name: str, error: OSError) -> SettingsError:
+    hint = "; journal=off goes without" if name == "journal" else ""
+    return SettingsError(
+        f"The {name} folder {folder} cannot be written: {error.strerror}. Nothing was computed. "
+        f"Make room or choose another folder{hint}."
+    )
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:
+    """Settings and answers of one file; None if it does not say its settings.
+
+    A line that is cut off or damaged is left out with a notice, never used.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        logger.warning("The journal {} cannot be read ({}); it is left out.", path, error.strerror)
+        return None, {}
+    lines = data.split(b"\n")
+    torn = lines.pop()  # a complete file ends with a line break
+    header = _parse(lines[0]) if lines else None
+    settings = header.get("settings") if header and header.get("journal") == _FORMAT else None
+    if not isinstance(settings, dict) or header is None:
+        if data and not _is_running(path):
+            logger.warning("The journal {} has no readable first line; it is left out.", path)
+        return None, {}
+    answers: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        record = _parse(line)
+        key, value = (record or {}).get("key"), (record or {}).get("value")
+        if not isinstance(key, str) or not isinstance(value, dict):
+            logger.warning(
+                "Line {} of the journal {} is damaged; its answer is computed again.", number, path
+            )
+            continue
+        answers.setdefault(key, value)
+    if torn and not _is_running(path):
+        logger.warning(
+            "The last line of the journal {} was cut off after {} bytes; it is removed, and its "
+            "answer computed again.", path, len(torn),
+        )  # fmt: skip
+        with contextlib.suppress(OSError):
+            os.truncate(path, len(data) - len(torn))
+    return settings, answers
+
+
+def _is_running(path: Path) -> bool:
+    """Whether the process that writes a file may be alive: on another machine it may."""
+    host, _, rest = path.stem.rpartition("-")[0].rpartition("-")
+    here = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
+    if host != here or not rest.isdigit():
+        return host != here
+    if int(rest) == os.getpid():
+        return True
+    try:
+        os.kill(int(rest), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    payload = _canonical(record)
+    return f'{{"crc":"{zlib.crc32(payload.encode()):08x}",{payload[1:]}\n'.encode()
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The record of a line, if its checksum holds."""
+    start = b'{"crc":"'
+    crc, payload = line[len(start) : len(start) + 8], b"{" + line[len(start) + 10 :]
+    if not line.startswith(start) or line[len(start) + 8 : len(start) + 10] != b'",':
+        return None
+    if crc != f"{zlib.crc32(payload):08x}".encode():
+        return None
+    try:
+        record = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _canonical(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:32]
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [
+            item
+            for key, part in value.items()
+            for item in _flat(part, f"{name}.{key}" if name else str(key))
+        ]
+    return [(name, value)]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

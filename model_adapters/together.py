@@ -1,0 +1,294 @@
+"""Many runs of one model, answered together: every video decoded once, every frame encoded once.
+
+A study asks the same questions at several numbers of frames and RoPE settings. Point by point, each
+video would be decoded, and most of its frames encoded, as often as there are points. Here the first
+run that lmms-eval starts hands over its requests, and they are answered for all points at once,
+video by video. Each answer goes into the journal of its own point, under the key that the point's
+own run will ask for. That run then is an ordinary one that finds its answers.
+
+What is not answered here (questions on single pictures, tasks in rounds, likelihoods) is computed
+by each point's own run. So nothing depends on this module but the time a study takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.api.instance import Instance
+from loguru import logger
+
+from longva_eval.answering import Answering, Job, JobKind, job_key
+from longva_eval.errors import EvaluationError, MediaError, PromptError
+from longva_eval.journal import Journal, journal_settings
+from longva_eval.progress import progress_bar
+from longva_eval.ranks import Ranks
+from longva_eval.run_log import FailurePolicy, RunLog
+from longva_eval.session import Conversation
+from longva_eval.study import Point
+
+from .longva import LongVA
+
+__all__ = ["PointState", "Together"]
+
+_KEPT_BYTES = 2 << 30
+"""Visual tokens of the videos that are taken through all RoPE settings together: half of what an
+encoder keeps."""
+
+
+@dataclass(kw_only=True)
+class PointState:
+    """A point of a study that is to be run."""
+
+    point: Point
+    journal: Path
+    """Folder of its answers."""
+    num_taken_over: int = 0
+    """Answers of an earlier run."""
+    num_computed: int = 0
+    error: EvaluationError | None = None
+    """Why it was left out, where a document that cannot be asked ends a run."""
+
+
+@dataclass(kw_only=True)
+class _PointJob(Job):
+    """A job at a point."""
+
+    state: PointState
+
+
+@dataclass
+class _Media:
+    """What belongs to one video: its jobs, and its frames over all points."""
+
+    jobs: list[int]
+    tokens: dict[str, int]
+
+
+class Together:
+    """Answers the requests of one run for all points of a study.
+
+    Args:
+        model: Loaded; `run_of` gives the runs.
+        states: The points that are to be run.
+    """
+
+    def __init__(self, model: LongVA, states: Sequence[PointState]) -> None:
+        self._model = model
+        self._states = list(states)
+        self._is_done = False
+
+    def run_of(self, state: PointState) -> LongVA:
+        """The model for the run of a point, ready for lmms-eval."""
+        run = self._model.another_run(
+            max_frames=state.point.frames, rope=state.point.rope, journal=state.journal
+        )
+        run.before_answers = lambda requests: self._answer(run, state, requests)
+        return run
+
+    def _answer(self, run: LongVA, current: PointState, requests: Sequence[Instance]) -> None:
+        """Before the first run is answered: answer for all."""
+        if self._is_done:
+            return
+        self._is_done = True
+        journals: dict[int, Journal] = {}
+        try:
+            for state in self._states:
+                own = run.journal if state is current else None
+                self._set(state.point)
+                settings = journal_settings(self._model.session.describe())
+                journals[id(state)] = own if own is not None else Journal(state.journal, settings)
+            for kind, jobs in run.jobs_of(requests).items():
+                _Pass(run, kind, jobs, self._states, journals).run()
+        finally:
+            for state in self._states:
+                if state is not current and id(state) in journals:
+                    journals[id(state)].close()
+            self._set(current.point)
+
+    def _set(self, point: Point) -> None:
+        session = self._model.session
+        session.frames = replace(session.frames, max_frames=point.frames)
+        session.change_rope(point.rope)
+
+
+class _Pass:
+    """One pass over the media of all jobs of a kind."""
+
+    def __init__(
+        self,
+        run: LongVA,
+        kind: JobKind,
+        jobs: Sequence[Job],
+        states: Sequence[PointState],
+        journals: dict[int, Journal],
+    ) -> None:
+        self._run = run
+        self._kind = kind
+        self._jobs = jobs
+        self._states = states
+        self._journals = journals
+        self._usable: dict[int, set[int]] = {}
+        """Number of frames -> the jobs that have a prompt of videos there."""
+        self._media: dict[str, _Media] = {}
+        self._num_left = 0
+        self._bar: Any = None
+        self._written_before = 0
+        self._num_failed = 0
+
+    def run(self) -> None:
+        if not self._jobs:
+            return
+        self._look()
+        open_states = self._open()
+        ropes = list(dict.fromkeys(state.point.rope for state in open_states))
+        if not self._num_left or not open_states:
+            return
+        self._written_before = self._written()
+        session = self._run.session
+        with progress_bar(self._num_left, "All points together", unit="answer") as self._bar:
+            for block in self._blocks(len(ropes)):
+                session.encoder.keep_all = len(ropes) > 1
+                try:
+                    for rope in ropes:
+                        session.change_rope(rope)
+                        self._compute(
+                            block, [state for state in self._open() if state.point.rope == rope]
+                        )
+                finally:
+                    session.encoder.keep_all = False
+                    session.encoder.expect([])  # lets go of what was kept
+
+    def _open(self) -> list[PointState]:
+        return [state for state in self._states if state.error is None]
+
+    def _look(self) -> None:
+        """Make every prompt once, so that what is wrong shows before anything is computed."""
+        session = self._run.session
+        counts = list(dict.fromkeys(state.point.frames for state in self._states))
+        several_ropes = len({state.point.rope for state in self._states}) > 1
+        with progress_bar(len(counts) * len(self._jobs), "Reading", unit="prompt") as bar:
+            for frames in counts:
+                session.frames = replace(session.frames, max_frames=frames)
+                usable = self._usable[frames] = set()
+                here = [state for state in self._open() if state.point.frames == frames]
+                for number, job in enumerate(self._jobs):
+                    bar.update(1)
+                    try:
+                        conversation, picture_bytes = self._run.prompt_of(job)
+                    except (MediaError, PromptError) as error:
+                        if self._run.skips_failures:
+                            continue
+                        for state in here:
+                            state.error = type(error)(f"{job.place}: {error}")
+                        break
+                    if picture_bytes:
+                        continue
+                    usable.add(number)
+                    self._note(number, conversation, several_ropes)
+                    asked = replace(job, conversation=conversation)
+                    for state in here:
+                        if self._journals[id(state)].get(job_key(self._kind, asked)) is None:
+                            self._num_left += 1
+                        else:
+                            state.num_taken_over += 1
+
+    def _note(self, number: int, conversation: Conversation, several_ropes: bool) -> None:
+        pieces = conversation.prompt.visual_pieces
+        source = pieces[0].source if pieces else None
+        key = source.media_key if source is not None else ""
+        media = self._media.setdefault(key, _Media([], {}))
+        if not media.jobs or media.jobs[-1] != number:
+            media.jobs.append(number)
+        if several_ropes:
+            media.tokens.update((piece.key, piece.num_tokens) for piece in pieces)
+
+    def _blocks(self, num_ropes: int) -> Iterator[list[int]]:
+        """Jobs whose visual tokens are kept for all RoPE settings; all jobs if there is only one.
+
+        Which these are does not depend on what was answered before.
+        """
+        model = self._run.session.checkpoint.model
+        token_bytes = int(model.config.hidden_size) * model.dtype.itemsize
+        block: list[int] = []
+        held = 0
+        for media in self._media.values():
+            size = token_bytes * sum(media.tokens.values())
+            if num_ropes > 1 and block and held + size > _KEPT_BYTES:
+                yield sorted(set(block))
+                block, held = [], 0
+            block.extend(media.jobs)
+            held += size
+        if block:
+            yield sorted(set(block))
+
+    def _compute(self, block: Sequence[int], states: Sequence[PointState]) -> None:
+        """Answer a block at the points of one RoPE setting; without a point that is given up."""
+        session = self._run.session
+        while states:
+            jobs = self._point_jobs(block, states)
+            answering = Answering(
+                session, _Log(self._run.skips_failures), ranks=Ranks(), prompt=self._prompt
+            )
+            try:
+                answering.run(self._kind, jobs, on_done=self._count)
+            except EvaluationError as error:
+                lost = next((job.state for job in jobs if job.failure is error), None)
+                if lost is None:
+                    raise
+                lost.error = error
+                logger.warning("Point {} is left out: {}", lost.point.name, error)
+                states = [state for state in states if state is not lost]
+            else:
+                self._num_failed += sum(job.failure is not None for job in jobs)
+                self._count()
+                return
+
+    def _point_jobs(self, block: Sequence[int], states: Sequence[PointState]) -> list[_PointJob]:
+        jobs: list[_PointJob] = []
+        for state in states:
+            for number in block:
+                if number in self._usable[state.point.frames]:
+                    job = self._jobs[number]
+                    values = {each.name: getattr(job, each.name) for each in fields(Job)}
+                    values |= {"number": len(jobs), "journal": self._journals[id(state)]}
+                    jobs.append(_PointJob(**values, state=state))
+        return jobs
+
+    def _prompt(self, job: Job) -> tuple[Conversation, int]:
+        assert isinstance(job, _PointJob)
+        session = self._run.session
+        session.frames = replace(session.frames, max_frames=job.state.point.frames)
+        return self._run.prompt_of(job)
+
+    def _written(self) -> int:
+        return sum(journal.num_written for journal in self._journals.values())
+
+    def _count(self) -> None:
+        for state in self._states:
+            state.num_computed = self._journals[id(state)].num_written
+        done = self._written() - self._written_before
+        self._bar.update(min(self._num_left, done + self._num_failed) - self._bar.n)
+
+
+class _Log(RunLog):
+    """Keeps no count of what fails: each point's own run does. Or ends at the first."""
+
+    def __init__(self, skips: bool) -> None:
+        super().__init__(FailurePolicy("skip"))
+        self._ends: Callable[[EvaluationError], None] = _nothing if skips else _raise
+
+    def count_failure(
+        self, task: str, document: Any, error: EvaluationError, ranks: Ranks, *, kept: str = ""
+    ) -> None:
+        self._ends(error)
+
+
+def _nothing(error: EvaluationError) -> None:
+    del error
+
+
+def _raise(error: EvaluationError) -> None:
+    raise error
