@@ -9,11 +9,12 @@ wrong with it before anything is asked. From there on all tasks are alike: `vide
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from longva_eval.errors import DataError, MediaError
@@ -31,6 +32,7 @@ __all__ = [
     "letter_of",
     "macro_mean",
     "media_path",
+    "path_below",
     "split_options",
     "video_paths",
 ]
@@ -242,6 +244,21 @@ def check_documents(
     return documents
 
 
+def path_below(folder: str | Path, name: str) -> Path:
+    """Where a file that a row names lies below a folder of `$HF_HOME`, whether it is there or not.
+
+    Links that somebody has put into the folder are followed; the name itself cannot leave it.
+
+    Raises:
+        MediaError: If it would.
+    """
+    root = hf_home() / folder
+    parts = PurePosixPath(name.lstrip("/")).parts
+    if not parts or ".." in parts or "\0" in name:
+        raise MediaError(f"The data set names the file {name!r}, which cannot lie in {root}.")
+    return root.joinpath(*parts)
+
+
 def media_path(
     folder: str | Path, name: str, *, suffixes: Sequence[str] = VIDEO_SUFFIXES, entry: str = ""
 ) -> Path:
@@ -254,14 +271,17 @@ def media_path(
         entry: The name for `longva-eval prepare`, for the message.
 
     Raises:
-        MediaError: If the file is not there; says where it was looked for.
+        MediaError: If the file is not there; says where it was looked for. Or if the name leads
+            out of the folder.
     """
-    root = hf_home() / folder
-    wanted = root / name.lstrip("/")
+    wanted = path_below(folder, name)
     stem = wanted.with_suffix("") if wanted.suffix in suffixes else wanted
     for path in (wanted, *(stem.with_name(stem.name + suffix) for suffix in suffixes)):
-        if path.is_file():
-            return path
+        try:
+            if path.is_file():
+                return path
+        except OSError as error:  # a name that is too long
+            raise MediaError(f"{wanted} cannot be opened: {error.strerror}.") from error
     hint = f" `longva-eval prepare {entry} --from DIR` lays a local copy out." if entry else ""
     raise MediaError(f"{wanted} does not exist (suffixes tried: {', '.join(suffixes)}).{hint}")
 
@@ -311,7 +331,7 @@ def choice_result(
         cluster=document["video"],
         question=document["question"],
         categories={k: v for k, v in document["categories"].items() if v is not None},
-        media=[_media_name(folder, document["video"])],
+        media=_media_names(folder, document["video"]),
         **extra,
         **more,
     )
@@ -326,12 +346,14 @@ def macro_mean(records: Sequence[Mapping[str, Any]], category: str) -> float:
     return math.fsum(means) / len(means) if means else math.nan
 
 
-def _media_name(folder: str, video: str) -> str:
-    """The video's path; where it should be, if it is not there."""
+def _media_names(folder: str, video: str) -> list[str]:
+    """The video's path; where it should be, if it is not there; none if it leads elsewhere."""
     try:
-        return str(media_path(folder, video))
+        return [str(media_path(folder, video))]
     except MediaError:
-        return str(hf_home() / folder / video.lstrip("/"))
+        with contextlib.suppress(MediaError):
+            return [str(path_below(folder, video))]
+    return []
 
 
 def _plain(value: Any) -> str | None:

@@ -231,8 +231,8 @@ def checked_name(name: str) -> str | None:
     parts = PurePosixPath(name).parts
     if not name.strip():
         return "is empty"
-    if "\0" in name or "\\" in name or not name.isprintable():
-        return "holds a backslash or a character that cannot be printed"
+    if "\0" in name or "\\" in name:
+        return "holds a backslash or a zero byte"
     if name.startswith(("/", "~")) or re.match(r"^[A-Za-z]:", name):
         return "is an absolute path"
     if ".." in parts:

@@ -23,6 +23,7 @@ from longva_eval.dataset_cache import ROW_SUFFIXES, RowFile, open_row_file
 from longva_eval.errors import DataError
 from longva_eval.layouts import Layout
 from longva_eval.local_files import Found, SourceFiles, place_files
+from longva_eval.whole_pictures import whole_pictures_only
 
 __all__ = [
     "Problems",
@@ -328,7 +329,7 @@ def unreadable_picture(stream: Any) -> str | None:
     from PIL import Image
 
     try:
-        with Image.open(stream) as picture:
+        with whole_pictures_only(), Image.open(stream) as picture:
             picture.load()
     except Exception as error:  # what Pillow raises depends on the format
         return f"it is not a whole picture: {error}"

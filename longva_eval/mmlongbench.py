@@ -213,7 +213,9 @@ def answer_record(document: Mapping[str, Any], text: str, pictures: Path) -> dic
         num_options = asked.text.count("<image>", asked.text.rfind("\nA. <image>"))
         options = [f"<picture {number + 1}>" for number in range(num_options)]
         return choice_record(text, options=options, answer=letter, **common)
-    answer = asked.answer if isinstance(asked.answer, str) else json.dumps(asked.answer)
+    # An empty text is the answer of the file and not a hidden one.
+    plain = isinstance(asked.answer, str) and asked.answer
+    answer = asked.answer if plain else json.dumps(asked.answer)
     if part.metric == "binary":
         label = _yes_or_no(said)
         record = scored_record(

@@ -1,8 +1,9 @@
-"""What became of a question: right, wrong, no answer, or failed. No torch.
+"""What became of a question: right, wrong, no answer, failed, or not scored. No torch.
 
 Every task of ours writes one *record* per question into its metric, and lmms-eval writes that into
 the samples file. So a report finds the same fields for every benchmark. Nothing is dropped from a
-mean: what could not be read or answered scores 0 and is counted under its own name.
+mean: what could not be read or answered scores 0 and is counted under its own name. Only answers to
+questions whose solution a board keeps to itself are in no mean: they are not scored.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ __all__ = [
     "mean_score",
     "results_folder",
     "scored_record",
+    "share_answered",
     "write_breakdown",
 ]
 
-Outcome = Literal["right", "wrong", "no answer", "failed"]
-OUTCOMES: Final[tuple[Outcome, ...]] = ("right", "wrong", "no answer", "failed")
+Outcome = Literal["right", "wrong", "no answer", "failed", "not scored"]
+OUTCOMES: Final[tuple[Outcome, ...]] = ("right", "wrong", "no answer", "failed", "not scored")
 
 FAILED: Final = "<failed>"
 """Stands where an answer would, for a question that could not be asked: an unreadable video, NaN.
@@ -52,6 +54,7 @@ def choice_record(
     question: str = "",
     categories: Mapping[str, str] | None = None,
     media: Sequence[str] = (),
+    never_right: bool = False,
     **more: Any,
 ) -> dict[str, Any]:
     """The record of a multiple-choice question.
@@ -65,11 +68,14 @@ def choice_record(
         question: The question without the options, for people to read.
         categories: Subsets the question belongs to, such as `{"duration": "short"}`.
         media: Paths of the videos or pictures, where they are files.
+        never_right: The answer is empty because it is none of the options, not because it is
+            hidden: the question counts, and nobody is right.
         **more: Whatever else the task wants to keep.
 
     Returns:
         A mapping that JSON can hold. `choice` is the letter that was read, or None; `score` is 1.0
-        for right and otherwise 0.0.
+        for right and otherwise 0.0. A choice where the right one is hidden is "not scored", and
+        `hidden_answer` says so whatever was said.
 
     Raises:
         ValueError: If there are no options, or the answer is not one of their letters.
@@ -83,8 +89,11 @@ def choice_record(
         outcome = "failed"
     elif choice is None:
         outcome = "no answer"
+    elif not answer and not never_right:
+        outcome = "not scored"
     else:
         outcome = "right" if choice == answer else "wrong"
+    hidden = {} if answer or never_right else {"hidden_answer": True}
     return {
         "question_id": question_id,
         "cluster": cluster,
@@ -97,6 +106,7 @@ def choice_record(
         "options": list(options),
         "categories": dict(categories or {}),
         "media": list(media),
+        **hidden,
         **more,
     }
 
@@ -117,8 +127,8 @@ def scored_record(
 
     Args:
         text: What the model said, or `FAILED`.
-        score: From 0 to 1; ignored (0) if the question failed or the answer is empty.
-        answer: The right text, or all that are accepted.
+        score: From 0 to 1; ignored (0) if the question failed, the text is empty, or the answer.
+        answer: The right text, or all that are accepted; empty where a board keeps it to itself.
         question_id: As in `choice_record`, like the arguments that follow.
         cluster: As there.
         question: As there.
@@ -128,7 +138,7 @@ def scored_record(
 
     Returns:
         As `choice_record`, without choice and options. `outcome` is right for a full score only;
-        partial credit is in `score`.
+        partial credit is in `score`. What was said where the answer is hidden is "not scored".
 
     Raises:
         ValueError: If the score is not a number from 0 to 1.
@@ -140,6 +150,8 @@ def scored_record(
         outcome = "failed"
     elif not text.strip():
         outcome = "no answer"
+    elif not answer:
+        outcome = "not scored"
     else:
         outcome = "right" if score == 1.0 else "wrong"
     return {
@@ -152,14 +164,25 @@ def scored_record(
         "question": question,
         "categories": dict(categories or {}),
         "media": list(media),
+        **({} if answer else {"hidden_answer": True}),
         **more,
     }
 
 
 def mean_score(records: Iterable[Mapping[str, Any]]) -> float:
-    """Mean score over every question that was asked; NaN of nothing. For a YAML's `aggregation`."""
-    scores = [float(record["score"]) for record in records]
+    """Mean score over every question that was asked, for a YAML's `aggregation`.
+
+    NaN of nothing, and where no question is scored. A record that is only part of one, with a score
+    but without an outcome, counts.
+    """
+    scores = [float(record["score"]) for record in _scored(records)]
     return math.fsum(scores) / len(scores) if scores else math.nan
+
+
+def share_answered(records: Iterable[Mapping[str, Any]]) -> float:
+    """Share of questions with an answer that can be sent in: all there is to say of hidden ones."""
+    given = [record["outcome"] not in ("no answer", "failed") for record in records]
+    return sum(given) / len(given) if given else math.nan
 
 
 def category_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -171,7 +194,7 @@ def category_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Returns:
         A row for `overall`, then one for each category's values in order of appearance: category,
         value, num_questions, a count per outcome (`num_right`, `num_no_answer`, ...), score, and
-        standard_error clustered by `cluster`.
+        standard_error clustered by `cluster`. Both are None where no question is scored.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     names = dict.fromkeys(name for record in records for name in record["categories"])
@@ -183,7 +206,8 @@ def category_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 groups.setdefault((name, str(record["categories"][name])), []).append(record)
     rows = []
     for (category, value), group in groups.items():
-        scores = [float(record["score"]) for record in group]
+        scored = _scored(group)
+        scores = [float(record["score"]) for record in scored]
         counts = {
             f"num_{outcome.replace(' ', '_')}": sum(r["outcome"] == outcome for r in group)
             for outcome in OUTCOMES
@@ -194,13 +218,27 @@ def category_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "value": value,
                 "num_questions": len(group),
                 **counts,
-                "score": mean_score(group),
+                "score": mean_score(scored) if scored else None,
                 "standard_error": clustered_standard_error(
-                    scores, [record["cluster"] for record in group]
-                ),
+                    scores, [record["cluster"] for record in scored]
+                )
+                if scored
+                else None,
             }
         )
     return rows
+
+
+def _scored(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that count in a mean.
+
+    Of hidden answers neither one that was given nor the lack of one says anything about a score.
+    """
+    return [
+        record
+        for record in records
+        if record.get("outcome") != "not scored" and record.get("hidden_answer") is not True
+    ]
 
 
 _MODEL_NAMES: Final = (

@@ -8,22 +8,19 @@ digest is the cluster of its questions.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image as PillowImage
-from PIL import ImageFile, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from longva_eval.documents import check_documents
 from longva_eval.errors import MediaError
 from longva_eval.images import open_image
+from longva_eval.whole_pictures import whole_pictures_only
 
 __all__ = ["open_picture", "picture_documents", "require_text"]
-
-_PILLOW = threading.Lock()
 
 
 def picture_documents(
@@ -96,7 +93,7 @@ def open_picture(value: Any, *, where: str) -> PillowImage.Image:
         return open_image(value)
     mend = "Fetch the file of this row again."
     try:
-        with _whole_pictures_only():
+        with whole_pictures_only():
             # As the host decodes it: turned as the camera's note says.
             return open_image(Image().decode_example(value))
     except UnidentifiedImageError as error:
@@ -108,18 +105,6 @@ def open_picture(value: Any, *, where: str) -> PillowImage.Image:
         MediaError, OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError,
     ) as error:  # fmt: skip
         raise MediaError(f"{where}: the picture cannot be read: {error} {mend}") from error
-
-
-@contextlib.contextmanager
-def _whole_pictures_only() -> Iterator[None]:
-    """Refuse files that are cut off: importing lmms-eval tells Pillow to fill them up with grey."""
-    with _PILLOW:
-        before = ImageFile.LOAD_TRUNCATED_IMAGES
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-        try:
-            yield
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 class _Digests:

@@ -3,16 +3,17 @@
 Questions on one video are not independent. Everything here takes a *cluster* for each question (its
 video or picture) and lets only clusters count as drawn from a population:
 
-* One score: `estimate_mean`. Standard error by CR2, degrees of freedom by Bell and McCaffrey, and
-  for shares a Wilson interval at the effective number of questions.
+* One score: `estimate_mean`. Standard error by CR2, degrees of freedom by Satterthwaite, and for
+  shares a Wilson interval at the effective number of questions.
 * Two runs on the same questions: `compare_pairs`, on the differences within questions. Much sharper
   than two separate intervals, since hard questions are hard for both.
 * Several comparisons: `holm`. A whole curve: `simultaneous_bands`.
 * Cells of a needle grid: `wilson_interval`, `effective_frames`, `compare_grids`.
 
 Sources: "Adding Error Bars to Evals", arXiv:2411.00640 (clusters, section 2.2; pairs, 4.2; power,
-5); Bell and McCaffrey, Survey Methodology 28(2), 2002 (CR2 and its degrees of freedom); Korn and
-Graubard, Survey Methodology 24(2), 1998 (the effective number of questions); NoLiMa,
+5); Bell and McCaffrey, Survey Methodology 28(2), 2002 (CR2 and its degrees of freedom); Imbens and
+Kolesar, Review of Economics and Statistics 98(4), 2016 (the same with correlated questions); Korn
+and Graubard, Survey Methodology 24(2), 1998 (the effective number of questions); NoLiMa,
 arXiv:2502.05167 (effective length). That 95 % intervals hold in 95 % of cases is shown by
 `benchmarks/coverage.py`; its table is in docs/statistics.md.
 
@@ -434,7 +435,7 @@ def simultaneous_bands(
         _check_finite(scores)
     means = [math.fsum(scores) / len(scores) for scores in curves]
     found = [_cr2(scores, clusters, mean) for scores, mean in zip(curves, means, strict=True)]
-    _, freedom, num_clusters = found[0]
+    num_clusters, freedom = found[0][2], min(freedom for _, freedom, _ in found)
     if num_clusters == 1:
         everything = Interval(low=0.0, high=1.0) if is_share else _everything()
         return Bands(
@@ -618,29 +619,62 @@ def _cr2(
 ) -> tuple[float, float, int]:
     """CR2 standard error of a mean, its degrees of freedom, and the number of clusters.
 
-    Bell and McCaffrey's general formulas for a regression on nothing but a constant, with
-    independent questions as the working model. With n_g of n questions in cluster g, u_g the sum of
-    its deviations, and w_g = 1 / (1 - n_g / n):
+    Bell and McCaffrey's general formulas for a regression on nothing but a constant. With n_g of n
+    questions in cluster g, u_g the sum of its deviations, the variance is
 
-        variance            sum_g w_g u_g**2 / n**2
-        degrees of freedom  1 / (sum_g (n_g / n)**2
-                                 + sum_{g != h} w_g w_h (n_g n_h)**2 / n**4)
+        sum_g u_g**2 / (1 - n_g / n) / n**2
 
-    For G clusters of one size that is the usual G / (G - 1) correction with G - 1 degrees.
+    For G clusters of one size that is the usual G / (G - 1) correction.
     """
     sums, sizes = _sums(scores, clusters, mean)
     number = len(scores)
     if len(sizes) == 1:
         return 0.0, 0.0, 1
-    shares = [size / number for size in sizes]
-    weights = [1.0 / (1.0 - share) for share in shares]
-    variance = math.fsum(w * u * u for w, u in zip(weights, sums, strict=True)) / number**2
-    products = [w * s * s for w, s in zip(weights, shares, strict=True)]
-    others = math.fsum(products) ** 2 - math.fsum(product**2 for product in products)
-    freedom = 1.0 / (math.fsum(share**2 for share in shares) + others)
+    variance = (
+        math.fsum(u * u / (1.0 - n / number) for u, n in zip(sums, sizes, strict=True)) / number**2
+    )
+    squares = math.fsum((score - mean) ** 2 for score in scores)
+    freedom = _degrees_of_freedom(sizes, _icc(sums, sizes, squares))
     error = math.sqrt(variance)
     # Equal scores differ from their mean by rounding.
     return (0.0 if error < 1e-12 else error), freedom, len(sizes)
+
+
+def _icc(sums: Sequence[float], sizes: Sequence[int], squares: float) -> float:
+    """Correlation between questions of a cluster, within 0 and 1, by analysis of variance."""
+    number, clusters = sum(sizes), len(sizes)
+    if number == clusters:
+        return 0.0
+    between = math.fsum(u * u / n for u, n in zip(sums, sizes, strict=True))
+    mean_between = between / (clusters - 1)
+    mean_within = max(0.0, squares - between) / (number - clusters)
+    typical = (number - math.fsum(n * n for n in sizes) / number) / (clusters - 1)
+    total = mean_between + (typical - 1) * mean_within
+    return min(1.0, max(0.0, (mean_between - mean_within) / total)) if total > 0 else 0.0
+
+
+def _degrees_of_freedom(sizes: Sequence[int], icc: float) -> float:
+    """Satterthwaite's for the CR2 variance; number of clusters - 1 if they are of one size.
+
+    (sum of the eigenvalues)**2 / sum of their squares, of the matrix p_g' V p_h where p_g turns the
+    scores into what cluster g adds to the standard error and V is their covariance, with `icc`
+    between questions of a cluster. Source: Bell and McCaffrey, 2002; with an estimated correlation
+    in V: Imbens and Kolesar, Review of Economics and Statistics 98(4), 2016.
+    """
+    number = sum(sizes)
+    shares = [n / number for n in sizes]
+    weights = [1.0 / (1.0 - share) for share in shares]
+    variances = [n * (1 - icc) + icc * n * n for n in sizes]  # of the sum of a cluster's scores
+    total = math.fsum(variances)
+    rows = list(zip(weights, shares, variances, strict=True))
+    diagonal = [w * (v - 2 * s * v + s * s * total) for w, s, v in rows]
+    # Off the diagonal: sqrt(w_g w_h) (s_g s_h total - s_h v_g - s_g v_h), squared and summed.
+    a = math.fsum(w * s * s for w, s, _ in rows)
+    b = math.fsum(w * v * v for w, _, v in rows)
+    c = math.fsum(w * s * v for w, s, v in rows)
+    others = 2 * a * b + total**2 * a**2 + 2 * c**2 - 4 * total * a * c
+    others -= math.fsum((w * (s * s * total - 2 * s * v)) ** 2 for w, s, v in rows)
+    return math.fsum(diagonal) ** 2 / (math.fsum(d * d for d in diagonal) + others)
 
 
 def _share_interval(mean: float, error: float, num_clusters: int, critical: float) -> Interval:

@@ -1,102 +1,208 @@
-"""Accuracy against number of frames, a line a duration, with 95 % bands. Rows in, figure out."""
+"""Accuracy against number of frames: lines with 95 % bands, in one panel or several.
+
+Colours and markers are those of the other figures; lines differ in marker as well as in colour, so
+that the figure reads in grey and without red-green vision.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-__all__ = ["draw_curve", "save_curve", "sweep_table"]
+__all__ = ["CurveLine", "CurvePanel", "draw_curves", "save_figure"]
 
-_STYLES = {
+INK: Final = "#22252a"
+MUTED: Final = "#5c636b"
+_GRID: Final = "#e3e6e9"
+_DURATIONS: Final = {
     "short": ("#2f8f83", "o", "-"),
     "medium": ("#c98a2b", "s", "-"),
     "long": ("#8c1d40", "^", "-"),
     "overall": ("#5c636b", "D", "--"),
 }
-_ORDER = list(_STYLES)
-_INK, _MUTED = "#22252a", "#5c636b"
-_Z95 = 1.959964
+_OTHERS: Final = (
+    ("#2f8f83", "o", "-"), ("#c98a2b", "s", "-"), ("#8c1d40", "^", "-"), ("#3f6fb0", "v", "-"),
+    ("#7a5aa6", "P", "-"), ("#5c636b", "D", "-"), ("#b5651d", "X", "-"), ("#1d6b8c", "<", "-"),
+)  # fmt: skip
 
 
-def draw_curve(rows: Sequence[Mapping[str, Any]], *, title: str, chance: float) -> Figure:
-    """Draw a frame sweep.
+@dataclass(frozen=True, kw_only=True)
+class CurveLine:
+    """One line: scores from 0 to 1 at numbers of frames."""
+
+    label: str
+    """In the legend; `short`, `medium`, `long` and `overall` have colours of their own."""
+    frames: Sequence[int]
+    means: Sequence[float]
+    intervals: Sequence[tuple[float, float]] = ()
+    """A band around the line; none for published numbers, which have no samples."""
+    plateau: int | None = None
+    """Number of frames from which on it rises no more: its point is ringed."""
+    is_published: bool = False
+    """Drawn thin, with open markers, in the colour of the line of the same label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePanel:
+    """Lines on one pair of axes."""
+
+    title: str
+    lines: Sequence[CurveLine]
+    chance: float | None = None
+    """Score of guessing."""
+
+
+def draw_curves(
+    panels: Sequence[CurvePanel], *, title: str, note: str = "", legend_title: str = ""
+) -> Figure:
+    """Draw the panels, two in a row, on equal axes, with one legend.
 
     Args:
-        rows: `duration`, `num_frames`, `accuracy` and `standard_error` (clustered by video).
+        panels: At least one, with at least one line each.
         title: Above the figure.
-        chance: Accuracy of guessing, drawn as a line.
+        note: Below it, in small print.
+        legend_title: What the lines differ in.
+
+    Raises:
+        ValueError: If there is nothing to draw.
     """
-    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
+    if not panels or not all(panel.lines for panel in panels):
+        raise ValueError("A curve needs at least one line.")
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    size = (7.9, 5.0) if len(panels) == 1 else (10.6, 3.7 * rows + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    counts = sorted({row["num_frames"] for row in rows})
-    axes.axhline(100 * chance, color=_MUTED, linewidth=1, linestyle=":")
-    axes.annotate("guessing", (counts[0], 100 * chance), xytext=(0, 4), fontsize=8,
-                  textcoords="offset points", color=_MUTED)  # fmt: skip
-    for duration in _ORDER:
-        line = sorted(
-            (row for row in rows if row["duration"] == duration), key=lambda row: row["num_frames"]
-        )
-        if not line:
-            continue
-        colour, marker, dashes = _STYLES[duration]
-        frames = [row["num_frames"] for row in line]
-        mean = [100 * row["accuracy"] for row in line]
-        half = [100 * _Z95 * row["standard_error"] for row in line]
-        low = [max(0.0, value - width) for value, width in zip(mean, half, strict=True)]
-        high = [min(100.0, value + width) for value, width in zip(mean, half, strict=True)]
-        axes.plot(frames, mean, color=colour, marker=marker, linestyle=dashes, label=duration)
-        axes.fill_between(frames, low, high, color=colour, alpha=0.13, linewidth=0)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(counts, [f"{count:g}" for count in counts])
-    axes.minorticks_off()
-    axes.set_ylim(0, 102)
-    axes.set_xlabel("Frames shown to the model", color=_INK)
-    axes.set_ylabel("Accuracy (%), 95 % bands by video", color=_INK)
-    axes.grid(axis="y", color="#e3e6e9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelcolor=_MUTED)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
-    axes.legend(frameon=False, loc="lower right", title="video length", title_fontsize=9)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    places = list(grid.flat)
+    labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
+    styles = {label: _DURATIONS[label] for label in labels if label in _DURATIONS}
+    if len(styles) < len(labels):
+        styles = {label: _OTHERS[n % len(_OTHERS)] for n, label in enumerate(labels)}
+    low, high = _limits(panels)
+    ticks = sorted({frames for panel in panels for line in panel.lines for frames in line.frames})
+    for number, (panel, axes) in enumerate(zip(panels, places, strict=False)):
+        _draw_panel(axes, panel, styles, ticks)
+        axes.set_ylim(low, high)
+        if len(panels) > 1:
+            axes.set_title(panel.title, loc="left", fontsize=10.5, color=INK)
+        if number % columns == 0:
+            axes.set_ylabel("Accuracy (%)", color=INK)
+        if number + columns >= len(panels):
+            axes.set_xlabel("Frames shown to the model", color=INK)
+            axes.tick_params(labelbottom=True)
+    for axes in places[len(panels) :]:
+        axes.set_visible(False)
+    _add_legend(figure, panels, styles, legend_title)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    if note:
+        figure.supxlabel(note, x=0.01, ha="left", fontsize=8.5, color=MUTED)
     return figure
 
 
-def save_curve(rows: Sequence[Mapping[str, Any]], *paths: Path, title: str, chance: float) -> None:
-    """Draw a frame sweep and write it; the format is that of each file's suffix."""
-    figure = draw_curve(rows, title=title, chance=chance)
+def save_figure(figure: Figure, *paths: Path) -> None:
+    """Write a figure; the format is that of each file's suffix (png, svg, pdf)."""
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(path, dpi=150, metadata=metadata)
 
 
-def sweep_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The sweep as text: a line a duration, accuracy and standard error a number of frames."""
-    counts = sorted({row["num_frames"] for row in rows})
-    cells = {(row["duration"], row["num_frames"]): row for row in rows}
-    lines = [["length", "questions", *(f"{count:g} frames" for count in counts)]]
-    for duration in _ORDER:
-        found = [cells.get((duration, count)) for count in counts]
-        shown = [row for row in found if row is not None]
-        if not shown:
+def _draw_panel(
+    axes: Axes,
+    panel: CurvePanel,
+    styles: dict[str, tuple[str, str, str]],
+    ticks: Sequence[int],
+) -> None:
+    if panel.chance is not None:
+        axes.axhline(100 * panel.chance, color=MUTED, linewidth=1, linestyle=":", zorder=1)
+        axes.annotate(
+            "guessing", (1, 100 * panel.chance), xycoords=("axes fraction", "data"),
+            xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=8, color=MUTED,
+        )  # fmt: skip
+    for line in panel.lines:
+        colour, marker, dashes = styles[line.label]
+        means = [100 * mean for mean in line.means]
+        if line.is_published:
+            axes.plot(
+                line.frames, means, color=colour, marker=marker, linestyle=(0, (1, 1.6)),
+                linewidth=1.3, markersize=5, markerfacecolor="white", zorder=2,
+            )  # fmt: skip
             continue
-        questions = f"{shown[0]['num_questions']}"
-        lines.append([duration, questions, *(_cell(row) for row in found)])
-    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-    text = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
-    unread = sum(row["num_no_answer"] for row in rows if row["duration"] == "overall")
-    failed = sum(row["num_failed"] for row in rows if row["duration"] == "overall")
-    notes = [f"unreadable answers: {unread}, failed videos: {failed} (both count as not right)"]
-    return "\n".join([text[0], "-" * len(text[0]), *text[1:], *notes])
+        axes.plot(
+            line.frames, means, color=colour, marker=marker, linestyle=dashes, linewidth=1.9,
+            markersize=6, zorder=4,
+        )  # fmt: skip
+        if line.intervals:
+            axes.fill_between(
+                line.frames,
+                [100 * low for low, _ in line.intervals],
+                [100 * high for _, high in line.intervals],
+                color=colour, alpha=0.13, linewidth=0, zorder=1,
+            )  # fmt: skip
+        if line.plateau is not None and line.plateau in line.frames:
+            place = list(line.frames).index(line.plateau)
+            axes.plot(
+                [line.plateau], [means[place]], marker="o", markersize=13, linestyle="none",
+                markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.3, zorder=5,
+            )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{count:,}" for count in ticks])
+    axes.minorticks_off()
+    if len(ticks) == 1:
+        axes.set_xlim(ticks[0] / 2, ticks[0] * 2)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=MUTED)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color("#b9bec4")
 
 
-def _cell(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    return f"{100 * row['accuracy']:.1f} ±{100 * row['standard_error']:.1f}"
+def _limits(panels: Sequence[CurvePanel]) -> tuple[float, float]:
+    """From 0 to 100; closer where all scores lie in a part of that."""
+    values = [100 * panel.chance for panel in panels if panel.chance is not None]
+    for panel in panels:
+        for line in panel.lines:
+            values += [100 * mean for mean in line.means]
+            values += [100 * end for interval in line.intervals for end in interval]
+    low = max(0.0, 10 * math.floor((min(values) - 2) / 10))
+    high = min(102.0, 10 * math.ceil((max(values) + 1) / 10))
+    if high - low > 70:
+        return (0.0, 102.0) if high > 90 else (0.0, high)
+    return low, high
+
+
+def _add_legend(
+    figure: Figure,
+    panels: Sequence[CurvePanel],
+    styles: dict[str, tuple[str, str, str]],
+    title: str,
+) -> None:
+    lines = [line for panel in panels for line in panel.lines]
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle=dashes, label=label)
+        for label, (colour, marker, dashes) in styles.items()
+    ]
+    if any(line.is_published for line in lines):
+        handles.append(
+            Line2D([], [], color=MUTED, marker="o", markerfacecolor="white",
+                   linestyle=(0, (1, 1.6)), linewidth=1.3, label="published")
+        )  # fmt: skip
+    if any(line.plateau is not None for line in lines):
+        handles.append(
+            Line2D([], [], marker="o", markersize=11, linestyle="none", markerfacecolor="none",
+                   markeredgecolor=MUTED, markeredgewidth=1.3, label="stops rising")
+        )  # fmt: skip
+    figure.legend(
+        handles=handles, loc="outside right upper", frameon=False, title=title, title_fontsize=9,
+        fontsize=9, alignment="left", labelspacing=0.7,
+    )  # fmt: skip

@@ -20,9 +20,16 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-__all__ = ["HeatmapPanel", "accuracy_table", "draw_heatmaps", "mean_accuracy", "save_heatmaps"]
+__all__ = [
+    "COLOURS",
+    "HeatmapPanel",
+    "accuracy_table",
+    "draw_heatmaps",
+    "mean_accuracy",
+    "save_heatmaps",
+]
 
-_COLOURS = LinearSegmentedColormap.from_list(
+COLOURS = LinearSegmentedColormap.from_list(
     "needle", ["#8c1d40", "#d9544f", "#f2b46d", "#cfe3a1", "#7cc4a5", "#2f8f83"]
 )
 _INK = "#22252a"
@@ -69,7 +76,7 @@ def draw_heatmaps(panels: Sequence[HeatmapPanel]) -> Figure:
         _draw_panel(axes, panel)
     for axes in places[len(panels) :]:
         axes.set_visible(False)
-    scale = ScalarMappable(Normalize(0, 1), _COLOURS)
+    scale = ScalarMappable(Normalize(0, 1), COLOURS)
     bar = figure.colorbar(scale, ax=places[: len(panels)], fraction=0.03, pad=0.015)
     bar.set_label("Needles found", color=_INK, fontsize=10)
     bar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0 %", "25 %", "50 %", "75 %", "100 %"])
@@ -148,7 +155,7 @@ def _draw_panel(axes: Axes, panel: HeatmapPanel) -> None:
         np.arange(len(frames) + 1),
         np.arange(len(depths) + 1),
         np.ma.masked_invalid(values),
-        cmap=_COLOURS,
+        cmap=COLOURS,
         vmin=0,
         vmax=1,
         edgecolors="white",
@@ -163,7 +170,7 @@ def _draw_panel(axes: Axes, panel: HeatmapPanel) -> None:
             np.arange(len(frames) + 1),
             [top, top + 1],
             np.ma.masked_invalid(clean),
-            cmap=_COLOURS,
+            cmap=COLOURS,
             vmin=0,
             vmax=1,
             edgecolors="white",

@@ -2,7 +2,14 @@ import math
 
 import pytest
 
-from longva_eval.outcomes import FAILED, category_rows, choice_record, mean_score, scored_record
+from longva_eval.outcomes import (
+    FAILED,
+    category_rows,
+    choice_record,
+    mean_score,
+    scored_record,
+    share_answered,
+)
 
 
 def record(text, answer="B", cluster="v1", duration="short", question_id="1"):
@@ -59,3 +66,39 @@ def test_rows_count_every_question_under_its_outcome():
     assert (short["value"], short["num_failed"], short["score"]) == ("short", 1, 0.5)
     assert (long["value"], long["standard_error"]) == ("long", 0.0)
     assert category_rows([]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [("B.", "not scored"), ("A man", "no answer"), ("", "no answer"), (FAILED, "failed")],
+)
+def test_what_is_said_to_a_hidden_answer_is_not_scored(text, outcome):
+    choice = record(text, answer="")
+    assert (choice["outcome"], choice["score"], choice["hidden_answer"]) == (outcome, 0.0, True)
+    given = {"score": 1.0, "question_id": "1", "cluster": "p"}
+    for answer in ("", []):
+        made = scored_record("x" if text == "A man" else text, answer=answer, **given)
+        assert made["outcome"] == ("not scored" if text == "A man" else outcome)
+        assert (made["score"], made["hidden_answer"]) == (0.0, True)
+
+
+def test_an_answer_that_is_no_option_counts_and_is_never_right():
+    made = choice_record(
+        "A", options=["red", "blue"], answer="", question_id="1", cluster="v", never_right=True
+    )
+    assert (made["outcome"], mean_score([made])) == ("wrong", 0.0)
+    assert "hidden_answer" not in made
+
+
+def test_hidden_answers_are_in_no_mean_and_their_number_is_told():
+    hidden = [record(text, answer="", question_id=text) for text in ("A", "B", "hm", FAILED)]
+    assert math.isnan(mean_score(hidden))
+    assert share_answered(hidden) == 0.5
+    assert math.isnan(share_answered([]))
+    (row, _) = category_rows(hidden)
+    assert (row["num_questions"], row["num_not_scored"], row["num_no_answer"]) == (4, 2, 1)
+    assert (row["score"], row["standard_error"]) == (None, None)
+    both = [*hidden, record("B", question_id="5"), record("A", question_id="6")]
+    assert mean_score(both) == 0.5
+    (row, _) = category_rows(both)
+    assert (row["num_questions"], row["num_right"], row["score"]) == (6, 1, 0.5)

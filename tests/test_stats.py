@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longva_eval.stats import (
+    _degrees_of_freedom,
     bootstrap_interval,
     clustered_standard_error,
     compare_grids,
@@ -49,13 +50,16 @@ def test_clusters_of_one_size_are_a_t_test_of_their_means():
     assert (found.interval.low, found.interval.high) == pytest.approx(expected)
 
 
-def test_cr2_is_bell_and_mccaffreys_definition():
+@pytest.mark.parametrize("icc", [0.0, 0.3, 1.0])
+def test_cr2_and_its_degrees_of_freedom_are_their_definition(icc):
     """The general formulas with matrices, for a regression on a constant."""
     sizes = [1, 2, 7, 3, 12, 5]
     scores, clusters = drawn(sizes, seed=3)
     n = len(scores)
     ones, hat = np.ones((n, 1)), np.ones((n, n)) / n
     residual = np.asarray(scores) - np.mean(scores)
+    same = np.array([[float(one == other) for other in clusters] for one in clusters])
+    covariance = (1 - icc) * np.eye(n) + icc * same
     rows, variance = [], 0.0
     for cluster in dict.fromkeys(clusters):
         members = [k for k, c in enumerate(clusters) if c == cluster]
@@ -65,10 +69,14 @@ def test_cr2_is_bell_and_mccaffreys_definition():
         row = (ones[members].T / n) @ root
         variance += (row @ residual[members]).item() ** 2
         rows.append((row @ (np.eye(n) - hat)[members]).ravel())
-    omega = np.array(rows) @ np.array(rows).T
-    found = estimate_mean(scores, clusters)
-    assert found.standard_error == pytest.approx(math.sqrt(variance))
-    assert found.degrees_of_freedom == pytest.approx(np.trace(omega) ** 2 / (omega**2).sum())
+    omega = np.array(rows) @ covariance @ np.array(rows).T
+    assert estimate_mean(scores, clusters).standard_error == pytest.approx(math.sqrt(variance))
+    assert _degrees_of_freedom(sizes, icc) == pytest.approx(np.trace(omega) ** 2 / (omega**2).sum())
+
+
+def test_clusters_of_one_size_have_their_number_minus_one_degrees_whatever_their_correlation():
+    for icc in (0.0, 0.4, 1.0):
+        assert _degrees_of_freedom([3] * 40, icc) == pytest.approx(39)
 
 
 def test_the_host_s_clustered_standard_error_is_the_same_up_to_its_correction():

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from longva_eval import outcomes
 from longva_eval.documents import (
     answer_letter,
     choice_document,
@@ -14,7 +15,6 @@ from longva_eval.documents import (
     choice_result,
     video_paths,
 )
-from longva_eval.outcomes import mean_score
 
 FOLDER = "egoschema/videos"
 _COLUMNS = ("video_idx", "question", "option")
@@ -53,22 +53,21 @@ def doc_to_text(doc: Mapping[str, Any]) -> str:
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The record; on the whole set without a score that would mean anything."""
+    """The record; on the whole set its `score` says whether there is an answer to write down."""
     record = choice_result(doc, results[0], folder=FOLDER)
     if doc["answer"]:
         return {"accuracy": record}
-    answered = record["choice"] is not None
-    return {"answered": record | {"score": float(answered), "hidden_answer": True}}
+    return {"answered": record | {"score": outcomes.share_answered([record])}}
 
 
 def accuracy(items: Sequence[Mapping[str, Any]]) -> float:
     """Share of right answers; silence is wrong."""
-    return mean_score(items)
+    return outcomes.mean_score(items)
 
 
 def share_answered(items: Sequence[Mapping[str, Any]]) -> float:
     """Share of questions with a readable answer."""
-    return mean_score(items)
+    return outcomes.share_answered(items)
 
 
 def _read(row: Mapping[str, Any], *, with_answer: bool) -> dict[str, Any]:

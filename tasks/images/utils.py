@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from longva_eval.outcomes import FAILED, choice_record, mean_score, scored_record
+from longva_eval.outcomes import choice_record, mean_score, scored_record, share_answered
 from longva_eval.picture_documents import open_picture, picture_documents, require_text
 from longva_eval.text_metrics import anls, relaxed_match
 
@@ -40,6 +40,11 @@ _DISCIPLINE_OF = {subject: name for name, subjects in _DISCIPLINES.items() for s
 def mean(items: Sequence[Mapping[str, Any]]) -> float:
     """Mean score; a failed or unread answer scores 0."""
     return mean_score(items)
+
+
+def answered(items: Sequence[Mapping[str, Any]]) -> float:
+    """Share of questions with an answer to send in."""
+    return share_answered(items)
 
 
 # --- all but MMMU: one picture a question ---------------------------------------------------------
@@ -81,7 +86,7 @@ def _read_ai2d(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     if not options:
         raise ValueError("the question has no options")
     if not str(row["answer"]).isdigit() or int(row["answer"]) >= len(options):
-        raise ValueError(f"the answer {row['answer']!r} is none of the options 0 to {len(options)}")
+        raise ValueError(f"the answer {row['answer']!r} is none of the options 0 to {len(options) - 1}")
     return _document(
         "AI2D", number, number, row["question"], _letter(int(row["answer"])), options=options
     )
@@ -144,10 +149,10 @@ def span_text(doc: Mapping[str, Any]) -> str:
 
 
 def span_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The record; on a test split without a score that would mean anything."""
+    """The record; on a test split its `score` says whether there is an answer to send in."""
     text = results[0]
     if not doc["answer"]:
-        return {"answered": _unscored(_scored(doc, text, 0.0), bool(text.strip()))}
+        return {"answered": _unscored(_scored(doc, text, 0.0))}
     return {"anls": _scored(doc, text, anls(text, doc["answer"]))}
 
 
@@ -255,14 +260,10 @@ def mmmu_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any
     text = results[0]
     if doc["options"]:
         record = _choice(doc, text)
-        answered = record["choice"] is not None
     else:
         score = float(_open_match(text, doc["answers"])) if doc["answers"] else 0.0
         record = _scored(doc, text, score)
-        answered = bool(text.strip()) and text != FAILED
-    if doc["answer"]:
-        return {"accuracy": record}
-    return {"answered": _unscored(record, answered)}
+    return {"accuracy": record} if doc["answer"] else {"answered": _unscored(record)}
 
 
 def _mmmu_docs(dataset: Any, task: str, *, with_answers: bool) -> Any:
@@ -380,10 +381,9 @@ def _scored(doc: Mapping[str, Any], text: str, score: float) -> dict[str, Any]:
     )
 
 
-def _unscored(record: dict[str, Any], answered: bool) -> dict[str, Any]:
+def _unscored(record: dict[str, Any]) -> dict[str, Any]:
     """Neither right nor wrong here: what can be said is whether there is an answer to send in."""
-    answered = answered and record["outcome"] != "failed"
-    return record | {"score": float(answered), "hidden_answer": True}
+    return record | {"score": share_answered([record])}
 
 
 def _categories(doc: Mapping[str, Any]) -> dict[str, str]:

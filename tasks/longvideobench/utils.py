@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from longva_eval import outcomes
 from longva_eval.documents import (
     answer_letter,
     choice_document,
@@ -13,7 +14,6 @@ from longva_eval.documents import (
     choice_result,
     video_paths,
 )
-from longva_eval.outcomes import mean_score
 
 FOLDER = "datasets/longvideobench/videos"
 _COLUMNS = (
@@ -57,23 +57,21 @@ def doc_to_text(doc: Mapping[str, Any]) -> str:
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The record; on the test split without a score that would mean anything."""
+    """The record; on the test split its `score` says whether there is an answer to send in."""
     record = choice_result(doc, results[0], folder=FOLDER)
     if doc["answer"]:
         return {"accuracy": record}
-    # Neither right nor wrong here: what can be said is whether there is an answer to send in.
-    answered = record["choice"] is not None
-    return {"answered": record | {"score": float(answered), "hidden_answer": True}}
+    return {"answered": record | {"score": outcomes.share_answered([record])}}
 
 
 def accuracy(items: Sequence[Mapping[str, Any]]) -> float:
     """Share of right answers; silence is wrong."""
-    return mean_score(items)
+    return outcomes.mean_score(items)
 
 
 def share_answered(items: Sequence[Mapping[str, Any]]) -> float:
     """Share of questions with a readable answer."""
-    return mean_score(items)
+    return outcomes.share_answered(items)
 
 
 def _read_val(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,14 +78,12 @@ def doc_to_text(doc: Mapping[str, Any]) -> str:
 
 def process_results_dev(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """The record, for both means."""
-    record = choice_result(doc, results[0], folder=FOLDER_DEV)
-    return {"m_avg": record, "accuracy": record}
+    return _metrics(doc, results[0], FOLDER_DEV)
 
 
 def process_results_test(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """The record, for both means."""
-    record = choice_result(doc, results[0], folder=FOLDER_TEST)
-    return {"m_avg": record, "accuracy": record}
+    return _metrics(doc, results[0], FOLDER_TEST)
 
 
 def m_avg(items: Sequence[Mapping[str, Any]]) -> float:
@@ -96,6 +94,12 @@ def m_avg(items: Sequence[Mapping[str, Any]]) -> float:
 def accuracy(items: Sequence[Mapping[str, Any]]) -> float:
     """Share of right answers; silence is wrong."""
     return mean_score(items)
+
+
+def _metrics(doc: Mapping[str, Any], text: str, folder: str) -> dict[str, Any]:
+    # Only the questions of _NO_OPTION are without an answer.
+    record = choice_result(doc, text, folder=folder, never_right=not doc["answer"])
+    return {"m_avg": record, "accuracy": record}
 
 
 def _read(row: Mapping[str, Any], question_id: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from longva_eval import mmlongbench
-from longva_eval.documents import hf_home
+from longva_eval.documents import hf_home, path_below
 from longva_eval.errors import DataError
 from longva_eval.images import open_image
 
@@ -35,7 +35,8 @@ def process_docs(dataset: Any) -> Any:
 
 def doc_to_visual(doc: Mapping[str, Any]) -> list[Any]:
     """The pictures, in order."""
-    return [open_image(_pictures() / name) for name in mmlongbench.question_of(doc).pictures]
+    names = mmlongbench.question_of(doc).pictures
+    return [open_image(path_below(f"{FOLDER}/mmlb_image", name)) for name in names]
 
 
 def doc_to_text(doc: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from longva_eval.documents import (
     choice_documents,
     choice_result,
     letter_of,
+    media_name,
     media_path,
 )
 from longva_eval.errors import SettingsError
@@ -285,6 +286,8 @@ def videochatgpt_consistency_text(
     if round_idx is None:
         return str(doc["question"])
     said = list(previous_output or [])
+    if said == [FAILED]:  # the same video would fail again, and its path may not be there to give
+        return None, None, True, [FAILED, FAILED], None
     if round_idx == 1:
         return videochatgpt_visual(doc), str(doc["second_question"]), False, said, None
     return None, None, True, said, None
@@ -406,7 +409,7 @@ def _open_record(
         cluster=doc["video"],
         question=doc["question"],
         categories={k: str(v) for k, v in doc["categories"].items() if v is not None},
-        media=[f"{folder}/{doc['video']}"],
+        media=[media_name(folder, doc["video"])],
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from longva_eval import videomme
-from longva_eval.documents import choice_documents, choice_result, hf_home, video_paths
+from longva_eval.documents import choice_documents, choice_result, path_below, video_paths
 from longva_eval.outcomes import mean_score, write_breakdown
 from longva_eval.subtitles import read_subtitles
 
@@ -122,4 +122,4 @@ def _metrics(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _subtitle_file(video: str) -> Path:
-    return hf_home() / SUBTITLES / f"{video}.srt"
+    return path_below(SUBTITLES, f"{video}.srt")

@@ -10,7 +10,7 @@ from typing import Any
 from loguru import logger
 
 from longva_eval import videomme
-from longva_eval.documents import choice_documents, choice_result, hf_home, video_paths
+from longva_eval.documents import choice_documents, choice_result, path_below, video_paths
 from longva_eval.outcomes import mean_score, write_breakdown
 from longva_eval.subtitles import read_subtitles
 
@@ -151,4 +151,4 @@ def _metrics(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _subtitle_file(video: str) -> Path:
-    return hf_home() / SUBTITLES / f"{video}.jsonl"
+    return path_below(SUBTITLES, f"{video}.jsonl")

@@ -17,6 +17,7 @@ from typing import Any
 from longva_eval import embedded, needle, needle_media, ranges
 from longva_eval.errors import EvaluationError, MediaError
 from longva_eval.images import image_digest
+from longva_eval.outcomes import FAILED
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi"}
 
@@ -104,6 +105,8 @@ def doc_to_plain_text(doc: Mapping[str, Any]) -> str:
 
 def process_forced(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """The score of an answer that the model was made to read."""
+    if results[0] == FAILED:
+        return {"vniah_accuracy": _record(doc, False, FAILED, "teacher_forced")}
     try:
         report = json.loads(results[0])
         correct, generated = bool(report["correct"]), str(report["generated"])
@@ -137,13 +140,22 @@ def _generated(doc: Mapping[str, Any], text: str, scoring: str) -> dict[str, Any
 
 def _record(doc: Mapping[str, Any], correct: bool, generated: str, scoring: str) -> dict[str, Any]:
     kept = ("question_id", "num_frames", "depth", "insert_index", "needle", "needle_name", "answer")
+    picture = Path(doc["needles_from"], doc["needle_name"])  # of the hub's there is no file
     return {
         **{key: doc[key] for key in kept},
+        "question": str(doc["question"]).strip(),
+        "media": [*doc["haystack"], *([str(picture)] if picture.is_file() else [])],
         "generated": generated,
-        "outcome": "right" if correct else "wrong" if generated.strip() else "no answer",
+        "outcome": _outcome(correct, generated),
         "scoring": scoring,
         "score": float(correct),
     }
+
+
+def _outcome(correct: bool, generated: str) -> str:
+    if generated == FAILED:
+        return "failed"
+    return "right" if correct else "wrong" if generated.strip() else "no answer"
 
 
 def _media_of(row: Mapping[str, str]) -> tuple[list[Path], str]:

@@ -3,7 +3,7 @@
     python tests/faults/files.py FOLDER        # writes all of them, to look at
 
 Each file has an expectation: frames that must be the right ones, or an error whose message must say
-what is wrong. `table.py` runs all of them and writes the table in docs/reliability.md.
+what is wrong. `run.py` runs all of them and writes the table in docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -250,6 +250,10 @@ VIDEOS = [
 PICTURES = [
     Fault(name="a broken JPEG", expect="cannot be read",
           make=_changed(_picture("RGB", "broken.jpg"), lambda path: cut(path, 0.5))),
+    Fault(name="a JPEG without its last bytes", expect="cannot be read: .*truncated",
+          make=_changed(_picture("RGB", "cut.jpg"), lambda path: cut(path, 0.95))),
+    Fault(name="a PNG cut off at half", expect="cannot be read: .*truncated",
+          make=_changed(_picture("RGB", "cut.png"), lambda path: cut(path, 0.5))),
     Fault(name="a decompression bomb", make=_bomb, expect="refused as too large"),
     Fault(name="CMYK", make=_picture("CMYK", "cmyk.jpg"), expect=FRAMES),
     Fault(name="a palette", make=_picture("P", "palette.png"), expect=FRAMES),

@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFile
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -58,6 +58,7 @@ def open_small_session() -> Session:
 
 def ask(session: Session, fault: Fault, path: Path) -> Outcome:
     """One prompt with this file, prepared and answered as the adapter does."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = True  # as importing lmms-eval's tasks does
     began = time.perf_counter()
     seen, message, error = (), "", None
     try:

@@ -1,0 +1,375 @@
+"""A table in five forms: terminal, Markdown, LaTeX, HTML, CSV. Knows nothing of what is in it.
+
+Cells hold text that is already formatted. The best number of a column is bold and the second
+underlined, as in papers; small marks point to notes below the table.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+import textwrap
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+__all__ = ["FORMATS", "Cell", "Column", "Format", "Note", "Row", "Table", "render", "shown_width"]
+
+Format = Literal["terminal", "md", "latex", "html", "csv"]
+FORMATS: Final[tuple[Format, ...]] = ("terminal", "md", "latex", "html", "csv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What stands at one place."""
+
+    text: str = ""
+    error: str = ""
+    """A standard error, shown smaller behind the text."""
+    rank: int = 0
+    """1 is shown bold, 2 underlined."""
+    marks: tuple[str, ...] = ()
+    """Of notes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column."""
+
+    title: str
+    is_number: bool = True
+    """Numbers stand at the right, words at the left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row; `data` is what CSV writes of it, a line for each mapping."""
+
+    cells: tuple[Cell, ...]
+    rule_above: bool = False
+    data: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """A line below the table; without a mark it is about the whole of it."""
+
+    mark: str
+    text: str
+    url: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table with its notes."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[Note, ...] = field(default=())
+
+
+def render(tables: Sequence[Table], form: Format, *, width: int = 100, colour: bool = False) -> str:
+    """Write tables in one of the forms; ends with a newline.
+
+    Args:
+        tables: One below the other.
+        form: Which form.
+        width: Of a terminal: notes are broken there, and a wider table goes on below.
+        colour: Whether a terminal shows bold and underlined; else the best is marked with `*`.
+    """
+    if form == "csv":
+        return _csv(tables)
+    if form == "html":
+        return _html(tables)
+    if form == "latex":
+        return _latex_head() + "\n".join(_latex(table) for table in tables)
+    if form == "md":
+        return "\n".join(_markdown(table) for table in tables)
+    return "\n".join(_terminal(table, width, colour) for table in tables)
+
+
+# Terminal -----------------------------------------------------------------------------------------
+
+
+def shown_width(text: str) -> int:
+    """Columns that a text takes in a terminal."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+def _terminal(table: Table, width: int, colour: bool) -> str:
+    plain = [[_plain(cell, colour) for cell in row.cells] for row in table.rows]
+    heads = [_one_line(column.title) for column in table.columns]
+    widths = [
+        max([shown_width(heads[place]), *(shown_width(row[place]) for row in plain)])
+        for place in range(len(heads))
+    ]
+    lines = [_one_line(table.title), ""] if table.title else []
+    for number, block in enumerate(_blocks(widths, width)):
+        total = sum(widths[place] for place in block) + 2 * (len(block) - 1)
+        columns = [table.columns[place] for place in block]
+        room = [widths[place] for place in block]
+        lines += [""] if number else []
+        lines += [_line([heads[place] for place in block], room, columns), "─" * total]
+        for place, (row, texts) in enumerate(zip(table.rows, plain, strict=True)):
+            if row.rule_above and place:
+                lines.append("─" * total)
+            bare = [texts[k] for k in block]
+            shown = [_emphasize(texts[k], row.cells[k]) if colour else texts[k] for k in block]
+            lines.append(_line(shown, room, columns, bare))
+        lines.append("─" * total)
+    marks = max([len(note.mark) for note in table.notes], default=0)
+    for note in table.notes:
+        text = f"{note.text} {note.url}".strip()
+        lead = f"{note.mark:<{marks}} " if marks else ""
+        lines += textwrap.wrap(
+            _one_line(text), max(40, min(width, 120)), initial_indent=lead,
+            subsequent_indent=" " * len(lead), break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _blocks(widths: Sequence[int], width: int) -> list[list[int]]:
+    """Columns side by side as far as they fit; the first one is repeated below."""
+    blocks: list[list[int]] = [[0]]
+    for place in range(1, len(widths)):
+        used = sum(widths[k] + 2 for k in blocks[-1])
+        if used + widths[place] > width and len(blocks[-1]) > 1:
+            blocks.append([0])
+        blocks[-1].append(place)
+    return blocks
+
+
+def _plain(cell: Cell, colour: bool) -> str:
+    text = _one_line(cell.text)
+    if cell.error:
+        text += f" ±{cell.error}"
+    if cell.rank == 1 and not colour:
+        text = f"*{text}"
+    if cell.marks:
+        text += " " + ",".join(cell.marks)
+    return text
+
+
+def _emphasize(text: str, cell: Cell) -> str:
+    code = {1: "\033[1m", 2: "\033[4m"}.get(cell.rank, "")
+    number = _one_line(cell.text)
+    return f"{code}{number}\033[0m{text[len(number) :]}" if code else text
+
+
+def _line(
+    shown: Sequence[str],
+    widths: Sequence[int],
+    columns: Sequence[Column],
+    plain: Sequence[str] | None = None,
+) -> str:
+    parts = []
+    for text, bare, width, column in zip(shown, plain or shown, widths, columns, strict=True):
+        gap = " " * (width - shown_width(bare))
+        parts.append(gap + text if column.is_number else text + gap)
+    return "  ".join(parts).rstrip()
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks and other characters that would move the cursor."""
+    return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
+
+
+# Markdown -----------------------------------------------------------------------------------------
+
+
+def _markdown(table: Table) -> str:
+    lines = [f"**{_md(table.title)}**", ""] if table.title else []
+    lines.append("| " + " | ".join(_md(column.title) for column in table.columns) + " |")
+    lines.append("|" + "|".join("---:" if c.is_number else "---" for c in table.columns) + "|")
+    lines += ["| " + " | ".join(map(_md_cell, row.cells)) + " |" for row in table.rows]
+    lines.append("")
+    for note in table.notes:
+        mark = f"<sup>{_md(note.mark)}</sup> " if note.mark else ""
+        link = f" <{note.url}>" if note.url else ""
+        lines += [f"{mark}{_md(note.text)}{link}", ""]
+    return "\n".join(lines)
+
+
+def _md_cell(cell: Cell) -> str:
+    text = _md(cell.text)
+    text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(cell.rank, text)
+    if cell.error:
+        text += f" ±{_md(cell.error)}"
+    return text + (f"<sup>{_md(','.join(cell.marks))}</sup>" if cell.marks else "")
+
+
+def _md(text: str) -> str:
+    text = html.escape(_one_line(text), quote=False)
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)
+
+
+# LaTeX --------------------------------------------------------------------------------------------
+
+_LATEX: Final = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
+    "\u2212": "$-$", "≤": r"$\leq$", "≥": r"$\geq$", "\u00d7": r"$\times$", "\u2013": "--",
+    "—": "---", "“": "``", "”": "''", "\u2018": "`", "\u2019": "'", "…": r"\ldots{}",
+    "·": r"$\cdot$", "θ": r"$\theta$", "→": r"$\rightarrow$", '"': "''",
+}  # fmt: skip
+
+
+def _latex_head() -> str:
+    return "% Needs \\usepackage{booktabs}. Made by longva-eval compare.\n"
+
+
+def _latex(table: Table) -> str:
+    shape = "".join("c" if column.is_number else "l" for column in table.columns)
+    wide = len(table.columns) > 10
+    lines = [
+        r"\begin{table}[t]",
+        r"\centering",
+        r"\scriptsize\setlength{\tabcolsep}{2.5pt}" if wide else r"\small",
+        *([rf"\caption{{{_tex(table.title)}}}"] if table.title else []),
+        rf"\begin{{tabular}}{{{shape}}}",
+        r"\toprule",
+        " & ".join(_tex(column.title) for column in table.columns) + r" \\",
+        r"\midrule",
+    ]
+    for place, row in enumerate(table.rows):
+        if row.rule_above and place:
+            lines.append(r"\midrule")
+        lines.append(" & ".join(map(_tex_cell, row.cells)) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if table.notes:
+        lines += ["", r"\vspace{4pt}", r"\begin{minipage}{\linewidth}\footnotesize\raggedright"]
+        for note in table.notes:
+            mark = rf"\textsuperscript{{{_tex(note.mark)}}}" if note.mark else ""
+            # An address breaks nowhere by itself.
+            url = re.sub(r"([/.?=-])", r"\1\\allowbreak{}", _tex(note.url))
+            link = rf" \texttt{{{url}}}" if url else ""
+            lines.append(rf"{mark}{_tex(note.text)}{link}\par")
+        lines.append(r"\end{minipage}")
+    lines.append(r"\end{table}")
+    return "\n".join(lines) + "\n"
+
+
+def _tex_cell(cell: Cell) -> str:
+    text = _tex(cell.text)
+    if cell.rank and text:
+        text = (r"\textbf{%s}" if cell.rank == 1 else r"\underline{%s}") % text
+    if cell.error:
+        text += rf"{{\scriptsize$\pm${_tex(cell.error)}}}"
+    return text + (rf"\textsuperscript{{{_tex(','.join(cell.marks))}}}" if cell.marks else "")
+
+
+def _tex(text: str) -> str:
+    """Escaped, in letters that a plain pdflatex can set."""
+    parts = []
+    for character in _one_line(text):
+        if character in _LATEX:
+            parts.append(_LATEX[character])
+        elif character.isascii():
+            parts.append(character)
+        else:
+            simple = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+            parts.append(simple or f"[U+{ord(character):04X}]")
+    return "".join(parts)
+
+
+# HTML ---------------------------------------------------------------------------------------------
+
+_STYLE: Final = """
+:root { color-scheme: light dark }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; border: solid; border-width: 2px 0; margin: .6rem 0 }
+caption { text-align: left; font-weight: 600; padding-bottom: .4rem }
+th, td { padding: .25rem .7rem; text-align: left; vertical-align: baseline }
+th.n, td.n { text-align: right; font-variant-numeric: tabular-nums }
+thead th { border-bottom: 1px solid }
+tr.rule > * { border-top: 1px solid }
+tbody th { font-weight: inherit }
+small { opacity: .75 }
+.notes { font-size: .85rem; max-width: 60rem; padding: 0; list-style: none }
+.notes li { overflow-wrap: anywhere }
+"""
+
+
+def _html(tables: Sequence[Table]) -> str:
+    title = html.escape(tables[0].title) if tables else ""
+    body = "\n".join(map(_html_table, tables))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n"
+        "</html>\n"
+    )
+
+
+def _html_table(table: Table) -> str:
+    lines = ['<div class="scroll">', "<table>", f"<caption>{html.escape(table.title)}</caption>"]
+    heads = "".join(
+        f'<th scope="col"{_number_class(column)}>{html.escape(column.title)}</th>'
+        for column in table.columns
+    )
+    lines.append(f"<thead><tr>{heads}</tr></thead>\n<tbody>")
+    for place, row in enumerate(table.rows):
+        cells = []
+        for number, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True)):
+            tag = 'th scope="row"' if number == 0 else "td"
+            cells.append(f"<{tag}{_number_class(column)}>{_html_cell(cell)}</{tag[:2]}>")
+        rule = ' class="rule"' if row.rule_above and place else ""
+        lines.append(f"<tr{rule}>{''.join(cells)}</tr>")
+    lines += ["</tbody>", "</table>", "</div>", '<ul class="notes">']
+    for note in table.notes:
+        mark = f"<sup>{html.escape(note.mark)}</sup> " if note.mark else ""
+        # Only web addresses become links: a source file may hold anything.
+        url = html.escape(note.url)
+        link = f' <a href="{url}">{url}</a>' if note.url.startswith(("https://", "http://")) else ""
+        lines.append(f"<li>{mark}{html.escape(note.text)}{link}</li>")
+    lines.append("</ul>")
+    return "\n".join(lines)
+
+
+def _number_class(column: Column) -> str:
+    return ' class="n"' if column.is_number else ""
+
+
+def _html_cell(cell: Cell) -> str:
+    text = html.escape(cell.text)
+    text = {1: f"<strong>{text}</strong>", 2: f"<u>{text}</u>"}.get(cell.rank, text)
+    if cell.error:
+        text += f" <small>±{html.escape(cell.error)}</small>"
+    return text + (f"<sup>{html.escape(','.join(cell.marks))}</sup>" if cell.marks else "")
+
+
+# CSV ----------------------------------------------------------------------------------------------
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    """A line for each number, with everything that is known of it.
+
+    Tables of other columns follow after an empty line.
+    """
+    out = io.StringIO()
+    for place, table in enumerate(tables):
+        lines = [line for row in table.rows for line in row.data]
+        names = list(dict.fromkeys(name for line in lines for name in line))
+        if place:
+            out.write("\n")
+        writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _safe(value) for name, value in line.items()} for line in lines)
+    return out.getvalue()
+
+
+def _safe(value: object) -> object:
+    """No text that a spreadsheet would run as a formula, or a terminal as a command."""
+    if isinstance(value, str):
+        value = _one_line(value)
+    unsafe = isinstance(value, str) and value[:1] in ("=", "+", "@", "\t", "\r")
+    return f"'{value}" if unsafe else value
