@@ -142,10 +142,9 @@ def read_needle_run(path: Path) -> tuple[Run, Controls | None]:
         config={},
     )
     name = str(model.get("checkpoint") or path.name).rstrip("/").split("/")[-1]
-    theta = as_mapping(as_mapping(model.get("rope")).get("asked")).get("theta")
     run = Run(
         path=path,
-        name=name if theta is None else f"{name}, theta {theta:,.0f}",
+        name=name,
         model="longva",
         model_args={},
         date=str(record.get("date") or ""),

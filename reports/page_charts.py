@@ -273,7 +273,8 @@ def heatmap(
     Cells carry `data-cell`, their number in `cells` (clean ones follow), for the page's script.
     """
     wide = max(34, min(96, 560 // len(columns)))
-    high, left, top = 36, 92, 8
+    longest = max([len(row) for row in rows] + [9 if clean else 0])
+    high, left, top = 36, 36 + round(7.4 * longest), 8
     places = {(cell.column, cell.row): cell for cell in cells}
     number = {id(cell): place for place, cell in enumerate([*cells, *clean.values()])}
     parts: list[Markup] = []

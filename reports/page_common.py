@@ -11,6 +11,7 @@ from longva_eval import stats
 from .markup import Markup, isolated, tag
 from .needle_runs import Controls, grid_of
 from .runs import Question, Run, Task
+from .samples import as_mapping
 
 __all__ = [
     "PageRun",
@@ -23,6 +24,7 @@ __all__ = [
     "percent",
     "quoted",
     "range_text",
+    "rope_text",
     "shown_runs",
     "with_task",
 ]
@@ -53,7 +55,8 @@ def shown_runs(runs: Sequence[PageRun]) -> list[ShownRun]:
     labels = []
     for each in runs:
         frames = each.run.frames() if each.controls is None and not _is_grid_only(each.run) else ""
-        labels.append(each.run.name + (f", {_frames_text(frames)}" if frames else ""))
+        parts = [each.run.name, _frames_text(frames) if frames else "", rope_text(each.run)]
+        labels.append(", ".join(part for part in parts if part))
     shown = []
     for place, each in enumerate(runs):
         label = labels[place]
@@ -81,6 +84,17 @@ def _letter(place: int) -> str:
         place, rest = divmod(place - 1, 26)
         letters = chr(ord("A") + rest) + letters
     return letters
+
+
+def rope_text(run: Run) -> str:
+    """What RoPE settings were asked for; empty if the checkpoint's own."""
+    asked = as_mapping(as_mapping(run.recipe.get("rope")).get("asked"))
+    names = {"theta": "RoPE base", "rope_type": "RoPE type"}
+    parts = []
+    for name, value in asked.items():
+        shown = f"{value:,.10g}" if isinstance(value, (int, float)) else str(value)
+        parts.append(f"{names.get(name, name.replace('_', ' '))} {shown}")
+    return ", ".join(parts)
 
 
 def badge(each: ShownRun) -> Markup:

@@ -22,14 +22,15 @@ from .page_common import (
     percent,
     quoted,
     range_text,
+    rope_text,
     with_task,
 )
 from .runs import Question, Run, Task
-from .samples import as_mapping
 
 __all__ = ["category_figures", "frame_curves", "needle_grids"]
 
 _MOST_CATEGORY_VALUES: Final = 24
+_MOST_RUNS_IN_BARS: Final = 6
 _DURATIONS: Final = ("duration", "duration_group", "duration_category", "video_duration")
 _CURVE_STYLES: Final = {"short": "short", "medium": "medium", "long": "long", "all": "overall"}
 
@@ -46,9 +47,11 @@ def frame_curves(shown: Sequence[ShownRun]) -> Markup:
             if frames is None or not task.is_share or not task.questions or is_hidden(task):
                 continue
             if grid_of(task) is None:
-                family = families.setdefault(each.run.name + _rope(each.run), [])
+                rope = rope_text(each.run)
+                family = families.setdefault(each.run.name + (f", {rope}" if rope else ""), [])
                 if frames not in [known for known, _, _ in family]:
                     family.append((frames, each, task))
+        figures += _rope_maps(name, [p for points in families.values() for p in points])
         for family_name, points in families.items():
             if len(points) >= 2:
                 figures.append(_curve_figure(family_name, name, sorted(points, key=_frames_of)))
@@ -74,11 +77,6 @@ def _asked_frames(run: Run, task: Task) -> float | None:
         return float(run.frames(task.name))
     except ValueError:
         return None
-
-
-def _rope(run: Run) -> str:
-    theta = as_mapping(as_mapping(run.recipe.get("rope")).get("asked")).get("theta")
-    return f", RoPE base {theta:,.0f}" if isinstance(theta, (int, float)) else ""
 
 
 def _curve_figure(family: str, name: str, points: Sequence[tuple[float, ShownRun, Task]]) -> Markup:
@@ -141,6 +139,56 @@ def _curve_figure(family: str, name: str, points: Sequence[tuple[float, ShownRun
             aria_label=f"Curve of {family}"),
         tag("details", tag("summary", "The numbers"), tag("div", table, class_="scroll")),
     )  # fmt: skip
+
+
+def _rope_maps(name: str, points: Sequence[tuple[float, ShownRun, Task]]) -> list[Markup]:
+    """For each model with several RoPE settings at several numbers of frames: score as a heatmap."""
+    figures = []
+    for model in dict.fromkeys(each.run.name for _, each, _ in points):
+        own = [point for point in points if point[1].run.name == model]
+        frames = sorted({count for count, _, _ in own})
+        ropes = list(dict.fromkeys(rope_text(each.run) or "own" for _, each, _ in own))
+        if len(ropes) < 2 or len(frames) < 2:
+            continue
+        cells, info = [], []
+        for count, each, task in own:
+            found = estimate(task.questions, is_share=True)
+            if found is None:
+                continue
+            title = (
+                f"{each.label}: {percent(found.mean)} % "
+                f"({range_text(found, is_share=True)}), {found.num_questions:,} questions"
+            )
+            row = (rope_text(each.run) or "own").removeprefix("RoPE ")
+            cells.append(HeatCell(column=f"{count:g}", row=row, share=found.mean, title=title))
+            info.append(
+                {"title": title, "missed": [], "link": f"#task={quoted(name)}&run={each.place}"}
+            )
+        drawing = heatmap(
+            cells,
+            columns=[f"{count:g}" for count in frames],
+            rows=[rope.removeprefix("RoPE ") for rope in ropes],
+            clean={},
+            label=f"{model} on {name}: score by RoPE setting and number of frames",
+            column_title="Frames shown to the model",
+            row_title="",
+        )
+        digest = hashlib.sha256(f"{model}\0{name}".encode()).hexdigest()[:8]
+        figures.append(
+            tag(
+                "figure",
+                tag(
+                    "figcaption",
+                    tag("strong", isolated(f"{model}, {name}")),
+                    tag("span", "Score in percent by RoPE setting.", class_="sub"),
+                ),
+                tag("div", drawing, class_="scroll grid", id=f"rope-{digest}"),
+                tag("p", "Point at a cell for its interval.", class_="cell-info",
+                    aria_live="polite"),
+                script_json(f"rope-{digest}-cells", info),
+            )
+        )  # fmt: skip
+    return figures
 
 
 def _chance(questions: Sequence[Question]) -> float | None:
@@ -335,6 +383,7 @@ def category_figures(shown: Sequence[ShownRun]) -> Markup:
         ]
         if not having:
             continue
+        drawn, having = len(having), having[:_MOST_RUNS_IN_BARS]
         values = _category_values([task for _, task in having])
         figures, left_out = [], []
         for category, found in values.items():
@@ -346,6 +395,9 @@ def category_figures(shown: Sequence[ShownRun]) -> Markup:
             continue
         parts.append(tag("h3", isolated(name)))
         parts.append(tag("div", *figures, class_="multiples"))
+        if drawn > len(having):
+            text = f"Drawn for the first {len(having)} of {drawn} runs."
+            parts.append(tag("p", text, class_="note"))
         if left_out:
             text = f"Not drawn, but found in the samples: {', '.join(left_out)}."
             parts.append(tag("p", text, class_="note"))

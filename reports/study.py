@@ -182,7 +182,7 @@ def _task_curves(study: StudyRuns, name: str, by: str) -> TaskCurves | None:
         return None
     most = max(len(questions) for _, questions in points)
     notes = [] if len(common) == most else [
-        f"{most - len(common):,} of {most:,} questions are left out: some points were not asked them."
+        f"{most - len(common):,} of {most:,} questions are left out: not all points have them."
     ]  # fmt: skip
     for point, _ in points:
         for problem in point.run.problems_of(name) if point.run else ():
