@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import shutil
 import statistics
 import sys
@@ -32,7 +33,8 @@ from page_runs import sample, write_run
 from longva_eval.cli import main as longva_eval
 
 _DRAWN_VIDEOS = 12
-_FRAMES = 256
+_FRAMES = 128
+_WIDTH, _HEIGHT = 192, 108
 
 
 def main() -> None:
@@ -94,7 +96,7 @@ def write_runs(folder: Path, num_questions: int) -> list[Path]:
         if not video.exists():
             shutil.copy(drawn[number % _DRAWN_VIDEOS], video)
         videos.append(video)
-    words = "what does the person in the red jacket do after the second scene has ended".split(" ")
+    words = re.findall(r"\w+", "what does the person in red do after the second scene has ended")
     runs = []
     for frames, share in ((32, 0.45), (128, 0.52)):
         indices = [int(i) for i in np.linspace(0, _FRAMES - 1, frames, dtype=int)]
@@ -114,7 +116,6 @@ def write_runs(folder: Path, num_questions: int) -> list[Path]:
                         "task_type": f"Task type {number % 12}",
                     },
                     video=videos[place],
-                    # Each video has indices of its own, so that none of them share a strip.
                     frames=indices,
                     num_frames_total=_FRAMES,
                 )
@@ -127,14 +128,14 @@ def write_noise(path: Path, seed: int) -> Path:
     """A video of coarse and fine noise that moves."""
     path.parent.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
-    fine = generator.integers(0, 256, (180 + _FRAMES, 320, 3), dtype=np.uint8)
-    coarse = generator.integers(0, 256, (24, 40, 3)).repeat(9, 0).repeat(9, 1)[:180, :320]
+    fine = generator.integers(0, 256, (_HEIGHT + _FRAMES, _WIDTH, 3), dtype=np.uint8)
+    coarse = generator.integers(0, 256, (14, 24, 3)).repeat(8, 0).repeat(8, 1)[:_HEIGHT, :_WIDTH]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 320, 180, "yuv420p"
-        stream.options = {"crf": "30", "preset": "ultrafast", "g": "16"}
+        stream.width, stream.height, stream.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
+        stream.options = {"crf": "30", "preset": "ultrafast", "g": "8"}
         for number in range(_FRAMES):
-            mixed = (fine[number : number + 180] // 2 + np.roll(coarse, number, 1) // 2).astype(
+            mixed = (fine[number : number + _HEIGHT] // 2 + np.roll(coarse, number, 1) // 2).astype(
                 "u1"
             )
             for packet in stream.encode(av.VideoFrame.from_ndarray(mixed)):

@@ -331,9 +331,10 @@ def run(
     finally:
         judge.shutdown()
         judge.server_close()
-    if done.returncode != 0:
+    file = out / "times.json"  # lmms-eval exits with 0 when an evaluation fails
+    times: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.is_file() else {}
+    if done.returncode != 0 or not set(tasks) <= set(times):
         raise SystemExit(f"lmms-eval failed; the end of {log.name}:\n{_tail(out / 'log.txt')}")
-    times: dict[str, dict[str, float]] = json.loads((out / "times.json").read_text())
     return times
 
 

@@ -16,7 +16,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -232,6 +232,8 @@ def load_checkpoint(
         SettingsError: If a setting is unknown or contradicts the checkpoint.
     """
     check_tensor_parallel(tensor_parallel, device=device, device_map=device_map)
+    # Before 16 GB are downloaded.
+    _load_options(device, device_map, dtype, attn_implementation, tensor_parallel=tensor_parallel)
     folder, commit = find_checkpoint(pretrained, revision=revision)
     raw = read_json(folder / "config.json")
     _check_wanted(raw, folder, architectures)
@@ -251,9 +253,12 @@ def load_checkpoint(
             place = {"pretrained": str(pretrained), "revision": commit}
             team.load({**settings, **place, "rope": asked})
 
-    checkpoint = _load(pretrained, folder, commit, raw, before_weights=tell_the_others, **settings)
-    if team is not None:
-        team.loaded(checkpoint)
+    with nullcontext() if team is None else team.loading():
+        checkpoint = _load(
+            pretrained, folder, commit, raw, before_weights=tell_the_others, **settings
+        )
+        if team is not None:
+            team.loaded(checkpoint)
     return checkpoint
 
 
@@ -548,7 +553,7 @@ def _resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise SettingsError(f"device={device!r} is unknown; use auto, cpu or cuda:0.") from error
     if resolved.type not in ("cpu", "cuda"):
         raise SettingsError(f"device={device!r} is not supported; use auto, cpu or cuda:0.")
@@ -571,7 +576,7 @@ def _resolve_placement(
     if device_map:
         try:
             device = str(torch.device(device_map))
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise SettingsError(
                 f"device_map={device_map!r} is unknown; use {', '.join(_SPREADING_MAPS)}, or "
                 "leave it out and set device."

@@ -31,6 +31,7 @@ __all__ = [
     "hf_home",
     "letter_of",
     "macro_mean",
+    "media_names",
     "media_path",
     "path_below",
     "split_options",
@@ -331,7 +332,7 @@ def choice_result(
         cluster=document["video"],
         question=document["question"],
         categories={k: v for k, v in document["categories"].items() if v is not None},
-        media=_media_names(folder, document["video"]),
+        media=media_names(folder, document["video"]),
         **extra,
         **more,
     )
@@ -346,7 +347,7 @@ def macro_mean(records: Sequence[Mapping[str, Any]], category: str) -> float:
     return math.fsum(means) / len(means) if means else math.nan
 
 
-def _media_names(folder: str, video: str) -> list[str]:
+def media_names(folder: str, video: str) -> list[str]:
     """The video's path; where it should be, if it is not there; none if it leads elsewhere."""
     try:
         return [str(media_path(folder, video))]

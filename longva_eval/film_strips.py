@@ -340,7 +340,7 @@ def make_strips(
         for path in paths:
             of_file.setdefault(path, []).append(key)
     files: dict[Path, _File] = {}
-    left = budget_bytes
+    left, level = budget_bytes, 0
     workers = _Workers()
     number = num_workers or min(4, os.cpu_count() or 1)
     try:
@@ -355,7 +355,10 @@ def make_strips(
                     if waiting[key]:
                         continue
                     plan = unique[key]
-                    strip = _pack(plan, files, left // max(1, len(waiting)))
+                    # Neighbours are alike: one level better than the last, then down.
+                    strip, level = _pack(
+                        plan, files, left // max(1, len(waiting)), max(0, level - 1)
+                    )
                     made[key] = strip
                     left -= len(strip.data) if isinstance(strip, Strip) else 0
                     del waiting[key]
@@ -434,8 +437,22 @@ def _small(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def _pack(plan: StripPlan, files: Mapping[Path, _File], share: int) -> Strip | str:
-    """The best picture of a plan's frames that fits its share, or why there is none."""
+def _pack(
+    plan: StripPlan, files: Mapping[Path, _File], share: int, level: int
+) -> tuple[Strip | str, int]:
+    """A picture of a plan's frames that fits its share, or why there is none; and its level."""
+    pictures = _pictures(plan, files)
+    if isinstance(pictures, str):
+        return pictures, level
+    for number, (most, side, quality) in enumerate(_LEVELS[level:], start=level):
+        places = _evenly(len(pictures), most, plan.needle)
+        strip = _encode(plan, pictures, places, side, quality)
+        if len(strip.data) <= share:
+            return strip, number
+    return "Left out to keep the page small.", len(_LEVELS) - 1
+
+
+def _pictures(plan: StripPlan, files: Mapping[Path, _File]) -> list[Image.Image] | str:
     for path in dict.fromkeys(frame.path for frame in plan.frames):
         if files[path].problem:
             return files[path].problem
@@ -454,13 +471,7 @@ def _pack(plan: StripPlan, files: Mapping[Path, _File], share: int) -> Strip | s
                 "not the same file any more."
             )
         pictures.append(picture)
-    strip: Strip | None = None
-    for most, side, quality in _LEVELS:
-        places = _evenly(len(pictures), most, plan.needle)
-        strip = _encode(plan, pictures, places, side, quality)
-        if len(strip.data) <= share:
-            return strip
-    return "Left out to keep the page small."
+    return pictures
 
 
 def _encode(

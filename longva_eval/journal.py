@@ -109,7 +109,7 @@ class Journal:
 
     def get(self, key: JournalKey) -> dict[str, Any] | None:
         """The answer of this key, or None."""
-        digest = _digest(key)
+        digest = self._digest_of(key)
         if digest in self._earlier:
             self._earlier.remove(digest)
             self.num_taken_over += 1
@@ -126,7 +126,7 @@ class Journal:
         Raises:
             ResourceError: If it cannot be written. What was written before is kept.
         """
-        digest = _digest(key)
+        digest = self._digest_of(key)
         self._write({"key": digest, "about": about, "value": dict(value)})
         self._answers[digest] = json.loads(json.dumps(dict(value)))
         self.num_written += 1
@@ -159,6 +159,10 @@ class Journal:
         if self.num_written == 0 and self._own is not None:
             with contextlib.suppress(OSError):
                 self._own.unlink(missing_ok=True)
+
+    def _digest_of(self, key: JournalKey) -> str:
+        # With the settings, so that lines that strayed here from another journal fit no question.
+        return _digest({"settings": self._place.name, "key": dict(key)})
 
     def _start_file(self) -> None:
         host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
@@ -311,7 +315,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any] | None, dict[str, dict[str, A
     A line that is cut off or damaged is left out with a notice, never used.
     """
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if path.is_file() else b""  # of a pipe it would wait for ever
     except OSError as error:
         logger.warning("The journal {} cannot be read ({}); it is left out.", path, error.strerror)
         return None, {}

@@ -230,7 +230,7 @@ def own_parameter(module: Any, name: str) -> torch.Tensor | None:
     found: torch.Tensor | None = getattr(module, name, None)
     if found is None or not found.is_meta:
         return found
-    from accelerate.utils import align_module_device
+    from accelerate.utils import align_module_device  # type: ignore[import-untyped]
 
     with align_module_device(module):
         return getattr(module, name).detach().clone()  # type: ignore[no-any-return]

@@ -71,7 +71,7 @@ _STEP_LIMIT = timedelta(minutes=30)
 """No single step takes so long: prefill goes in chunks."""
 _IDLE_LIMIT = timedelta(days=365)
 """Followers wait while videos are read and scores computed; signs of life tell a dead leader."""
-_SILENT_SECONDS = 120.0
+_SILENT_SECONDS = 300.0
 _WATCH_SECONDS = 1.0
 _GRACE_SECONDS = 10.0
 """So long a process has to report what it noticed itself, before it is ended."""
@@ -234,26 +234,32 @@ class Team:
         self.num_loaded += 1
         self.say_json(_LOAD, settings)
 
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Do not let the others wait for a leader that could not load its part."""
+        before = self.num_loaded
+        try:
+            yield
+        except BaseException as error:
+            if self.num_loaded > before:
+                self.fail(f"{type(error).__name__}: {error}")
+            raise
+
     def loaded(self, checkpoint: Checkpoint) -> None:
         """All have loaded; make sure it was the same.
 
         Raises:
             CheckpointError: If processes found other weights.
+            SettingsError: If more was divided than the language model.
         """
-        try:
-            found = self._ranks.share("weights", checkpoint.fingerprint)
-        except EvaluationError:
-            self.is_broken = True
-            raise
+        found = self._ranks.share("weights", checkpoint.fingerprint)
         for name, weight in checkpoint.model.vision_parameters():
             if isinstance(weight, DTensor):  # a plan of another version of transformers
-                self.is_broken = True
                 raise SettingsError(
                     f"transformers divides {name} as well, and the vision tower runs on process 0 "
                     "alone here. Use device_map=auto."
                 )
         if len(set(found)) > 1:
-            self.is_broken = True
             raise CheckpointError(
                 f"{checkpoint.source} holds other weights for some of the {self.size} processes "
                 f"(fingerprints {', '.join(found)}). Do all machines see the same files?"
@@ -292,6 +298,9 @@ class Team:
                     "processes; what was answered is in the journal."
                 ) from error
             self._explain(error)
+        except BaseException:
+            self.is_broken = True
+            raise
 
     # What the others do.
 

@@ -13,7 +13,7 @@ _LOG_SECONDS = 15.0
 
 
 def progress_bar(total: int, what: str, *, unit: str, disable: bool = False) -> Any:
-    """A tqdm bar; where standard error is a file, a line every 15 seconds."""
+    """A tqdm bar for what takes longer than a second; in a file, a line every 15 seconds."""
     return tqdm(
         total=total,
         desc=what,
@@ -21,4 +21,5 @@ def progress_bar(total: int, what: str, *, unit: str, disable: bool = False) -> 
         disable=disable,
         mininterval=0.1 if sys.stderr.isatty() else _LOG_SECONDS,
         dynamic_ncols=True,
+        delay=1.0,
     )

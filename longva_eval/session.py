@@ -650,8 +650,14 @@ def open_session(
     ):
         if value is not None and value not in get_args(kinds):
             raise SettingsError(f"{name}={value!r} is unknown; use {', '.join(get_args(kinds))}.")
-    if pool_stride is not None and pool_stride < 1:
-        raise SettingsError(f"mm_spatial_pool_stride={pool_stride} must be at least 1.")
+    for name, number in (
+        ("mm_spatial_pool_stride", pool_stride),
+        ("max_context_tokens", context_length),
+        ("chunk_tokens", chunk_tokens),
+        ("vision_batch_size", vision_batch_size),
+    ):
+        if number is not None and number < 1:
+            raise SettingsError(f"{name}={number} must be at least 1.")
     register_split_sdpa()
     checkpoint = load_checkpoint(
         pretrained,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -128,8 +129,10 @@ def _jsonl_cues(path: Path, text: str) -> list[Cue]:
         try:
             entry = json.loads(line)
             start, end = float(entry["start_time"]), float(entry["end_time"])
-            cues.append(Cue(start, end, _one_line(str(entry["text"]))))
-        except (ValueError, TypeError, KeyError) as error:
+            if not isinstance(entry["text"], str) or not 0 <= start <= end < math.inf:
+                raise ValueError("no text, or no times that follow each other")
+            cues.append(Cue(start, end, _one_line(entry["text"])))
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise DataError(
                 f"{path}, line {number}: {line.strip()[:80]!r} is not "
                 '{"text": ..., "start_time": ..., "end_time": ...}.'
@@ -170,8 +173,16 @@ def subtitle_marker(path: str | Path) -> str:
     with other subtitles.
     """
     path = Path(path).resolve()
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return f"<subtitles at the frames: {quote(str(path))} {digest}>\n"
+    return f"<subtitles at the frames: {quote(str(path))} {_file_digest(path)}>\n"
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        if not path.is_file():
+            raise DataError(f"The subtitle file {path} is not there, or is no file.")
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise DataError(f"The subtitle file {path} cannot be read: {error.strerror}.") from error
 
 
 def fill_subtitles(
@@ -189,7 +200,7 @@ def fill_subtitles(
 
     Raises:
         PromptError: If there is a marker, but not exactly one video with known times.
-        DataError: If the file cannot be read.
+        DataError: If the file cannot be read, or is not the one the marker was made of.
     """
     markers = list(_MARKER.finditer(text))
     if not markers:
@@ -200,6 +211,12 @@ def fill_subtitles(
             f"has {len(videos)} videos, with {[len(times) for times in videos]} times."
         )
     path = Path(unquote(markers[0][1]))
+    # Only the task that made the marker has read the file: a question's text may say anything.
+    if _file_digest(path) != markers[0][2]:
+        raise DataError(
+            f"The subtitle file {path} is not the one that the prompt was made with. Was it "
+            "changed during the run? Run again."
+        )
     cues = read_subtitles(path)
     shown = cues_at(cues, videos[0])
     start, end = markers[0].span()

@@ -6,6 +6,7 @@ with a cap. What happens to a video with fewer frames than that is a named polic
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 ShortVideoPolicy = Literal["repeat", "each_once", "error"]
+_MOST_FRAMES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +40,12 @@ class FramePolicy:
     2 are 0, 0, 1), `each_once` shows fewer, `error` refuses."""
 
     def __post_init__(self) -> None:
-        if self.max_frames < 1:
-            raise SettingsError(f"max_frames_num={self.max_frames} must be at least 1.")
-        if self.fps is not None and not self.fps > 0:
-            raise SettingsError(f"fps={self.fps} must be above 0.")
+        if not 1 <= self.max_frames <= _MOST_FRAMES:
+            raise SettingsError(
+                f"max_frames_num={self.max_frames} must be at least 1 and at most {_MOST_FRAMES:,}."
+            )
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise SettingsError(f"fps={self.fps} must be a finite number above 0.")
         if self.short_video not in get_args(ShortVideoPolicy):
             raise SettingsError(
                 f"short_video={self.short_video!r} is unknown; "
@@ -87,7 +91,7 @@ def sample_frames(info: VideoInfo, policy: FramePolicy) -> FrameSample:
         wanted = policy.max_frames
         indices = np.linspace(0, total - 1, wanted, dtype=int)
     else:
-        step = max(1, round(info.average_fps / policy.fps))
+        step = max(1, round(min(info.average_fps / policy.fps, total)))
         indices = np.arange(0, total, step)
         wanted = len(indices)
         if wanted > policy.max_frames:

@@ -21,7 +21,6 @@ import difflib
 import functools
 import inspect
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,6 +52,7 @@ from longva_eval.video import FramePolicy
 
 __all__ = ["LongVA"]
 
+_LARGEST = 1 << 53
 _MOST_ROUNDS = 100
 """A failed document's rounds are asked for no more often than that."""
 
@@ -174,7 +174,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         self._journal_at, self._fresh = _journal_place(journal), _truth("fresh", fresh)
         frames = FramePolicy(
             max_frames=_whole_number("max_frames_num", max_frames_num),
-            fps=None if fps is None else float(fps),
+            fps=None if fps is None else _number("fps", fps),
             short_video=short_video,  # type: ignore[arg-type]  # checked by FramePolicy
         )
         self._session = open_session(
@@ -191,16 +191,16 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             aspect=image_aspect_ratio,  # type: ignore[arg-type]  # checked there
             patch_merge=mm_patch_merge_type,  # type: ignore[arg-type]  # checked there
             architectures=self.architectures,
-            pool_stride=mm_spatial_pool_stride,
+            pool_stride=_optional_whole_number("mm_spatial_pool_stride", mm_spatial_pool_stride),
             pool_mode=mm_spatial_pool_mode,  # type: ignore[arg-type]  # checked there
             rope=_rope_settings(rope),
-            context_length=max_context_tokens,
+            context_length=_optional_whole_number("max_context_tokens", max_context_tokens),
             long_prompt=long_prompt,  # type: ignore[arg-type]  # checked there
             chunk_tokens=_whole_number("chunk_tokens", chunk_tokens),
             reuse=_truth("reuse", reuse),
             vision_batch_size=_whole_number("vision_batch_size", vision_batch_size),
             feature_cache=feature_cache,
-            seed=int(seed),
+            seed=_whole_number("seed", seed),
         )
         self.device = self._session.checkpoint.device
         self._ignored_settings: set[str] = set()
@@ -639,11 +639,14 @@ def _own_device(device: str) -> str:
 
 
 def _whole_number(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise SettingsError(f"{name}={value!r} must be a whole number.")
-    if value != int(value):
-        raise SettingsError(f"{name}={value} must be a whole number.")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not -_LARGEST <= value <= _LARGEST or value != int(value):
+        raise SettingsError(f"{name}={str(value)[:40]} must be a whole number.")
     return int(value)
+
+
+def _optional_whole_number(name: str, value: Any) -> int | None:
+    return None if value is None else _whole_number(name, value)
 
 
 def _truth(name: str, value: Any) -> bool:
@@ -680,8 +683,8 @@ def _rope_settings(given: Mapping[str, Any]) -> RopeSettings:
 def _number(name: str, value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"{name}={value!r} must be a number.") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SettingsError(f"{name}={str(value)[:40]} must be a number.") from error
 
 
 def _unknown_argument(name: str, rope_names: Iterable[str]) -> str:

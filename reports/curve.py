@@ -139,7 +139,7 @@ def _draw_panel(
             continue
         axes.plot(
             line.frames, means, color=colour, marker=marker, linestyle=dashes, linewidth=1.9,
-            markersize=6, zorder=4,
+            markersize=6, zorder=4, clip_on=False,
         )  # fmt: skip
         if line.intervals:
             axes.fill_between(
@@ -153,6 +153,7 @@ def _draw_panel(
             axes.plot(
                 [line.plateau], [means[place]], marker="o", markersize=13, linestyle="none",
                 markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.3, zorder=5,
+                clip_on=False,
             )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{count:,}" for count in ticks])

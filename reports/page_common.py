@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -58,15 +59,25 @@ def shown_runs(runs: Sequence[PageRun]) -> list[ShownRun]:
         parts = [each.run.name, _frames_text(frames) if frames else "", rope_text(each.run)]
         labels.append(", ".join(part for part in parts if part))
     shown = []
+    tasks = [", ".join(each.run.tasks) if len(each.run.tasks) == 1 else "" for each in runs]
+    with_tasks = [f"{label}, {task}" for label, task in zip(labels, tasks, strict=True)]
     for place, each in enumerate(runs):
         label = labels[place]
-        if labels.count(label) > 1:
-            label = f"{label}, {each.run.date}" if each.run.date else f"{label}, run {place + 1}"
+        if labels.count(label) > 1 and tasks[place] and with_tasks.count(with_tasks[place]) == 1:
+            label = with_tasks[place]
+        elif labels.count(label) > 1:
+            label = f"{label}, {_date(each.run) or f'run {place + 1}'}"
         shown.append(
             ShownRun(place=place, letter=_letter(place), label=label, run=each.run,
                    controls=each.controls)
         )  # fmt: skip
     return shown
+
+
+def _date(run: Run) -> str:
+    """lmms-eval writes 20261101_120000, a needle test an ISO date."""
+    found = re.match(r"(\d{4})-?(\d\d)-?(\d\d)[T_](\d\d):?(\d\d):?(\d\d)", run.date)
+    return "{}-{}-{} {}:{}:{}".format(*found.groups()) if found else run.date
 
 
 def _is_grid_only(run: Run) -> bool:

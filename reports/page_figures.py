@@ -142,7 +142,7 @@ def _curve_figure(family: str, name: str, points: Sequence[tuple[float, ShownRun
 
 
 def _rope_maps(name: str, points: Sequence[tuple[float, ShownRun, Task]]) -> list[Markup]:
-    """For each model with several RoPE settings at several numbers of frames: score as a heatmap."""
+    """A heatmap for each model that was run with several RoPE settings and frames."""
     figures = []
     for model in dict.fromkeys(each.run.name for _, each, _ in points):
         own = [point for point in points if point[1].run.name == model]

@@ -527,12 +527,13 @@ def _curve_figure(study: StudyRuns, task: TaskCurves, beside: Mapping[str, Curve
     lines += [line for label, line in beside.items() if label in task.subsets]
     if beside:
         note += "\nPublished scores have no samples and so no bands."
-    flat = curves[-1].plateau
+    flat, frames = curves[-1].plateau, curves[-1].frames
     if flat is not None:
-        frames = curves[-1].frames
+        between = f"(95 %: {frames[flat.low]:,} to {frames[flat.high]:,})"
         note += (
-            f"\nOverall is within 1 point of its best from {frames[flat.place]:,} frames on (95 %: "
-            f"{frames[flat.low]:,} to {frames[flat.high]:,})."
+            f"\nOverall comes within 1 point of its best at {frames[flat.place]:,} frames {between}."
+            if flat.place < len(frames) - 1
+            else f"\nOverall is best at the last number of frames {between}: it may rise further."
         )
     legend = "videos" if len(task.subsets) > 1 else ""
     panel = CurvePanel(title="", lines=lines, chance=task.chance)
@@ -540,12 +541,14 @@ def _curve_figure(study: StudyRuns, task: TaskCurves, beside: Mapping[str, Curve
 
 
 def _line(curve: Curve, label: str) -> CurveLine:
+    flat = curve.plateau
+    stops = flat is not None and flat.place < len(curve.frames) - 1
     return CurveLine(
         label=label,
         frames=curve.frames,
         means=curve.bands.means,
         intervals=[(band.low, band.high) for band in curve.bands.intervals],
-        plateau=None if curve.plateau is None else curve.frames[curve.plateau.place],
+        plateau=curve.frames[flat.place] if flat is not None and stops else None,
     )
 
 

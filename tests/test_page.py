@@ -322,6 +322,42 @@ def test_a_metric_that_is_no_share_is_not_shown_in_percent(tmp_path: Path) -> No
     assert "250" not in shown
 
 
+def test_a_study_is_shown_point_by_point(tmp_path: Path) -> None:
+    points = [("frames-8", 8, 3), ("frames-16", 16, 6), ("frames-32", 32, None)]
+    told = []
+    for name, count, right in points:
+        if right is not None:
+            run = write_run(tmp_path / "points" / name, questions(right), frames=count)
+        told.append(
+            {"name": name, "frames": count, "rope_label": "own RoPE"}
+            | ({"status": "missing", "reason": "killed"} if right is None else
+               {"status": "complete", "results": str(run.relative_to(tmp_path))})
+        )  # fmt: skip
+    record = {"study": 1, "settings": {"pretrained": "longva-tiny"}, "points": told}
+    (tmp_path / "study.json").write_text(json.dumps(record), encoding="utf-8")
+    out = tmp_path / "page.html"
+    assert main(["report", str(tmp_path), "--out", str(out), "--no-film"]) == 0
+    page = Page(out.read_text(encoding="utf-8"))
+    assert "is not finished: 1 of 3 points are missing (frames-32)" in page.shown()
+    assert sum(a.get("class") == "curve" for _, a in page.elements) == 1
+
+
+def test_rope_settings_at_several_frames_become_a_heatmap(tmp_path: Path) -> None:
+    runs = []
+    for theta, right in ((None, 3), (5e4, 9)):
+        for count in (8, 16):
+            path = write_run(tmp_path / f"{theta}-{count}", questions(right), frames=count)
+            results = json.loads(path.read_text(encoding="utf-8"))
+            asked = {} if theta is None else {"theta": theta}
+            results["longva_eval"]["rope"] = {"asked": asked}
+            path.write_text(json.dumps(results), encoding="utf-8")
+            runs.append(path)
+    page = page_of(*runs)
+    labels = [a["aria-label"] or "" for _, a in page.elements if a.get("class") == "cell"]
+    assert len(labels) == 4
+    assert labels[3].startswith("longva-tiny, 16 frames, RoPE base 50,000: 75.0 %")
+
+
 # Needles ------------------------------------------------------------------------------------------
 
 

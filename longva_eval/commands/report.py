@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from longva_eval.film_strips import (
 )
 from longva_eval.probe import VideoInfo, probe_video
 from longva_eval.progress import progress_bar
+from longva_eval.study import RECORD_NAME
 
 __all__ = ["main"]
 
@@ -51,7 +53,8 @@ def main(arguments: Sequence[str]) -> int:
         type=Path,
         metavar="RUN",
         help="a results file of lmms-eval, a folder with one (--output_path), or the folder of "
-        "longva-eval niah; the first is what the others are compared with",
+        "longva-eval niah or of a study (longva-eval sweep); the first is what the others are "
+        "compared with",
     )
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="(report.html)")
     parser.add_argument("--title", default="", help="of the page; made from the runs if left out")
@@ -102,8 +105,8 @@ def _read(path: Path) -> list[Any]:
     if is_needle_folder(path):
         run, controls = read_needle_run(path)
         return [page_run(run=run, controls=controls)]
-    if path.is_dir() and (path / "study.json").is_file():
-        return [page_run(run=run) for run in load("longva_eval.reports.runs:read_runs")(path)]
+    if path.name == RECORD_NAME or (path / RECORD_NAME).is_file():
+        return _read_study(path)
     try:
         return [page_run(run=load("longva_eval.reports.runs:read_run")(path))]
     except MediaError:
@@ -116,6 +119,24 @@ def _read(path: Path) -> list[Any]:
             raise
     found = [read_needle_run(folder) for folder in folders]
     return [page_run(run=run, controls=controls) for run, controls in found]
+
+
+def _read_study(path: Path) -> list[Any]:
+    """The runs of a study's points; what is missing is a problem of the first."""
+    study = load("longva_eval.reports.study:read_study")(path)
+    runs = [point.run for point in study.points if point.run is not None]
+    missing = [point.name for point in study.points if point.run is None]
+    if not runs:
+        raise MediaError(f"{path}: no point of this study is finished; longva-eval sweep goes on.")
+    if missing:
+        problem = load("longva_eval.reports.runs:Problem")(
+            kind="truncated",
+            text=f"the study {path.name} is not finished: {len(missing)} of {len(study.points)} "
+            f"points are missing ({', '.join(missing[:6])}{', ...' if len(missing) > 6 else ''}).",
+        )
+        runs[0] = replace(runs[0], problems=(problem, *runs[0].problems))
+    page_run = load("longva_eval.reports.page:PageRun")
+    return [page_run(run=run) for run in runs]
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -114,9 +114,9 @@ def run_study(
         for path in written:
             print(f"  {path}")
     missing = [run for run in runs if not run.is_complete]
-    for run in missing:
-        print(f"longva-eval sweep: point {run.point.name} is missing: {run.reason}",
-              file=sys.stderr)  # fmt: skip
+    for reason in dict.fromkeys(run.reason for run in missing):
+        names = ", ".join(run.point.name for run in missing if run.reason == reason)
+        print(f"longva-eval sweep: missing: {names}: {reason}", file=sys.stderr)
     if missing:
         print(
             f"longva-eval sweep: {len(missing)} of {len(runs)} points are missing; the same "
@@ -190,6 +190,7 @@ def _run_points(
     for number, (run, state) in enumerate(zip(left, states, strict=True), start=1):
         if state.error is not None:
             run.reason = str(state.error)
+            _say(run, number, len(left), time.monotonic() - began)
             continue
         _remove_incomplete(run.folder)
         adapter = together.run_of(state)
@@ -341,7 +342,9 @@ class _Host:
             datetime_str=date,
         )
         samples = results.pop("samples")
-        results["config"]["model"] = self._study.model  # not the name of the adapter's class
+        # The host was given an open model, and would write down the object.
+        results["config"]["model"] = self._study.model
+        tracker.general_config_tracker.model_source = self._study.model
         tracker.save_results_aggregated(results=results, samples=samples, datetime_str=date)
         for task in results["configs"]:
             tracker.save_results_samples(task_name=task, samples=samples[task])
@@ -367,10 +370,19 @@ class _Host:
 
 @contextmanager
 def _quiet_host(verbose: bool) -> Iterator[None]:
-    """Keep lmms-eval's account of each of many runs to warnings."""
+    """Keep lmms-eval's account of each of many runs to warnings, and its bars away."""
+    import lmms_eval.models  # it replaces all log sinks when it is imported
+
     if verbose:
         yield
         return
+    import lmms_eval.api.task as host_task
+    import lmms_eval.evaluator as host_evaluator
+
+    by_host = host_evaluator.tqdm
+
+    def no_bar(*args: Any, **kwargs: Any) -> Any:
+        return by_host(*args, **kwargs | {"disable": True})
 
     def wanted(record: Any) -> bool:
         is_host = (record["name"] or "").startswith("lmms_eval")
@@ -378,9 +390,11 @@ def _quiet_host(verbose: bool) -> Iterator[None]:
 
     logger.remove()
     logger.add(sys.stderr, level="INFO", format="{message}", filter=wanted)
+    host_evaluator.tqdm = host_task.tqdm = no_bar
     try:
         yield
     finally:
+        host_evaluator.tqdm = host_task.tqdm = by_host
         logger.remove()
         logger.add(sys.stderr, level="INFO", format="{message}")
 

@@ -287,7 +287,10 @@
     const meta = make("span", { class: "meta" }, isolated(row.i));
     if (tasks.length > 1) meta.append(" · ", isolated(row.task.name));
     if (row.v && row.v !== row.i && !Object.values(row.c).includes(row.v)) meta.append(" · ", isolated(row.v));
-    for (const value of Object.values(row.c)) meta.append(" · ", isolated(value));
+    for (const [place, value] of Object.entries(row.c)) {
+      const bare = /^[\d.,]+( %)?$/.test(value);  // a number says nothing without its name
+      meta.append(" · ", isolated(bare ? `${row.task.categories[place]} ${value}` : value));
+    }
     const button = make("button", { type: "button", class: "row", "aria-expanded": "false" },
       verdicts, make("span", { class: "text" }, isolated(row.q || row.i)), meta);
     const entry = make("li", null, button);

@@ -86,7 +86,9 @@ def _read_ai2d(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     if not options:
         raise ValueError("the question has no options")
     if not str(row["answer"]).isdigit() or int(row["answer"]) >= len(options):
-        raise ValueError(f"the answer {row['answer']!r} is none of the options 0 to {len(options) - 1}")
+        raise ValueError(
+            f"the answer {row['answer']!r} is none of the options 0 to {len(options) - 1}"
+        )
     return _document(
         "AI2D", number, number, row["question"], _letter(int(row["answer"])), options=options
     )

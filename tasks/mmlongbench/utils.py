@@ -44,6 +44,15 @@ def doc_to_text(doc: Mapping[str, Any]) -> str:
     return mmlongbench.question_of(doc).text
 
 
+def doc_to_messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The same for models that take messages: each picture stands where the text speaks of it."""
+    first, *rest = doc_to_text(doc).split("<image>")
+    content = [{"type": "text", "text": first}]
+    for picture, text in zip(doc_to_visual(doc), rest, strict=True):
+        content += [{"type": "image", "url": picture}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": [part for part in content if part.get("text") != ""]}]
+
+
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """The record, for the means and for that of its category."""
     record = mmlongbench.answer_record(doc, results[0], _pictures())

@@ -14,7 +14,7 @@ from longva_eval.documents import (
     choice_documents,
     choice_result,
     letter_of,
-    media_name,
+    media_names,
     media_path,
 )
 from longva_eval.errors import SettingsError
@@ -409,7 +409,7 @@ def _open_record(
         cluster=doc["video"],
         question=doc["question"],
         categories={k: str(v) for k, v in doc["categories"].items() if v is not None},
-        media=[media_name(folder, doc["video"])],
+        media=media_names(folder, doc["video"]),
     )
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from longva_eval.documents import check_documents, media_name, media_path
+from longva_eval.documents import check_documents, media_names, media_path
 from longva_eval.judge import JudgeError, judge_from_environment, require_judge
 from longva_eval.outcomes import FAILED, mean_score, scored_record
 from longva_eval.vdc import Kind, answer_request, caption_prompts, match_request
@@ -76,7 +76,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
         answer=str(doc["caption"] or "") or [str(pair["answer"]) for pair in doc["qa_list"]],
         question_id=str(doc["video_name"]),
         cluster=str(doc["video_name"]),
-        media=[media_name(FOLDER, f"{doc['video_name']}.mp4")],
+        media=media_names(FOLDER, f"{doc['video_name']}.mp4"),
         judge_score=_mean([float(verdict["score"]) for verdict in verdicts]),
         caption=text,
         verdicts=verdicts,

@@ -8,6 +8,7 @@ from typing import Any
 
 from longva_eval import videomme
 from longva_eval.documents import choice_documents, choice_result, path_below, video_paths
+from longva_eval.errors import DataError
 from longva_eval.outcomes import mean_score, write_breakdown
 from longva_eval.subtitles import read_subtitles
 
@@ -113,7 +114,10 @@ def _documents(dataset: Any, task: str) -> Any:
 
 def _of_duration(dataset: Any, duration: str) -> Any:
     documents = _documents(dataset, f"longva_videomme_{duration}")
-    return documents.filter(lambda doc: doc["categories"]["duration"] == duration)
+    chosen = documents.filter(lambda doc: doc["categories"]["duration"] == duration)
+    if not len(chosen):
+        raise DataError(f"Video-MME: none of {len(documents)} rows is on a {duration} video.")
+    return chosen
 
 
 def _metrics(record: dict[str, Any]) -> dict[str, Any]:
