@@ -34,7 +34,7 @@ demo: $(STAMP)
 
 test: check
 	@echo "== Tests =="
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(STAMP)
 	@echo "== Lint and types =="

@@ -452,7 +452,12 @@ def _build_task(
     reading = Reading(name, samples, [metric.name for metric in metrics], config, prompts)
     problems += reading.problems
     metrics = [
-        _scaled(metric, reading.mean() if metric.name == reading.metric else None, asked)
+        _scaled(
+            metric,
+            reading.mean() if metric.name == reading.metric else None,
+            asked,
+            is_ours=reading.is_ours,
+        )
         for metric in metrics
     ]
     task = _task(name, results, metrics, config, subtasks, in_benchmark, asked, reading)
@@ -514,16 +519,20 @@ def _metrics(row: Mapping[str, Any], higher: Mapping[str, Any]) -> list[Metric]:
     return metrics
 
 
-def _scaled(metric: Metric, mean: float | None, asked: float | None) -> Metric:
+def _scaled(
+    metric: Metric, mean: float | None, asked: float | None, *, is_ours: bool = False
+) -> Metric:
     """The metric with its value in percent, if it can be told what its scale is.
 
     A value above 1 is no share. One up to 1 is compared with the questions' mean score (`mean`, a
     share) if that is at hand; if not, with its standard error, which lmms-eval computes from scores
-    of 0 and 1 whatever the scale of the value.
+    of 0 and 1 whatever the scale of the value. Our own tasks give shares.
     """
     value, percent = metric.value, None
     if 1.0 < value <= 100.0:
         percent = value
+    elif is_ours and 0.0 <= value <= 1.0:
+        percent = 100.0 * value
     elif mean is not None:
         distances = {100.0: abs(value - mean), 1.0: abs(value / 100 - mean)}
         factor = min(distances, key=lambda f: distances[f])
