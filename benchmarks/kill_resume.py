@@ -3,10 +3,10 @@
     python benchmarks/kill_resume.py [--kills 20] [--processes 1 2] [--videos 10] [--seed 1]
 
 Two small tasks (benchmarks/small_task.py) on the embedded model: generated answers and
-likelihoods. The whole process group gets SIGKILL, once so many answers are in the journal as a
-random number says, and a random moment later: while a video is decoded, an answer computed, a line
-written, results saved. Every answer may stand in the journal once: what was computed twice would
-be there twice.
+likelihoods. Each attempt takes over what is there, opens the journal, computes as many answers more
+as a random number says, and gets SIGKILL, with all its processes, a random moment later: while a
+video is decoded, an answer computed, a line written, results saved. Every answer may stand in the
+journal once: what was computed twice would be there twice.
 """
 
 from __future__ import annotations
@@ -86,9 +86,12 @@ def kill_and_resume(
     killed = folder / f"killed{processes}"
     kept: list[int] = []
     late = 0
-    # Spread over the run, the last ones while results are written.
-    for target in sorted(rng.randrange(answers + 1) for _ in range(kills)):
-        _run_until(folder, killed, processes, target, delay=rng.random() * 0.3)
+    for left in range(kills, 0, -1):
+        # So that the last ones come while results are written.
+        share = (answers - _journal_lines(killed)[0]) / left
+        _run_until(
+            folder, killed, processes, rng.randint(0, round(2 * share)), delay=rng.random() * 0.2
+        )
         kept.append(_journal_lines(killed)[0])
         late += bool(result_files(killed))
     _run_to_the_end(folder, killed, last_processes or processes)
@@ -119,7 +122,8 @@ def _run_to_the_end(folder: Path, output: Path, processes: int) -> None:
 
 
 def _run_until(folder: Path, output: Path, processes: int, answers: int, delay: float) -> None:
-    """Start a run and kill it, with all its processes, once so many answers are kept."""
+    """Start a run and kill it, with all its processes, once it has added so many answers."""
+    before, files = _journal_lines(output)[0], len(_journal_files(output))
     log = (folder / "killed.log").open("ab")
     with log:
         run = subprocess.Popen(
@@ -130,8 +134,11 @@ def _run_until(folder: Path, output: Path, processes: int, answers: int, delay: 
             stderr=log,
             start_new_session=True,
         )
-        while run.poll() is None and _journal_lines(output)[0] < answers:
-            time.sleep(0.01)
+        while run.poll() is None and (
+            len(_journal_files(output)) < files + processes
+            or _journal_lines(output)[0] < before + answers
+        ):
+            time.sleep(0.005)
         time.sleep(delay)
         for pid in {run.pid} | _descendants(run.pid):
             with contextlib.suppress(ProcessLookupError):
@@ -156,10 +163,14 @@ def _descendants(pid: int) -> set[int]:
     return found
 
 
+def _journal_files(output: Path) -> list[Path]:
+    return list(output.glob("*/journal/*/*.jsonl"))
+
+
 def _journal_lines(output: Path) -> tuple[int, int]:
     """Answers in the journal, and how many different ones."""
     keys = []
-    for path in output.rglob("journal/*/*.jsonl"):
+    for path in _journal_files(output):
         for line in path.read_bytes().split(b"\n")[1:-1]:
             with contextlib.suppress(ValueError):
                 keys.append(json.loads(line)["key"])

@@ -67,8 +67,8 @@ metric_list:
 """
 _UTILS = '''"""Small questions."""
 
-from longva_eval.frame_sweep import multiple_choice_prompt
 from longva_eval.outcomes import choice_record, mean_score
+from longva_eval.videomme import multiple_choice_prompt
 
 
 def doc_to_visual(doc):

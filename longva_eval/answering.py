@@ -32,7 +32,7 @@ from longva_eval.session import (
     Session,
 )
 
-__all__ = ["Answering", "Job", "JobKind", "force_journaled", "generate_journaled", "job_key"]
+__all__ = ["Answering", "Job", "JobKind", "force_journaled", "job_key"]
 
 JobKind = Literal["generate", "force", "score"]
 """Say something; score the true answer as input; score a continuation."""
@@ -609,49 +609,6 @@ def force_journaled(
         only=[place for place in range(len(prompts)) if place not in found],
     )
     return [found[place] for place in range(len(prompts))]
-
-
-def generate_journaled(
-    session: Session,
-    conversations: Sequence[Conversation],
-    settings: GenerationSettings,
-    *,
-    journal: Journal | None,
-    on_answer: Callable[[int, Generation | Failure], None] = lambda *_: None,
-) -> list[Generation | Failure]:
-    """`Session.generate`, with answers kept as they come and taken over from earlier runs.
-
-    `on_answer` hears of those that are taken over first. Videos that cannot be read are tried
-    again.
-
-    Raises:
-        NumericalError: If logits are NaN or infinite.
-    """
-    keys = [
-        {"kind": "answer", "prompt": c.prompt.digest, "settings": settings.describe()}
-        for c in conversations
-    ]
-    found: dict[int, Generation | Failure] = {}
-    for place, key in enumerate(keys if journal is not None else ()):
-        value = journal.get(key) if journal is not None else None
-        if value is not None and _is_value("generate", value):
-            known = Generation(**value | {"token_ids": tuple(value["token_ids"])})
-            found[place] = known
-            on_answer(place, known)
-
-    def keep(place: int, answer: Generation | Failure) -> None:
-        found[place] = answer
-        if journal is not None and isinstance(answer, Generation):
-            journal.put(keys[place], asdict(answer) | {"token_ids": list(answer.token_ids)})
-        on_answer(place, answer)
-
-    session.generate(
-        conversations,
-        settings,
-        on_answer=keep,
-        only=[place for place in range(len(conversations)) if place not in found],
-    )
-    return [found[place] for place in range(len(conversations))]
 
 
 def _forced_from(value: Mapping[str, Any]) -> ForcedAnswer | None:

@@ -36,7 +36,9 @@ from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
 from longva_eval.checkpoint_files import (
+    check_memory,
     check_shapes,
+    check_sizes,
     hash_weights,
     kept_tower_layers,
     read_json,
@@ -46,7 +48,7 @@ from longva_eval.checkpoint_files import (
     some,
 )
 from longva_eval.embedded import CHECKPOINTS, embedded_checkpoint
-from longva_eval.errors import CheckpointError, SettingsError
+from longva_eval.errors import CheckpointError, EvaluationError, SettingsError
 from longva_eval.images import parse_grid_pinpoints
 from longva_eval.llava_next import (
     ARCHITECTURES,
@@ -287,17 +289,28 @@ def _load(
     """Load from a folder; `before_weights` is called when all but the weights is known."""
     began = time.perf_counter()
     load = _load_llava_next if is_llava_next(raw) else _load_longva
-    parts = load(
-        raw,
-        folder,
-        rope=rope or RopeSettings(),
-        device=device,
-        device_map=device_map,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        tensor_parallel=tensor_parallel,
-        before_weights=before_weights,
-    )
+    for part in (raw, raw.get("text_config"), raw.get("vision_config")):
+        if isinstance(part, Mapping):
+            check_sizes(part, folder / "config.json")
+    try:
+        parts = load(
+            raw,
+            folder,
+            rope=rope or RopeSettings(),
+            device=device,
+            device_map=device_map,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            tensor_parallel=tensor_parallel,
+            before_weights=before_weights,
+        )
+    except (EvaluationError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # transformers raises many types for values it did not expect
+        raise CheckpointError(
+            f"{folder} cannot be loaded ({type(error).__name__}: {str(error)[:300]}). Are its "
+            "files those of one checkpoint, unchanged?"
+        ) from error
     model = parts["model"]
     model.eval().requires_grad_(False)
     rotary = model.model.rotary_emb.inv_freq
@@ -337,6 +350,7 @@ def _load_longva(
     tensor_names = read_tensor_names(folder)
     tower_config, processor_settings, tower_folder = _vision_tower(raw, folder)
     config = _build_config(raw, tower_config, tensor_names)
+    check_memory(folder, config, tower_config)
     own_rope_parameters = dict(config.rope_parameters)
     config.rope_parameters = _resolve_rope(config, own_rope_parameters, rope)
     check_divisible(tensor_parallel, config, raw, folder)
@@ -382,6 +396,8 @@ def _load_llava_next(
     """As `_load_longva`, of LLaVA-NeXT and LLaVA-NeXT-Video in transformers' layout."""
     config = llava_next_config(raw, folder)
     language = config.text_config
+    read_tensor_names(folder)
+    check_memory(folder, language, config.vision_config)
     own_rope_parameters = dict(language.rope_parameters)
     language.rope_parameters = _resolve_rope(language, own_rope_parameters, rope)
     check_divisible(tensor_parallel, language, raw, folder)
@@ -647,6 +663,7 @@ def _vision_tower(
         if (candidate / "config.json").is_file():
             settings = read_json(candidate / "config.json")
             settings = settings.get("vision_config", settings)
+            check_sizes(settings, candidate / "config.json")
             path = candidate / "preprocessor_config.json"
             processor = read_processor_settings(read_json(path), path)
             return CLIPVisionConfig(**settings), processor, candidate
@@ -723,7 +740,9 @@ def _tokenizer(folder: Path, config: Any) -> Any:
             f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json and merges.txt."
         )
     try:
-        return AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
+        return AutoTokenizer.from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # the tokenizers library raises plain Exception
         raise CheckpointError(
             f"The tokenizer files in {folder} cannot be used "

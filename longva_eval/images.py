@@ -47,6 +47,9 @@ ImageAspectRatio = Literal["anyres", "pad", "crop"]
 PatchMerge = Literal["unires", "spatial_unpad"]
 """What becomes of the tiles of an `anyres` picture: LongVA's UniRes, or LLaVA-NeXT's AnyRes."""
 
+_MOST_PIXELS = 1 << 26
+"""Of a canvas; LongVA's largest has 49 tiles of 336 x 336, a twelfth of that."""
+
 
 def open_image(image: Image.Image | str | Path) -> Image.Image:
     """A picture as RGB.
@@ -134,6 +137,11 @@ def parse_grid_pinpoints(value: Any, *, tile_size: int = 1) -> list[tuple[int, i
     if not parsed or min(min(pair) for pair in parsed) <= 0:
         raise CheckpointError(f"image_grid_pinpoints={str(value)[:80]} has no usable pair.")
     for pair in parsed:
+        if pair[0] * pair[1] > _MOST_PIXELS:
+            raise CheckpointError(
+                f"image_grid_pinpoints has {str(list(pair))[:80]}; a canvas has at most "
+                f"{_MOST_PIXELS:,} pixels."
+            )
         if pair[0] % tile_size or pair[1] % tile_size:
             raise CheckpointError(
                 f"image_grid_pinpoints has {list(pair)}, which is not made of whole tiles of "

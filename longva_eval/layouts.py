@@ -40,6 +40,16 @@ __all__ = ["Layout", "MediaKind", "MediaLayout", "find_layouts", "read_layouts"]
 
 MediaKind = Literal["video", "subtitle", "picture"]
 _FIELD = re.compile(r"\{(\w+)\}")
+_TYPES = {
+    "tasks": "texts", "dataset": "text", "config": "text or null", "split": "text",
+    "revision": "text or null", "num_rows": "number or null", "columns": "texts",
+    "unique": "text, texts or null", "options": "text, texts or null", "media": "objects",
+    "source": "text", "license": "text", "answer": "text or null", "answer_form": "text",
+    "rows": "texts", "images": "texts", "note": "text",
+}  # fmt: skip
+_MEDIA_TYPES = {
+    "kind": "text", "name": "text", "suffixes": "texts", "folder": "text", "required": "truth",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +123,12 @@ def read_layouts(folder: Path | None = None) -> dict[str, Layout]:
     for path in sorted(folder.glob("*/layout.json")):
         try:
             entries = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not valid JSON: {error}") from error
+        if not isinstance(entries, dict):
+            raise DataError(f"{path} is no object with a layout for each name.")
         for name, entry in entries.items():
             if name in layouts:
                 raise DataError(f"{path}: another layout is called {name!r} already.")
@@ -146,11 +160,17 @@ def _parse_layout(name: str, entry: Any, path: Path) -> Layout:
     required |= {"unique", "options", "media", "source", "license"}
     optional = {"answer", "answer_form", "rows", "images", "note"}
     _check_keys(entry, required, optional, where)
+    _check_types(entry, _TYPES, where)
+    for part in (name, entry["split"], entry["config"]):
+        if part is not None and (checked_name(part) is not None or "/" in part or part == "."):
+            raise DataError(f"{where}: {part!r} cannot be the name of a file.")
+    if checked_name(entry["dataset"]) is not None:
+        raise DataError(f"{where}: {entry['dataset']!r} is no id of the hub.")
     media = []
     for number, item in enumerate(entry["media"]):
-        _check_keys(
-            item, {"kind", "name", "suffixes", "folder"}, {"required"}, f"{where}, media {number}"
-        )
+        place = f"{where}, media {number}"
+        _check_keys(item, {"kind", "name", "suffixes", "folder"}, {"required"}, place)
+        _check_types(item, _MEDIA_TYPES, place)
         if item["kind"] not in ("video", "subtitle", "picture"):
             raise DataError(f"{where}: {item['kind']!r} is none of video, subtitle, picture.")
         if checked_name(item["folder"]) is not None:
@@ -189,6 +209,24 @@ def _check_keys(entry: Any, required: set[str], optional: set[str], where: str) 
         parts = [f"lacks {', '.join(sorted(missing))}"] if missing else []
         parts += [f"has the unknown {', '.join(sorted(unknown))}"] if unknown else []
         raise DataError(f"{where} {' and '.join(parts)}.")
+
+
+def _check_types(entry: Mapping[str, Any], types: Mapping[str, str], where: str) -> None:
+    for name, wanted in types.items():
+        if name in entry and not any(
+            _is(entry[name], kind) for kind in re.split(", | or ", wanted)
+        ):
+            raise DataError(f"{where}: {name} is {entry[name]!r:.60} instead of {wanted}.")
+
+
+def _is(value: Any, kind: str) -> bool:
+    if kind in ("texts", "objects"):
+        inner: type = str if kind == "texts" else dict
+        return isinstance(value, list) and all(isinstance(part, inner) for part in value)
+    if kind == "number":
+        return isinstance(value, int) and not isinstance(value, bool)
+    kinds: dict[str, type] = {"text": str, "null": type(None), "truth": bool}
+    return isinstance(value, kinds[kind])
 
 
 def _names(value: Any) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import io
+import lzma
 import os
 import re
 import shutil
@@ -17,15 +18,17 @@ import stat
 import tarfile
 import uuid
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from longva_eval.errors import DataError
 
 __all__ = [
+    "ARCHIVE_ERRORS",
     "Found",
     "SourceFiles",
     "checked_name",
@@ -48,6 +51,11 @@ _MAX_RATIO = 200
 """Uncompressed over compressed. Videos do not compress, subtitles about fivefold."""
 _RATIO_COUNTS_FROM = 64 << 20
 _BLOCK_BYTES = 1 << 20
+ARCHIVE_ERRORS: Final = (
+    OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError, zlib.error,
+    lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile,
+)  # fmt: skip
+"""What the standard library raises for archives that are damaged, encrypted, or of another kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +135,7 @@ class SourceFiles:
         for parts in self._archives:
             try:
                 members = list(_members(parts))
-            except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+            except ARCHIVE_ERRORS as error:
                 self.warnings.append(f"{parts[0]} cannot be read as an archive: {error}.")
                 continue
             unsafe = 0
@@ -151,7 +159,8 @@ class SourceFiles:
         allowed = _allowed_roots(self.root)
         seen: set[tuple[int, int]] = set()
         split: dict[Path, list[tuple[str, Path]]] = {}
-        for folder, folders, files in os.walk(self.root, followlinks=self.follow_links):
+        walk = os.walk(self.root, onerror=self._cannot_enter, followlinks=self.follow_links)
+        for folder, folders, files in walk:
             here = Path(folder)
             if self.follow_links:  # a link to a parent would go round for ever
                 status = here.stat()
@@ -161,7 +170,7 @@ class SourceFiles:
                 seen.add((status.st_dev, status.st_ino))
             else:
                 for name in folders:
-                    if (here / name).is_symlink():
+                    if _is_link(here / name):
                         self.warnings.append(
                             f"{here / name} is a link to another folder and was not followed; "
                             "name that folder, or use --follow-links."
@@ -202,6 +211,9 @@ class SourceFiles:
         for parts in split.values():
             ordered = sorted(parts, key=lambda p: (len(p[0]), p[0].lower()))
             self._archives.append(tuple(path for _, path in ordered))
+
+    def _cannot_enter(self, error: OSError) -> None:
+        self.warnings.append(f"{error.filename!s:.200} cannot be entered: {error.strerror}.")
 
     def _add(self, found: Found) -> None:
         self.by_name.setdefault(found.location.name, []).append(found)
@@ -356,6 +368,13 @@ def _allowed_roots(root: Path) -> list[Path]:
     return roots
 
 
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError:  # its path is too long; going into it fails and is noted
+        return False
+
+
 def _is_there(target: Path, found: Found) -> bool:
     if not target.is_file():
         return False
@@ -395,23 +414,36 @@ def _link_or_copy(source: Path, target: Path, *, copy: bool) -> str:
 def _extract(
     parts: tuple[Path, ...], entries: list[tuple[Path, Found]], progress: Callable[[int], None]
 ) -> None:
-    with _open_archive(parts) as archive:
-        if isinstance(archive, zipfile.ZipFile):
-            for target, found in entries:
-                with archive.open(str(found.member)) as stream:
-                    _copy_member(stream, target, found)
-                progress(1)
-            return
-        by_member = {str(found.member): (target, found) for target, found in entries}
-        for member in archive:  # in one pass: a compressed tar cannot seek
-            entry = by_member.pop(member.name, None) if member.isreg() else None
-            if entry is not None:
-                opened = archive.extractfile(member)
-                assert opened is not None  # a regular file
-                _copy_member(opened, *entry)
-                progress(1)
-            if not by_member:
-                break
+    try:
+        with _open_archive(parts) as archive:
+            _extract_from(archive, entries, progress)
+    except ARCHIVE_ERRORS as error:
+        raise DataError(
+            f"{parts[0]} cannot be unpacked: {error}. If it is damaged, fetch it again."
+        ) from error
+
+
+def _extract_from(
+    archive: zipfile.ZipFile | tarfile.TarFile,
+    entries: list[tuple[Path, Found]],
+    progress: Callable[[int], None],
+) -> None:
+    if isinstance(archive, zipfile.ZipFile):
+        for target, found in entries:
+            with archive.open(str(found.member)) as stream:
+                _copy_member(stream, target, found)
+            progress(1)
+        return
+    by_member = {str(found.member): (target, found) for target, found in entries}
+    for member in archive:  # in one pass: a compressed tar cannot seek
+        entry = by_member.pop(member.name, None) if member.isreg() else None
+        if entry is not None:
+            opened = archive.extractfile(member)
+            assert opened is not None  # a regular file
+            _copy_member(opened, *entry)
+            progress(1)
+        if not by_member:
+            break
 
 
 def _copy_member(stream: IO[bytes], target: Path, found: Found) -> None:

@@ -19,10 +19,18 @@ from typing import Any
 
 from longva_eval.errors import DataError, MediaError
 from longva_eval.layouts import MediaKind, MediaLayout
-from longva_eval.local_files import Found, SourceFiles, checked_name, open_found
+from longva_eval.local_files import (
+    ARCHIVE_ERRORS,
+    Found,
+    SourceFiles,
+    checked_name,
+    open_found,
+)
 from longva_eval.local_rows import Problems, Progress, unreadable_picture
 
 __all__ = ["Media", "MediaCount", "find_media", "look_into_unpacked"]
+
+_MAX_SUBTITLE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,16 +218,21 @@ def _media_problem(kind: MediaKind, item: Found, files: SourceFiles) -> str | No
         except MediaError as error:
             return str(error)
         return None
-    with open_found(item, files) as stream:
-        if kind == "picture":
-            problem = unreadable_picture(stream)
-            return f"{item}: {problem}" if problem else None
-        data = stream.read()
+    if kind == "subtitle" and item.size > _MAX_SUBTITLE_BYTES:
+        return f"{item} has {item.size:,} bytes, which no subtitles have"
+    try:
+        with open_found(item, files) as stream:
+            if kind == "picture":
+                problem = unreadable_picture(stream)
+                return f"{item}: {problem}" if problem else None
+            data = stream.read()
+    except ARCHIVE_ERRORS as error:
+        return f"{item} cannot be read: {error}"
     try:
         text = data.decode("utf-8-sig")
         if item.location.suffix.lower() == ".json":
             json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"{item} cannot be read as a subtitle file: {error}"
     if item.location.suffix.lower() == ".srt" and "-->" not in text:
         return f"{item} holds no subtitles (no line with -->)"

@@ -245,21 +245,23 @@ def category_mean(
         records: From `answer_record`.
         category: As in `Part`.
         score: `score`, or `official_score`, where a yes-or-no accuracy below one half counts as its
-            complement, as the official figures do.
+            complement, as the official figures do; of the questions that could be asked, so that
+            failures raise nothing.
     """
-    groups: dict[str, dict[str, list[float]]] = {}
+    groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for record in records:
         if record["categories"]["category"] == category:
             dataset = record["categories"]["dataset"]
             kind = next((k for k in _NIAH_PAIRS if f"niah_{k}" in dataset), dataset)
-            groups.setdefault(kind, {}).setdefault(dataset, []).append(float(record[score]))
+            groups.setdefault(kind, {}).setdefault(dataset, []).append(record)
     means = []
     for datasets in groups.values():
         inner = []
-        for name, scores in datasets.items():
-            mean = math.fsum(scores) / len(scores)
-            flip = score == "official_score" and name.startswith("vh_") and mean < 0.5
-            inner.append(1 - mean if flip else mean)
+        for name, group in datasets.items():
+            asked = [float(r[score]) for r in group if r.get("outcome") != "failed"]
+            mean = math.fsum(asked) / len(asked) if asked else 0.0
+            flip = score == "official_score" and name.startswith("vh_") and asked and mean < 0.5
+            inner.append((1 - mean if flip else mean) * len(asked) / len(group))
         means.append(math.fsum(inner) / len(inner))
     return math.fsum(means) / len(means) if means else math.nan
 

@@ -98,13 +98,12 @@ def check_tensor_parallel(size: int, *, device: str, device_map: str | None) -> 
             "process, the other inside one process. Use one of them."
         )
     if team is None or team.size != size:
-        here = os.environ.get("WORLD_SIZE", "1") if team is None else team.size
+        joined_here = "none have" if team is None else f"{team.size} have"
         raise SettingsError(
-            f"tensor_parallel={size} needs {size} processes that share the model; there are "
-            f"{here}, started in another way. Start it as: torchrun --nproc-per-node {size} "
-            f"-m longva_eval run --model longva --model_args tensor_parallel={size},... "
-            "(lmms-eval itself would give each process other documents; niah takes "
-            f"--tensor-parallel {size})."
+            f"tensor_parallel={size} needs {size} processes that joined to share a model, and "
+            f"{joined_here}. Start them as: torchrun --nproc-per-node {size} -m longva_eval run "
+            f"--model longva --model_args tensor_parallel={size},... (lmms-eval by itself would "
+            f"give each process other documents; niah takes --tensor-parallel {size})."
         )
     if device == "cpu" and torch.cuda.is_available():
         raise SettingsError(
@@ -271,7 +270,9 @@ class Team:
 
     def end(self) -> None:
         """Let the others go. Never raises."""
-        if not self.is_broken and not self._ended.is_set():
+        if self.is_broken:
+            self._ranks.fail("a step was left half-done")
+        else:
             with contextlib.suppress(Exception):
                 self._say(_END)
         self.close()

@@ -97,6 +97,8 @@ class Study:
     limit: float | None = None
     model_args: Mapping[str, str] = field(default_factory=dict)
     """Further arguments of the model, the same for all points."""
+    include_path: str | None = None
+    """Folder of tasks that lmms-eval does not have."""
 
     def __post_init__(self) -> None:
         self.points()  # says what is wrong with the grid
@@ -189,7 +191,7 @@ def study_from(values: Mapping[str, Any], *, where: str) -> Study:
     made: dict[str, Any] = {}
     for name, value in given.items():
         made[name] = _list(name, value, where) if name in _LISTS else value
-    for name in ("pretrained", "model"):
+    for name in ("pretrained", "model", "include_path"):
         if name in made and (not isinstance(made[name], str) or not made[name].strip()):
             raise SettingsError(f"{where}: {name} must be a text, not {made[name]!r}.")
     made["tasks"] = tuple(str(name) for name in made["tasks"])
@@ -218,7 +220,7 @@ def read_study_file(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no such date, too
         raise SettingsError(f"{path} is no valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise SettingsError(
@@ -321,6 +323,9 @@ def _list(name: str, value: Any, where: str) -> tuple[Any, ...]:
         raise SettingsError(f"{where}: {name} must be a list, not a mapping.")
     else:
         parts = [value]
+    parts = list(parts)
+    if any(isinstance(part, (Mapping, list)) for part in parts):
+        raise SettingsError(f"{where}: {name} must be a list of single values.")
     found = tuple(dict.fromkeys(parts))
     if not found:
         raise SettingsError(f"{where}: {name} is empty.")
@@ -330,9 +335,9 @@ def _list(name: str, value: Any, where: str) -> tuple[Any, ...]:
 def _frames(value: Any, where: str) -> int:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if isinstance(value, bool) or not number >= 1 or number != int(number):
+    if isinstance(value, bool) or not 1 <= number < math.inf or number != int(number):
         raise SettingsError(f"{where}: frames: {value!r} is no whole number of at least 1.")
     return int(number)
 
@@ -345,15 +350,15 @@ def _number_or_own(name: str, value: Any, where: str) -> float | None:
             raise TypeError
         # YAML reads 1e6, without a point, as a text.
         return float(value)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"{where}: {name}: {value!r} is no number.") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SettingsError(f"{where}: {name}: {value!r:.60} is no number.") from error
 
 
 def _limit(value: Any, where: str) -> float | None:
     number = _number_or_own("limit", value, where)
     if number is None or number == -1:
         return None
-    if not number > 0 or (number > 1 and number != int(number)):
+    if not 0 < number < math.inf or (number > 1 and number != int(number)):
         raise SettingsError(
             f"{where}: limit: {value!r} must be a number of questions, or a share below 1."
         )

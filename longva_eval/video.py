@@ -45,7 +45,7 @@ class FramePolicy:
                 f"max_frames_num={self.max_frames} must be at least 1 and at most {_MOST_FRAMES:,}."
             )
         if self.fps is not None and not 0 < self.fps < math.inf:
-            raise SettingsError(f"fps={self.fps} must be a finite number above 0.")
+            raise SettingsError(f"fps={self.fps} must be above 0 and finite.")
         if self.short_video not in get_args(ShortVideoPolicy):
             raise SettingsError(
                 f"short_video={self.short_video!r} is unknown; "

@@ -49,6 +49,7 @@ from longva_eval.rope import RopeSettings
 from longva_eval.run_log import FailurePolicy, RunLog
 from longva_eval.session import Conversation, Media, Session, open_session
 from longva_eval.video import FramePolicy
+from longva_eval.whole_pictures import whole_pictures_only
 
 __all__ = ["LongVA"]
 
@@ -525,14 +526,21 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             MediaError: If a picture or video cannot be read.
             PromptError: If it does not fit.
         """
-        if job.media is not None:
-            found = job.media()
-        else:  # it comes from another process; requests of a task differ in their document only
-            request = self._requests[job.task]
-            document = self.task_dict[job.task][request.args[-1]][job.document]
-            found = self._media(request, request.args[2], document)
+        try:
+            with whole_pictures_only():  # a data set decodes its pictures here
+                found = self._media_of_job(job)
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise MediaError(f"the task's picture or video cannot be read: {error}") from error
         conversation = self._session.prompt(job.context, found, fit=job.fit)
         return conversation, sum(map(_picture_bytes, found))
+
+    def _media_of_job(self, job: Job) -> list[Media]:
+        if job.media is not None:
+            return job.media()
+        # It comes from another process; requests of a task differ in their document only.
+        request = self._requests[job.task]
+        document = self.task_dict[job.task][request.args[-1]][job.document]
+        return self._media(request, request.args[2], document)
 
     def _media_of(self, request: Instance) -> list[Media]:
         return self._media(request, request.args[2], self._document(request))
@@ -641,7 +649,7 @@ def _own_device(device: str) -> str:
 def _whole_number(name: str, value: Any) -> int:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not -_LARGEST <= value <= _LARGEST or value != int(value):
-        raise SettingsError(f"{name}={str(value)[:40]} must be a whole number.")
+        raise SettingsError(f"{name}={value!r:.40} must be a whole number.")
     return int(value)
 
 
@@ -684,7 +692,7 @@ def _number(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise SettingsError(f"{name}={str(value)[:40]} must be a number.") from error
+        raise SettingsError(f"{name}={value!r:.40} must be a number.") from error
 
 
 def _unknown_argument(name: str, rope_names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -32,6 +32,11 @@ _OTHERS: Final = (
     ("#2f8f83", "o", "-"), ("#c98a2b", "s", "-"), ("#8c1d40", "^", "-"), ("#3f6fb0", "v", "-"),
     ("#7a5aa6", "P", "-"), ("#5c636b", "D", "-"), ("#b5651d", "X", "-"), ("#1d6b8c", "<", "-"),
 )  # fmt: skip
+
+
+_PUBLISHED: Final[dict[str, Any]] = {
+    "linestyle": (0, (1, 1.6)), "linewidth": 1.3, "markerfacecolor": "white",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +138,14 @@ def _draw_panel(
         means = [100 * mean for mean in line.means]
         if line.is_published:
             axes.plot(
-                line.frames, means, color=colour, marker=marker, linestyle=(0, (1, 1.6)),
-                linewidth=1.3, markersize=5, markerfacecolor="white", zorder=2,
-            )  # fmt: skip
+                line.frames,
+                means,
+                color=colour,
+                marker=marker,
+                markersize=5,
+                zorder=2,
+                **_PUBLISHED,
+            )
             continue
         axes.plot(
             line.frames, means, color=colour, marker=marker, linestyle=dashes, linewidth=1.9,
@@ -189,15 +199,16 @@ def _add_legend(
     title: str,
 ) -> None:
     lines = [line for panel in panels for line in panel.lines]
-    handles = [
-        Line2D([], [], color=colour, marker=marker, linestyle=dashes, label=label)
-        for label, (colour, marker, dashes) in styles.items()
-    ]
-    if any(line.is_published for line in lines):
-        handles.append(
-            Line2D([], [], color=MUTED, marker="o", markerfacecolor="white",
-                   linestyle=(0, (1, 1.6)), linewidth=1.3, label="published")
-        )  # fmt: skip
+    own = {line.label for line in lines if not line.is_published}
+    handles = []
+    for label, (colour, marker, dashes) in styles.items():
+        if label in own:
+            look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": dashes}
+        else:
+            look = {"color": colour, "marker": marker} | _PUBLISHED
+        handles.append(Line2D([], [], label=label, **look))
+    if any(line.is_published and line.label in own for line in lines):
+        handles.append(Line2D([], [], color=MUTED, marker="o", label="published", **_PUBLISHED))
     if any(line.plateau is not None for line in lines):
         handles.append(
             Line2D([], [], marker="o", markersize=11, linestyle="none", markerfacecolor="none",

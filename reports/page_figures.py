@@ -111,7 +111,10 @@ def _curve_figure(family: str, name: str, points: Sequence[tuple[float, ShownRun
             flat = stats.plateau(scores, clusters)
             frames = [point[0] for point in points]
             sentences.append(
-                f"Within one point of its best at {frames[flat.place]:g} frames (95 %: "
+                f"Best at {frames[-1]:g} frames, the most that were run; where it stops rising is "
+                "not known."
+                if flat.place == len(frames) - 1
+                else f"Within one point of its best at {frames[flat.place]:g} frames (95 %: "
                 f"{frames[flat.low]:g} to {frames[flat.high]:g})."
             )
     table = tag(

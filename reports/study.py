@@ -13,7 +13,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +44,7 @@ _DURATIONS: Final = ("duration", "duration_group", "duration_category", "video_d
 _ORDER: Final = ("short", "medium", "long")
 _MOST_SUBSETS: Final = 8
 _TOLERANCE: Final = 0.01
+_BESIDE: Final = "LongVA-7B, published"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +187,8 @@ def _task_curves(study: StudyRuns, name: str, by: str) -> TaskCurves | None:
     ]  # fmt: skip
     for point, _ in points:
         for problem in point.run.problems_of(name) if point.run else ():
-            if problem.kind in ("failed", "aggregate"):
-                continue  # counted in the table; the table has the mean over questions
+            if problem.kind in ("failed", "aggregate", "scale"):
+                continue  # the table counts them, and has the mean over questions
             text = re.sub(r"\S*/points/\S+", "a samples file", problem.text)
             if text not in notes:
                 notes.append(text)
@@ -431,7 +432,7 @@ def write_study(folder: Path, *, by: str = "", published: str = "") -> tuple[lis
     for task in found:
         beside, note = _published_lines(task, published)
         notes += [note] if note else []
-        figures = {f"frames_{_plain(task.task)}": _curve_figure(study, task, beside)}
+        figures = {f"frames_{_plain(task.task)}": _curve_figure(study, task, beside, note)}
         if len(task.ropes) > 1:
             figures[f"rope_{_plain(task.task)}"] = _rope_figure(study, task)
         for name, figure in figures.items():
@@ -500,13 +501,17 @@ def _published_lines(task: TaskCurves, published: str) -> tuple[dict[str, CurveL
     return lines, note
 
 
-def _curve_figure(study: StudyRuns, task: TaskCurves, beside: Mapping[str, CurveLine]) -> Any:
+def _curve_figure(
+    study: StudyRuns, task: TaskCurves, beside: Mapping[str, CurveLine], remark: str
+) -> Any:
     """A line for each subset; with several RoPE settings a panel for each subset instead."""
     overall = task.curves[-1].estimates[0]
     note = (
         f"{overall.num_questions:,} questions on {overall.num_clusters:,} videos. Bands hold at 95 "
         "% for all points of a line at once, clustered by video."
     )
+    if beside:
+        note += f"\n{remark}"
     title = f"{study.name} on {task.task}"
     if len(task.ropes) > 1:
         panels = [
@@ -517,6 +522,9 @@ def _curve_figure(study: StudyRuns, task: TaskCurves, beside: Mapping[str, Curve
                     _line(curve, rope)
                     for rope in task.ropes
                     if (curve := task.find(rope, subset)) is not None
+                ]
+                + [
+                    replace(line, label=_BESIDE) for line in beside.values() if line.label == subset
                 ],
             )
             for subset in task.subsets
@@ -525,13 +533,12 @@ def _curve_figure(study: StudyRuns, task: TaskCurves, beside: Mapping[str, Curve
     curves = [c for subset in task.subsets if (c := task.find(task.ropes[0], subset)) is not None]
     lines = [_line(curve, curve.subset) for curve in curves]
     lines += [line for label, line in beside.items() if label in task.subsets]
-    if beside:
-        note += "\nPublished scores have no samples and so no bands."
     flat, frames = curves[-1].plateau, curves[-1].frames
     if flat is not None:
+        place = frames[flat.place]
         between = f"(95 %: {frames[flat.low]:,} to {frames[flat.high]:,})"
         note += (
-            f"\nOverall comes within 1 point of its best at {frames[flat.place]:,} frames {between}."
+            f"\nOverall comes within 1 point of its best at {place:,} frames {between}."
             if flat.place < len(frames) - 1
             else f"\nOverall is best at the last number of frames {between}: it may rise further."
         )

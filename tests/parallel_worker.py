@@ -6,6 +6,7 @@ variables. Process 0 writes what it computed to FOLDER/SIZE.pt and prints `loade
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -27,16 +28,17 @@ OPEN = Path(__file__).parent / "data" / "golden_open"
 QUESTIONS = ("What happens?", "How many rings are there?")
 
 
-def small_session(tensor_parallel: int = 1, **settings: Any) -> Session:
+def small_session(
+    tensor_parallel: int = 1, pretrained: str | Path = OPEN / "longva_tiny"
+) -> Session:
     return open_session(
-        OPEN / "longva_tiny",
+        pretrained,
         device="cpu",
         dtype="float32",
         frames=FramePolicy(max_frames=3),
         chunk_tokens=300,
         decode_process=False,
         tensor_parallel=tensor_parallel,
-        **settings,
     )
 
 
@@ -64,16 +66,21 @@ def answers(session: Session) -> dict[str, Any]:
 def main(size: int, folder: Path, mode: str = "answers") -> None:
     if mode == "silent":
         parallel._SILENT_SECONDS, parallel._GRACE_SECONDS = 8.0, 1.0
+    if mode == "elsewhere":
+        os.chdir(OPEN if os.environ["RANK"] == "0" else folder)
     with joined(size) as leads:
         if not leads:
             return
-        session = small_session(size)
+        session = small_session(size, *(["./longva_tiny"] if mode == "elsewhere" else []))
         print("loaded", flush=True)
         if mode == "answers":
-            torch.save(answers(session), folder / f"{size}.pt")
-        elif mode == "another":
-            small_session(size)
-            answers(session)
+            found = answers(session)
+            small_session(size)  # takes the place of the first one
+            try:
+                answers(session)
+            except EvaluationError as error:
+                found["replaced"] = str(error)
+            torch.save(found, folder / f"{size}.pt")
         else:
             while True:  # until another process is ended, or stopped
                 answers(session)

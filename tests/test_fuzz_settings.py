@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzzing import TEXT, fuzz
+import yaml
+from fuzzing import TEXT, changed, damaged, dumps, fuzz, read_or_refused
 from hypothesis import example, given
 from hypothesis import strategies as st
 from lmms_eval.utils import simple_parse_args_string
@@ -17,6 +18,7 @@ from longva_eval.model_adapters.longva import LongVA
 from longva_eval.errors import CheckpointError, MediaError, SettingsError
 from longva_eval.probe import VideoInfo
 from longva_eval.rope import RopeSettings
+from longva_eval.study import read_study_file, study_from
 from longva_eval.video import FramePolicy, one_per_second, sample_frames
 
 # Frame policies -----------------------------------------------------------------------------------
@@ -65,6 +67,44 @@ def test_any_policy_gives_frames_of_the_video_or_is_refused(
     assert len(sample.timestamps_seconds) == len(indices) <= sample.num_frames_asked
     assert short_video == "repeat" or len(set(indices)) == len(indices)
     assert 1 <= len(one_per_second(info)) <= num_frames
+
+
+# Studies ------------------------------------------------------------------------------------------
+
+_STUDY = {
+    "pretrained": "longva-tiny",
+    "tasks": ["longva_videomme_mini"],
+    "frames": [8, 16],
+    "rope_theta": [1e6, "own"],
+    "limit": 10,
+    "model_args": {"dtype": "float32"},
+}
+
+
+@fuzz(200)
+@given(values=changed(_STUDY, 3))
+@example(values=_STUDY | {"frames": [1e400]})
+@example(values=_STUDY | {"frames": [10**400], "limit": 10**400})
+@example(values=_STUDY | {"limit": 1e400})
+@example(values=_STUDY | {"tasks": [[]]})
+def test_a_study_of_any_shape_is_read_or_refused(tmp_path: Path, values: Any) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(dumps(values), encoding="utf-8")  # JSON is YAML, nearly
+    read_or_refused(
+        lambda: study_from(read_study_file(path), where=str(path)), SettingsError, "study.yaml"
+    )
+
+
+@fuzz(100)
+@given(content=damaged(yaml.safe_dump(_STUDY).encode()) | st.binary(max_size=60))
+@example(content=b"[" * 5000)
+@example(content=b"a: !!python/object/apply:os.system [echo]")
+def test_a_study_of_any_bytes_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_bytes(content)
+    read_or_refused(
+        lambda: study_from(read_study_file(path), where=str(path)), SettingsError, "study.yaml"
+    )
 
 
 # --model_args -------------------------------------------------------------------------------------

@@ -386,6 +386,29 @@ def test_categories_weigh_the_same_and_kinds_of_needles_are_paired() -> None:
     assert math.isnan(mmlongbench.average([]))
 
 
+def test_questions_that_failed_do_not_raise_an_accuracy_that_is_turned_around() -> None:
+    def record(outcome: str) -> dict[str, Any]:
+        categories = {"category": "niah", "dataset": "vh_single"}
+        return {"categories": categories, "outcome": outcome, "score": 0.0, "official_score": 0.0}
+
+    for outcomes, mean in [(["failed"] * 4, 0.0), (["failed", "failed", "wrong", "wrong"], 0.5)]:
+        records = [record(outcome) for outcome in outcomes]
+        assert mmlongbench.category_mean(records, "niah", score="official_score") == mean
+
+
+def test_models_that_take_messages_get_each_picture_where_the_text_speaks_of_it(
+    hf_home: Path,
+) -> None:
+    module = utils("mmlongbench")
+    for document in mmlongbench_documents(hf_home).values():
+        (message,) = module.doc_to_messages(document)
+        parts = message["content"]
+        text = "".join("<image>" if p["type"] == "image" else p["text"] for p in parts)
+        assert text == module.doc_to_text(document)
+        given = [part["url"].tobytes() for part in parts if part["type"] == "image"]
+        assert given == [picture.tobytes() for picture in module.doc_to_visual(document)]
+
+
 def test_which_questions_are_asked_follows_from_the_official_seed(tmp_path: Path) -> None:
     rows = [{**data.mmlongbench_rows("document")[0], "id": n} for n in range(30)]
     path = tmp_path / "d.jsonl"

@@ -21,12 +21,17 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
 from conftest import OPEN
 from longva_eval.model_adapters.longva import LongVA
 from parallel_worker import answers, small_session
 from PIL import Image
+from small_task import comparable, differences, run_command, run_environment, write_tasks
 from tiny_llava_next import make_checkpoint
 
+from longva_eval.commands.niah import main as niah
 from longva_eval.commands.run import _tensor_parallel
 from longva_eval.errors import SettingsError
 from longva_eval.parallel import check_divisible, check_tensor_parallel, joined
@@ -97,8 +102,15 @@ def test_processes_that_were_not_started_cannot_join() -> None:
         pass
 
 
+def test_several_teams_in_one_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=r"4 were started.*Several teams in one run"), joined(2):
+        pass
+
+
 def test_lmms_eval_alone_is_told_how_to_start_processes_that_share() -> None:
-    with pytest.raises(SettingsError, match=r"lmms-eval itself would give each process other"):
+    with pytest.raises(SettingsError, match=r"lmms-eval by itself would give each process other"):
         LongVA(pretrained="longva-tiny", device="cpu", tensor_parallel=2)
 
 
@@ -230,13 +242,16 @@ def test_two_processes_that_share_a_model_say_what_one_says(tmp_path: Path) -> N
     for expected, found in zip(one["logits"], two["logits"], strict=True):
         close(expected, found)
     close(torch.tensor(one["forced"]), torch.tensor(two["forced"]))
+    assert "hold one at a time" in two["replaced"]
 
 
 @pytest.mark.slow
-def test_a_session_whose_model_was_replaced_says_so(tmp_path: Path) -> None:
-    run = torchrun(str(WORKER), "2", str(tmp_path), "another")
-    assert run.returncode != 0
-    assert "hold one at a time" in run.stderr
+def test_a_machine_without_the_checkpoint_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    with two_processes(tmp_path, "elsewhere") as processes:
+        output, error = processes[0].communicate(timeout=LIMIT_SECONDS)
+    assert processes[0].returncode == 1
+    assert "loaded" not in output
+    assert "Process 1 of 2 failed: CheckpointError: pretrained=./longva_tiny: there is no" in error
 
 
 @pytest.mark.slow
@@ -269,18 +284,15 @@ def test_niah_on_two_processes_gives_the_cells_of_one(tmp_path: Path) -> None:
     found = []
     for size in (1, 2):
         out = tmp_path / str(size)
-        command = ["-m", "longva_eval", "niah", "--pretrained", "longva-tiny", "--frames", "4,8"]
-        command += ["--depths", "0,1", "--device", "cpu", "--dtype", "float32", "--no-controls"]
-        command += ["--tensor-parallel", str(size), "--out", str(out)]
+        options = ["--pretrained", "longva-tiny", "--frames", "4", "--depths", "0,1"]
+        options += ["--device", "cpu", "--dtype", "float32", "--no-controls"]
+        options += ["--tensor-parallel", str(size), "--out", str(out)]
         if size == 2:
-            run = torchrun(*command)
+            run = torchrun("-m", "longva_eval", "niah", *options)
+            assert run.returncode == 0, run.stderr
+            assert run.stdout.count("Every answer:") == 1
         else:
-            run = subprocess.run(
-                [sys.executable, *command], env=environment(), capture_output=True, text=True,
-                timeout=LIMIT_SECONDS,
-            )  # fmt: skip
-        assert run.returncode == 0, run.stderr
-        assert run.stdout.count("Every answer:") == 1
+            assert niah(options) == 0
         found.append([json.loads(line) for line in (out / "cells.jsonl").read_text().splitlines()])
         record = json.loads((out / "run.json").read_text())
         assert record["model"].get("tensor_parallel", 1) == size
@@ -289,6 +301,36 @@ def test_niah_on_two_processes_gives_the_cells_of_one(tmp_path: Path) -> None:
         assert {k: v for k, v in one.items() if not isinstance(v, (float, list))} == {
             k: v for k, v in two.items() if not isinstance(v, (float, list))
         }
+
+
+@pytest.mark.slow
+def test_a_run_on_two_processes_that_share_the_model_writes_the_files_of_one(
+    tmp_path: Path,
+) -> None:
+    write_tasks(tmp_path / "tasks", num_videos=1)
+    found = []
+    for size in (1, 2):
+        output = tmp_path / str(size)
+        command = run_command(
+            tmp_path / "tasks",
+            output,
+            names=["small_generate"],
+            processes=size,
+            model_args=f",tensor_parallel={size}",
+        )
+        run = subprocess.run(
+            command, env=run_environment(tmp_path), capture_output=True, text=True,
+            cwd=tmp_path, timeout=2 * LIMIT_SECONDS,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        # One process speaks, and one journals.
+        assert run.stdout.count("Everything that was asked for is there.") == 1
+        assert len(list(output.rglob("journal/*/*.jsonl"))) == 1
+        found.append(comparable(output))
+    one, two = found
+    assert differences(one, two) == ["longva_eval"]
+    assert two["longva_eval"].pop("tensor_parallel") == 2
+    assert differences(one, two) == []
 
 
 # The recipe for several machines.

@@ -14,7 +14,6 @@ from longva_eval.model_adapters.longva import LongVA
 
 from longva_eval.commands.run import Finished, problems_of, summary_lines
 from longva_eval.errors import EvaluationError, NumericalError, SettingsError
-from longva_eval.frame_sweep import SweepAnswer, run_frame_sweep
 from longva_eval.journal import Journal, journal_settings
 from longva_eval.needle import GridRun, NeedleGrid, run_grid
 from longva_eval.needle_media import open_haystack
@@ -288,31 +287,6 @@ def test_a_needle_grid_is_resumed(open_golden: Golden, tmp_path: Path) -> None:
         assert run(journal) == whole
         # The one whose news nobody could take is in the journal too.
         assert (journal.num_taken_over, journal.num_written) == (4, 4)
-
-
-def test_a_frame_sweep_is_resumed(open_golden: Golden, tmp_path: Path) -> None:
-    rows = [
-        {
-            "question_id": str(n), "video_id": "1", "duration": "short", "videoID": "clip",
-            "question": question, "options": ["A. Yes.", "B. No."], "answer": "A",
-        }
-        for n, question in enumerate(QUESTIONS)
-    ]  # fmt: skip
-    (tmp_path / "clip.mp4").symlink_to(VIDEO)
-
-    def run(journal: Journal | None, on_answer: Any = None) -> list[SweepAnswer]:
-        return run_frame_sweep(
-            open_golden.session, rows, tmp_path, [2, 3],
-            max_new_tokens=3, journal=journal, on_answer=on_answer,
-        )  # fmt: skip
-
-    settings = journal_settings(open_golden.session.describe())
-    whole = run(None)
-    with Journal(tmp_path / "journal", settings) as journal, pytest.raises(StoppedError):
-        run(journal, stop_after(2))
-    with Journal(tmp_path / "journal", settings) as journal:
-        assert run(journal) == whole
-        assert (journal.num_taken_over, journal.num_written) == (3, 3)
 
 
 def test_the_hosts_cache_keeps_no_failures() -> None:

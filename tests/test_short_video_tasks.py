@@ -451,6 +451,19 @@ def test_a_pair_is_asked_one_after_the_other_and_judged_together(
         result(pair, ["a ball"])
 
 
+def test_a_pair_whose_video_is_missing_fails_without_being_looked_for_again(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    serve("ok")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))  # no video there
+    pair = UTILS.videochatgpt_consistency_docs(data.videochatgpt("Consistency").dataset())[0]
+    asked = UTILS.videochatgpt_consistency_text(pair, {}, previous_output=[FAILED], round_idx=1)
+    assert asked == (None, None, True, [FAILED, FAILED], None)
+    record = UTILS.videochatgpt_consistency_result(pair, [asked[3]])["judge_consistency"]
+    assert record["outcome"] == "failed"
+    assert record["media"] == [str(tmp_path / "videochatgpt/Test_Videos/v_p1QGn0IzfW0_0")]
+
+
 def test_a_question_without_its_counterpart_is_named(serve: Any) -> None:
     serve("ok")
     source = data.videochatgpt("Consistency")

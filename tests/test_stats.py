@@ -91,6 +91,18 @@ def test_the_host_s_clustered_standard_error_is_the_same_up_to_its_correction():
     )
 
 
+def test_a_repeated_question_adds_no_certainty():
+    once = clustered_standard_error([1.0, 0.0, 1.0], ["a", "b", "c"])
+    thrice = clustered_standard_error([1.0, 0.0, 1.0] * 3, ["a", "b", "c"] * 3)
+    assert thrice == pytest.approx(once)
+
+
+@pytest.mark.parametrize(("scores", "clusters"), [([], []), ([1.0], ["a", "b"])])
+def test_nothing_has_no_standard_error(scores, clusters):
+    with pytest.raises(ValueError, match="scores and"):
+        clustered_standard_error(scores, clusters)
+
+
 def test_independent_shares_get_wilsons_interval_but_for_the_t_quantile():
     scores = [1.0] * 700 + [0.0] * 1300
     found = estimate_mean(scores, range(2000))

@@ -402,6 +402,12 @@ def test_a_missing_video_is_named_with_the_way_out(hf_home: Path) -> None:
     assert "longva-eval prepare videomme --from DIR" in str(error.value)
 
 
+def test_a_copy_without_videos_of_a_duration_is_told() -> None:
+    rows = [row for row in data.videomme_rows() if row["duration"] != "long"]
+    with pytest.raises(DataError, match="none of 6 rows is on a long video"):
+        utils("videomme").process_docs_long(Dataset.from_list(rows))
+
+
 def test_durations_are_tasks_of_their_own() -> None:
     for duration in videomme.DURATIONS:
         found = documents(f"process_docs_{duration}")

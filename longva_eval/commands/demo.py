@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from longva_eval import embedded
 from longva_eval.cli import load
 from longva_eval.commands.niah import NiahRun, control_text, heatmap_panel, run_and_write
-from longva_eval.frame_sweep import run_frame_sweep, sweep_rows
-from longva_eval.journal import Journal, journal_settings
-from longva_eval.mini_benchmark import generate_mini_benchmark
+from longva_eval.commands.sweep import run_study
 from longva_eval.needle import NeedleGrid
 from longva_eval.needle_media import load_needles, open_haystack
-from longva_eval.progress import progress_bar
 from longva_eval.rope import RopeSettings
 from longva_eval.session import Session, open_session
+from longva_eval.study import Study
 
 __all__ = ["main"]
 
 _GRID = NeedleGrid(frame_counts=(16, 64, 128, 256, 512), depths=(0.0, 0.25, 0.5, 0.75, 1.0))
-_SWEEP_FRAMES = (4, 8, 16, 32, 64, 128)
+_SWEEP = Study(
+    pretrained="longva-tiny",
+    tasks=("longva_mini",),
+    frames=(4, 8, 16, 32, 64, 128),
+    model_args={"device": "cpu", "dtype": "float32"},
+)
+_COMPARED = (32, 64, 128)
+"""Numbers of frames whose runs are compared; the second is the baseline."""
 
 _NEEDLES_INTRODUCTION = """\
 1. V-NIAH: {needles} pictures, one at a time, hidden in a video of up to {frames} frames, and a
@@ -31,8 +36,16 @@ _NEEDLES_INTRODUCTION = """\
    extended on text alone, then it was shown single pictures. longva-tiny-short saw no long text.
 """
 _SWEEP_INTRODUCTION = """\
-2. A frame sweep: multiple-choice questions on short, medium and long videos, at several numbers of
-   frames. What is asked happens in a few frames of a video, which a sparse sample can miss.
+2. A sweep: 180 multiple-choice questions on short, medium and long videos, asked by lmms-eval at
+   several numbers of frames. What is asked happens in a few frames of a video, which a sparse
+   sample can miss.
+"""
+_COMPARE_INTRODUCTION = """
+3. A comparison: do more frames help, or is that chance? The same questions on the same videos, so
+   the differences are taken question by question.
+"""
+_PAGE_INTRODUCTION = """
+4. One page about all of it, with the frames that the model saw.
 """
 _WHAT_IT_SHOWS = """
 What they show: a model whose context was extended on text alone finds a picture in videos far
@@ -43,11 +56,11 @@ short videos a few frames are enough."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run V-NIAH on the embedded models and the frame sweep on the mini benchmark."""
+    """V-NIAH on the embedded models, a sweep on the mini suite, a comparison, and the page."""
     parser = argparse.ArgumentParser(
         prog="longva-eval demo",
-        description="V-NIAH on the embedded models, and a frame sweep on the mini benchmark; no "
-        "network, no GPU.",
+        description="V-NIAH on the embedded models, a sweep over frames on the mini suite, a "
+        "comparison, and a page about all of it; no network, no GPU.",
     )
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder (out/demo)")
     parser.add_argument(
@@ -77,13 +90,19 @@ def main(arguments: Sequence[str]) -> int:
     _draw(panels, out / "heatmaps.png", len(needles))
 
     print(_SWEEP_INTRODUCTION)
-    rows = generate_mini_benchmark(out / "mini_benchmark")
-    if options.quick:
-        rows = [row for row in rows if str(row["video_id"]).endswith(("1", "2"))]
-    sweep = _sweep(sessions[next(iter(sessions))], rows, out)
-    print(load("longva_eval.reports.curve:sweep_table")(sweep))
-    print(f"\nLook at {out / 'heatmaps.png'} and {out / 'frame_sweep.png'}.\n{_WHAT_IT_SHOWS}")
-    return 0
+    del sessions
+    status = _sweep(out, quick=options.quick)
+    print(_PAGE_INTRODUCTION)
+    page = out / "report.html"
+    load("longva_eval.commands.report:main")(
+        [str(out / "sweep"), str(out / "vniah"), "--out", str(page), "--title", "longva-eval demo"]
+    )
+    figure = next((out / "sweep").glob("frames_*.png"), out / "sweep")
+    print(
+        f"{_WHAT_IT_SHOWS}\n\nLook at\n  {page}   in a browser: everything"
+        f"\n  {out / 'heatmaps.png'}\n  {figure}"
+    )
+    return status
 
 
 def _open(name: str) -> Session:
@@ -100,26 +119,16 @@ def _draw(panels: Sequence[tuple[str, NiahRun]], path: Path, num_needles: int) -
     load("longva_eval.reports.heatmap:save_heatmaps")(drawn, path, path.with_suffix(".svg"))
 
 
-def _sweep(session: Session, rows: Sequence[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
-    session.encoder.keep_all = False
-    journal = Journal(out / "journal", journal_settings(session.describe()))
-    total = len(rows) * len(_SWEEP_FRAMES)
-    with journal, progress_bar(total, "Frame sweep", unit="question") as bar:
-        answers = run_frame_sweep(
-            session,
-            rows,
-            out / "mini_benchmark",
-            _SWEEP_FRAMES,
-            journal=journal,
-            on_answer=lambda: bar.update(1),
-        )
-    sweep = sweep_rows(answers)
-    text = "".join(json.dumps(vars(answer), ensure_ascii=False) + "\n" for answer in answers)
-    (out / "frame_sweep_samples.jsonl").write_text(text, encoding="utf-8")
-    (out / "frame_sweep.json").write_text(json.dumps(sweep, indent=2) + "\n", encoding="utf-8")
-    journal.finish(remove=True)
-    paths = [out / "frame_sweep.png", out / "frame_sweep.svg"]
-    load("longva_eval.reports.curve:save_curve")(
-        sweep, *paths, title=f"{session.checkpoint.source} on the mini benchmark", chance=0.25
+def _sweep(out: Path, *, quick: bool) -> int:
+    """The sweep, and what its points say about each other."""
+    # The mini suite is drawn below HF_HOME; without one the demo keeps to its own folder.
+    os.environ.setdefault("HF_HOME", str((out / "hf").absolute()))
+    study = replace(_SWEEP, tasks=("longva_mini_small",), frames=(4, 8, 16)) if quick else _SWEEP
+    status = run_study(study, out / "sweep")
+    print(_COMPARE_INTRODUCTION)
+    few, base, many = (
+        str(out / "sweep" / "points" / f"frames-{frames}")
+        for frames in (study.frames if quick else _COMPARED)
     )
-    return sweep
+    load("longva_eval.commands.compare:main")([few, many, "--baseline", base])
+    return status

@@ -9,6 +9,8 @@ answers in their journals. What a run that was killed has answered is never comp
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib
 import json
 import os
 import sys
@@ -49,14 +51,18 @@ def main(arguments: Sequence[str]) -> int:
     """Run a study. Returns 1 if a point is missing."""
     options = _parser().parse_args(arguments)
     study = _study(options)
-    return run_study(
-        study,
-        options.out,
-        by=options.by,
-        published=options.published,
-        fresh=options.fresh,
-        verbose=options.verbose,
-    )
+    try:
+        return run_study(
+            study,
+            options.out,
+            by=options.by,
+            published=options.published,
+            fresh=options.fresh,
+            verbose=options.verbose,
+        )
+    except KeyboardInterrupt:
+        print("\nAnswers so far are kept; the same command goes on with them.", file=sys.stderr)
+        raise
 
 
 def run_study(
@@ -203,7 +209,7 @@ def _run_points(
         except SystemExit as error:
             run.reason = f"a task gave up: {error.code}"
         except Exception as error:
-            run.reason = f"{type(error).__name__}: {error}"
+            run.reason = _reason(error)
             logger.debug("{}", traceback.format_exc())
         else:
             problems = problems_of(finished)
@@ -211,6 +217,13 @@ def _run_points(
             if not problems:
                 _complete(run, state, finished)
         _say(run, number, len(left), time.monotonic() - began)
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong; where lmms-eval tried several times, what was wrong the last time."""
+    attempt = getattr(error, "last_attempt", None)
+    cause = attempt.exception() if attempt is not None else None
+    return f"{type(cause or error).__name__}: {cause or error}"
 
 
 def _complete(run: _PointRun, state: Any, finished: Finished) -> None:
@@ -289,6 +302,14 @@ def _write_record(
 # lmms-eval ----------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=1)
+def _task_manager(include_path: str | None, model: str) -> Any:
+    """lmms-eval's index of its tasks; it reads some 2,000 files."""
+    from lmms_eval.tasks import TaskManager
+
+    return TaskManager("WARNING", include_path=include_path, model_name=model)
+
+
 class _Host:
     """lmms-eval, driven as its own command line drives it."""
 
@@ -297,7 +318,7 @@ class _Host:
 
         self._host: Any = host
         self._study = study
-        self._manager = host.TaskManager("WARNING", model_name=study.model)
+        self._manager = _task_manager(study.include_path, study.model)
         self._tasks: list[str] = self._manager.match_tasks(list(study.tasks))
         for task in study.tasks:
             if task not in self._tasks and "*" not in task:
@@ -371,7 +392,7 @@ class _Host:
 @contextmanager
 def _quiet_host(verbose: bool) -> Iterator[None]:
     """Keep lmms-eval's account of each of many runs to warnings, and its bars away."""
-    import lmms_eval.models  # it replaces all log sinks when it is imported
+    importlib.import_module("lmms_eval.models")  # replaces all log sinks when it is imported
 
     if verbose:
         yield
@@ -442,7 +463,7 @@ def _study(options: argparse.Namespace) -> Study:
         "pretrained": options.pretrained, "model": options.model, "tasks": options.tasks,
         "frames": options.frames, "rope_theta": options.rope_theta, "rope_type": options.rope_type,
         "rope_factor": options.rope_factor, "limit": options.limit,
-        "model_args": options.model_args,
+        "model_args": options.model_args, "include_path": options.include_path,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     if options.study is None:
@@ -501,6 +522,7 @@ def _parser() -> argparse.ArgumentParser:
         help="own, default, linear, ntk, yarn, llama3, longrope, dynamic",
     )  # fmt: skip
     parser.add_argument("--rope-factor", metavar="X,X,...", help="for the types that need one")
+    parser.add_argument("--include-path", metavar="DIR", help="of tasks lmms-eval does not have")
     parser.add_argument("--limit", help="questions of each task, for tests only")
     parser.add_argument(
         "--model-args", metavar="K=V,...", help="further arguments of the model, as in lmms-eval"
