@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: $(STAMP)
-	@echo "== Demo: V-NIAH and a frame sweep on what ships with the package =="
+	@echo "== Demo: V-NIAH, a sweep, a comparison and a page, on what ships with the package =="
 	$(BIN)/longva-eval demo --out out/demo
 
 test: check

@@ -22,9 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPVisionConfig, LlavaNextConfig, Qwen2Config
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlavaNextConfig, Qwen2Config
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
+from longva_eval import images
 from longva_eval.checkpoint import Checkpoint, load_checkpoint
 from longva_eval.encoder import VisualEncoder
 from longva_eval.errors import CheckpointError, MediaError, SettingsError
@@ -612,3 +613,21 @@ def test_pictures_of_the_repository_open() -> None:
     assert len(paths) >= 5
     for path in paths:
         assert open_image(path).mode == "RGB"
+
+
+def test_frames_prepared_by_several_threads_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.random.default_rng(3).integers(0, 256, (11, 90, 120, 3), dtype=np.uint8)
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}
+    )
+    together = []
+    for threads in (1, 3):
+        monkeypatch.setattr(images, "_preparing_threads", lambda threads=threads: threads)
+        images._prepare_pool.cache_clear()
+        monkeypatch.setattr(images, "_FRAMES_PER_THREAD", 2)
+        together.append(
+            [frames_to_pixel_values(frames, processor, aspect=aspect) for aspect in ("crop", "pad")]
+        )
+    images._prepare_pool.cache_clear()
+    for one, several in zip(*together, strict=True):
+        assert torch.equal(one, several)
