@@ -177,8 +177,8 @@ def measure_vision(session: Session, num_frames: int) -> None:
     before = torch.cuda.memory_allocated() / 1e9 if CUDA else 0.0
     took, peak, tokens = measure(encode)
     size = sum(piece.numel() * piece.element_size() for piece in tokens) / 1e9
-    print(f"vision tower, batches of 16: {alone:,.0f} frames/s; pixels of 640 x 360 frames, one "
-          f"thread: {prepared:,.0f} frames/s")  # fmt: skip
+    print(f"vision tower, batches of 16: {alone:,.0f} frames/s; pixels of 640 x 360 frames, "
+          f"alone: {prepared:,.0f} frames/s")  # fmt: skip
     print(f"{num_frames:,} frames through the encoder: {took:.2f} s, {num_frames / took:,.0f} "
           f"frames/s; {peak - before:.2f} GB above the weights, {size:.2f} GB of it visual tokens",
           flush=True)  # fmt: skip

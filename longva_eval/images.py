@@ -49,7 +49,7 @@ __all__ = [
 ImageAspectRatio = Literal["anyres", "pad", "crop"]
 _FRAMES_PER_THREAD = 4
 _MOST_THREADS = 8
-"""Of one process. One prepares 90 to 150 frames a second; the tower takes 990 (one H200)."""
+"""Of one process. One prepares 90 to 150 frames a second, eight 400; a tower takes 990 (H200)."""
 PatchMerge = Literal["unires", "spatial_unpad"]
 """What becomes of the tiles of an `anyres` picture: LongVA's UniRes, or LLaVA-NeXT's AnyRes."""
 

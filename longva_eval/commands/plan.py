@@ -401,7 +401,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--frames", type=int, help="frames of a prompt (default: the grid's longest)")
     add("--gpu", metavar="MEMORY", help="memory of the GPU: 48GB, 44.7GiB (default: --gpu-name's)")
     add("--gpu-name", help=f"for its peak: {', '.join(GPUS)} (default: all of them)")
-    add("--utilization", type=float, default=0.5, help="share of the peak that is reached (0.5)")
+    add("--utilization", type=float, default=0.4, help="share of the peak that is reached (0.4)")
     add("--dtype", default="bfloat16", choices=get_args(PlanDType), help="bfloat16 (default)")
     add("--chunk-tokens", type=int, default=2048, help="prefill chunk (2048)")
     add("--grid", metavar="FRAMES", help="V-NIAH haystack lengths: 200:3000:200 or 6,12,24")

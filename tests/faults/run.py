@@ -7,6 +7,7 @@ python tests/faults/run.py --write         # and puts it into docs/reliability.m
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -126,8 +127,8 @@ def table(outcomes: list[Outcome], session_note: str) -> str:
 
 
 def _without_folder(message: str) -> str:
-    words = [Path(word).name if word.startswith("/") else word for word in message.split(" ")]
-    return " ".join(words).replace("|", "\\|").replace("<", "&lt;")
+    short = re.sub(r"(?<![\w<&:])/[^ '\"]*/", "", message)
+    return short.replace("|", "\\|").replace("<", "&lt;")
 
 
 def main() -> int:
