@@ -362,7 +362,7 @@ def vision_flops(shape: ModelShape, num_frames: int) -> int:
 
 
 def estimate_seconds(
-    flops: float, gpu: Gpu, *, utilization: float = 0.4, dtype: PlanDType = "bfloat16"
+    flops: float, gpu: Gpu, *, utilization: float = 0.5, dtype: PlanDType = "bfloat16"
 ) -> float:
     """Seconds that so many FLOPs take at this share of the GPU's peak.
 

@@ -148,7 +148,8 @@ class _Pass:
             return
         self._written_before = self._written()
         session = self._run.session
-        with progress_bar(self._num_left, "All points together", unit="answer") as self._bar:
+        what = f"{len(open_states)} points together"
+        with progress_bar(self._num_left, what, unit="answer") as self._bar:
             for block in self._blocks(len(ropes)):
                 session.encoder.keep_all = len(ropes) > 1
                 try:

@@ -284,7 +284,7 @@ def study_tables(study: StudyRuns, found: Sequence[TaskCurves], *, form: str = "
         parts.append("\n".join(f"- {line}" for line in lines) if form == "md" else "\n".join(lines))
     for point in study.points:
         if point.run is None:
-            parts.append(f"Point {point.name} is missing: {point.reason}")
+            parts.append(f"Point {point.name} is missing: {point.reason.partition('. ')[0]}.")
     if not found:
         parts.append("No task of this study has questions with scores from 0 to 1.")
     return "\n\n".join(parts)

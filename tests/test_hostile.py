@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -13,7 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
+from datasets import Dataset
+from lmms_eval.api.instance import Instance
+from longva_eval.model_adapters.longva import LongVA
 from PIL import Image, ImageFile
 from safetensors.torch import load_file
 from video_files import Clip, write_video
@@ -24,6 +29,7 @@ from longva_eval.errors import CheckpointError, EvaluationError, MediaError
 from longva_eval.images import open_image
 from longva_eval.journal import Journal
 from longva_eval.local_rows import unreadable_picture
+from longva_eval.outcomes import FAILED
 from longva_eval.session import Session, open_session
 from longva_eval.video import FramePolicy
 
@@ -427,12 +433,42 @@ def test_threads_that_open_pictures_do_not_disturb_each_other(
     assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
+def test_a_cut_off_picture_of_lmms_evals_own_tasks_fails_by_name(
+    truncated: list[Path], tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole.png"
+    Image.new("RGB", (64, 64), (200, 0, 0)).save(whole)
+    cells = [{"bytes": path.read_bytes(), "path": None} for path in (truncated[0], whole)]
+    features = datasets.Features({"image": datasets.Image()})
+    # Pillow gives a picture here, and lmms-eval would ask about it.
+    documents_of_host = Dataset.from_dict({"image": cells}, features=features)
+    assert documents_of_host[0]["image"].size == (256, 256)
+    model = LongVA(
+        pretrained=str(ROOT / "tests/data/golden_open/longva_tiny"), device="cpu",
+        dtype="float32", on_error="skip", max_failed=1, journal="off",
+    )  # fmt: skip
+    model.task_dict["task"] = {"test": documents_of_host}
+    requests = [
+        Instance(
+            request_type="generate_until",
+            arguments=("What?", {"max_new_tokens": 2}, lambda d: [d["image"]], n, "task", "test"),
+            idx=0,
+            metadata={"task": "task", "doc_id": n, "repeats": 1},
+        )
+        for n in range(2)
+    ]
+    failed, answered = model.generate_until(requests)
+    assert failed.text == FAILED
+    assert answered.text != FAILED
+    reason = (model.sample_info("task", 0) or {})["reason"]
+    assert "Task task, document 0" in reason
+    assert "truncated" in reason
+
+
 # Journals -----------------------------------------------------------------------------------------
 
 
 def test_a_journal_with_things_of_others_in_it_opens_at_once(tmp_path: Path) -> None:
-    import os
-
     with Journal(tmp_path / "journal", {"frames": 8}) as journal:
         journal.put({"document": 1}, {"text": "A"})
     (place,) = (path for path in (tmp_path / "journal").iterdir() if path.is_dir())

@@ -22,6 +22,8 @@ from longva_eval.reports.curve import CurveLine, CurvePanel, draw_curves
 from longva_eval.reports.runs import Run, read_run, read_runs
 from longva_eval.reports.study import OVERALL, read_study, study_curves, study_results, write_study
 
+from longva_eval.commands.compare import main as compare
+from longva_eval.commands.report import main as report
 from longva_eval.commands.sweep import main, run_study
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.rope import RopeSettings
@@ -260,6 +262,20 @@ def test_points_are_ordinary_runs_for_every_reader(swept: Path) -> None:
     assert sorted(run.frames() for run in runs) == sorted([*"33", *"88", "16", "16"])
 
 
+def test_the_page_and_the_comparison_read_a_study(
+    swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "report.html"
+    assert report([str(swept), "--out", str(page), "--no-film"]) == 0
+    html = page.read_text(encoding="utf-8")
+    assert "longva-tiny, RoPE base 50,000, longva_mini_small" in html
+    assert "Within one point of its best at" in html
+    few, many = (str(swept / "points" / f"frames-{n}-own-rope") for n in (3, 16))
+    capsys.readouterr()
+    assert compare([few, many, "--baseline", few]) == 0
+    assert "longva-tiny, 16 frames minus longva-tiny, 3 frames" in capsys.readouterr().out
+
+
 def test_the_record_tables_and_figures_agree(swept: Path) -> None:
     record = read_record(swept)
     found = read_study(swept)
@@ -375,6 +391,7 @@ def test_a_point_whose_prompts_do_not_fit_is_missing_and_the_others_are_there(
     assert run_study(small, tmp_path) == 1
     captured = capsys.readouterr()
     assert "missing: frames-16: Task longva_mini_small, document 0: The prompt has" in captured.err
+    assert "[3/3] frames-16: missing, Task longva_mini_small, document 0" in captured.out
     assert "1 of 3 points are missing; the same command goes on with them." in captured.err
     points = read_record(tmp_path)["points"]
     assert [point["status"] for point in points] == ["complete", "complete", "missing"]

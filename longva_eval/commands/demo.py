@@ -12,6 +12,7 @@ from longva_eval import embedded
 from longva_eval.cli import load
 from longva_eval.commands.niah import NiahRun, control_text, heatmap_panel, run_and_write
 from longva_eval.commands.sweep import run_study
+from longva_eval.errors import SettingsError
 from longva_eval.needle import NeedleGrid
 from longva_eval.needle_media import load_needles, open_haystack
 from longva_eval.rope import RopeSettings
@@ -36,9 +37,9 @@ _NEEDLES_INTRODUCTION = """\
    extended on text alone, then it was shown single pictures. longva-tiny-short saw no long text.
 """
 _SWEEP_INTRODUCTION = """\
-2. A sweep: 180 multiple-choice questions on short, medium and long videos, asked by lmms-eval at
-   several numbers of frames. What is asked happens in a few frames of a video, which a sparse
-   sample can miss.
+2. A sweep: {questions} multiple-choice questions on short, medium and long videos, asked by
+   lmms-eval at several numbers of frames. What is asked happens in a few frames of a video, which a
+   sparse sample can miss.
 """
 _COMPARE_INTRODUCTION = """
 3. A comparison: do more frames help, or is that chance? The same questions on the same videos, so
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         panels.append((title, run))
     _draw(panels, out / "heatmaps.png", len(needles))
 
-    print(_SWEEP_INTRODUCTION)
+    print(_SWEEP_INTRODUCTION.format(questions=18 if options.quick else 180))
     del sessions
     status = _sweep(out, quick=options.quick)
     print(_PAGE_INTRODUCTION)
@@ -124,7 +125,10 @@ def _sweep(out: Path, *, quick: bool) -> int:
     # The mini suite is drawn below HF_HOME; without one the demo keeps to its own folder.
     os.environ.setdefault("HF_HOME", str((out / "hf").absolute()))
     study = replace(_SWEEP, tasks=("longva_mini_small",), frames=(4, 8, 16)) if quick else _SWEEP
-    status = run_study(study, out / "sweep")
+    try:
+        status = run_study(study, out / "sweep")
+    except SettingsError:  # what lies there was made by another version of this package
+        status = run_study(study, out / "sweep", fresh=True)
     print(_COMPARE_INTRODUCTION)
     few, base, many = (
         str(out / "sweep" / "points" / f"frames-{frames}")

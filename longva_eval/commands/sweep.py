@@ -406,8 +406,11 @@ def _quiet_host(verbose: bool) -> Iterator[None]:
         return by_host(*args, **kwargs | {"disable": True})
 
     def wanted(record: Any) -> bool:
-        is_host = (record["name"] or "").startswith("lmms_eval")
-        return not is_host or record["level"].no >= logger.level("WARNING").no
+        # An adapter tells of a journal for a run by itself; here the sweep does.
+        is_run = (record["name"] or "").startswith(
+            ("lmms_eval", "longva_eval.model_adapters.longva")
+        )
+        return not is_run or record["level"].no >= logger.level("WARNING").no
 
     logger.remove()
     logger.add(sys.stderr, level="INFO", format="{message}", filter=wanted)
@@ -437,7 +440,7 @@ def _say_what_is_there(runs: Sequence[_PointRun], left: Sequence[_PointRun]) -> 
 def _say(run: _PointRun, number: int, total: int, seconds: float) -> None:
     place = f"[{number}/{total}] {run.point.name}"
     if not run.is_complete:
-        print(f"{place}: missing. {run.reason}", flush=True)
+        print(f"{place}: missing, {run.reason.partition('. ')[0].rstrip('.')}", flush=True)
         return
     answers = run.record["answers"]
     counts: dict[str, int] = {}
