@@ -431,7 +431,10 @@ def test_the_command_answers_the_first_question(capsys: pytest.CaptureFixture[st
 
 
 def test_the_command_compares_grids_and_tasks(capsys: pytest.CaptureFixture[str]) -> None:
-    plan("--gpu 48GB --gpu-name h100 --grid 200:3000:200 --depths 0:1:0.2 --needles 5")
+    plan(
+        "--gpu 48GB --gpu-name h100 --grid 200:3000:200 --depths 0:1:0.2 --needles 5 "
+        "--utilization 0.5"
+    )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["language", "model,", "EFLOP", "7.56", "3.23", "2.34x"] in lines
     assert any(line[-4:] == ["4.24", "h", "1.81", "h"] for line in lines)
