@@ -421,4 +421,4 @@ def _short_number(value: float) -> str:
     if value >= 1e5:
         mantissa, exponent = f"{value:.6e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:g}"
+    return f"{value:,g}"

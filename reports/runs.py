@@ -423,7 +423,8 @@ def _build_task(
     problems: list[Problem] = []
     row = as_mapping(as_mapping(results.get("results")).get(name))
     config = as_mapping(as_mapping(results.get("configs")).get(name))
-    subtasks = tuple(map(str, as_mapping(results.get("group_subtasks")).get(name) or ()))
+    members = as_mapping(results.get("group_subtasks")).get(name)
+    subtasks = tuple(map(str, members)) if isinstance(members, list) else ()
     counts = as_mapping(as_mapping(results.get("n-samples")).get(name))
     in_benchmark, asked = as_number(counts.get("original")), as_number(counts.get("effective"))
     higher = as_mapping(as_mapping(results.get("higher_is_better")).get(name))

@@ -293,15 +293,22 @@ def _is_record(value: object) -> bool:
     )
 
 
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond floats
+        return math.inf
+
+
 def _score_of(value: object, score_key: str) -> tuple[float | None, str]:
     """A question's score in a metric of any task, and how it was read."""
     if isinstance(value, (bool, int, float)):
-        return float(value), "its value"
+        return _as_float(value), "its value"
     if not isinstance(value, Mapping):
         return None, ""
     for key in (score_key, "score", "correct", "is_correct", "acc", "accuracy"):
         if isinstance(value.get(key), (bool, int, float)):
-            return float(value[key]), key
+            return _as_float(value[key]), key
     prediction = next((key for key in _PREDICTION_KEYS if key in value), None)
     answer = next((key for key in _ANSWER_KEYS if value.get(key) not in (None, "")), None)
     if prediction is None or answer is None or isinstance(value[answer], (Mapping, list)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -32,9 +33,15 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 
 
 def fuzz(max_examples: int) -> Any:
-    """Settings of a fuzz test: no clock, and files of earlier examples may be in the way."""
+    """Settings of a fuzz test: no clock, and files of earlier examples may be in the way.
+
+    The same examples each time, so that a change is not refused for what it did not do. To look for
+    more: FUZZ_TIMES=20 pytest tests -k fuzz
+    """
+    times = int(os.environ.get("FUZZ_TIMES", "0"))
     return settings(
-        max_examples=max_examples,
+        max_examples=max_examples * max(1, times),
+        derandomize=times == 0,
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )

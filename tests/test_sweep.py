@@ -282,7 +282,7 @@ def test_the_record_tables_and_figures_agree(swept: Path) -> None:
     assert [point.frames for point in found.points] == [3, 8, 16] * 2
     (curves,) = study_curves(found)
     assert curves.subsets == ("short", "medium", OVERALL)
-    assert curves.ropes == ("own RoPE", "theta 50000")
+    assert curves.ropes == ("own RoPE", "theta 50,000")
     assert curves.chance == 0.25
     overall = curves.find("own RoPE", OVERALL)
     assert overall is not None
