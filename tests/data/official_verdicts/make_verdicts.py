@@ -25,12 +25,16 @@ SOURCES = {
 folder = official_folder()
 assert folder is not None, "set LONGVA_EVAL_OFFICIAL"
 made_on = {
-    "videomme": choice_answers(), "mmmu": choice_questions(), "mmmu_open": open_questions(),
-    "mlvu_test": choice_answers(), "mlvu_dev": choice_answers(),
+    "videomme": choice_answers(),
+    "mmmu": choice_questions(),
+    "mmmu_open": open_questions(),
+    "mlvu_test": choice_answers(),
+    "mlvu_dev": choice_answers(),
 }
 for rule, verdicts in official_verdicts(folder).items():
     record = {
-        "made_by": SOURCES[rule], "answers": f"tests/official_answers.py, seed {SEED}, {COUNT} of them",
+        "made_by": SOURCES[rule],
+        "answers": f"tests/official_answers.py, seed {SEED}, {COUNT} of them",
         "answers_sha256": digest(made_on[rule]),
         "meaning": "a letter or a text; - where nothing is read or an option is drawn; 1 is right",
         "verdicts": verdicts if rule == "mlvu_test" else "".join(verdicts),
