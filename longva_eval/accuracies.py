@@ -58,6 +58,12 @@ def read_accuracies(path: str | Path) -> list[dict[str, float]]:
     rows = _parse(text, str(path))
     if not isinstance(rows, list) or not rows:
         raise MediaError(f"{path} must be a list of rows with {', '.join(_KEYS)}.")
+    if isinstance(rows[0], dict) and "Insert Index" in rows[0] and _KEYS[1] not in rows[0]:
+        raise MediaError(
+            f"{path} has the accuracies of a lattice by absolute position, not by depth. Those by "
+            f"depth are in {path.with_name('all_accuracies.json')}; a heatmap by position is the "
+            "heatmap.png that longva-eval niah drew beside it."
+        )
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not all(_is_number(row.get(key)) for key in _KEYS):
             raise MediaError(f"{path}: row {number} must have numbers as {', '.join(_KEYS)}.")

@@ -50,7 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "demo": (
         "longva_eval.commands.demo:main",
-        "run V-NIAH on the embedded model and video, offline, in minutes",
+        "V-NIAH, a sweep, a comparison and a page, offline, in minutes",
     ),
     "doctor": (
         "longva_eval.commands.doctor:main",

@@ -495,7 +495,7 @@ def _task_index(tasks: Sequence[str]) -> tuple[list[Finding], dict[str, list[str
     """What lmms-eval knows the tasks as, groups taken apart; reads its 2,000 files."""
     done, failure = _run_python(_TASKS, json.dumps(list(tasks)))
     if done is None:
-        mend = "see the message; `lmms-eval tasks list` should say the same"
+        mend = "see the message; `lmms-eval --tasks list` should say the same"
         finding = _finding("lmms-eval", "task index", "problem", failure, mend)
         return [finding], dict.fromkeys(tasks)
     found = json.loads(done.removeprefix("FOUND "))
@@ -621,7 +621,7 @@ def _judge_task(
 
     leaves = known.get(task)
     if leaves is None:
-        reason = f"lmms-eval knows no task or group {task!r}; see lmms-eval tasks list"
+        reason = f"lmms-eval knows no task or group {task!r}; see `lmms-eval --tasks list`"
         return TaskVerdict(name=task, can_run=False, reasons=(reason,))
     wrong = [
         f"{f.name}: {f.text}"

@@ -77,6 +77,19 @@ class Haystack:
         """The videos, for the record."""
         return list(self.sources)
 
+    def check_length(self, num_frames: int) -> None:
+        """Make sure that there are so many frames.
+
+        Raises:
+            MediaError: If there are fewer.
+        """
+        if num_frames > len(self.frames):
+            files = ", ".join(source["file"] for source in self.sources)
+            raise MediaError(
+                f"The haystack ({files}) has {len(self.frames)} frames at one a second; "
+                f"{num_frames} are asked for. Add videos to the haystack or lower the frame counts."
+            )
+
 
 def load_needles(source: str | Path) -> list[Needle]:
     """Needles from a folder with `dataset.json`, or from the hub.
@@ -209,12 +222,7 @@ def needle_clip(
         MediaError: If the haystack has fewer frames.
         SettingsError: If `insert_index` is not one of 0 to `num_frames`.
     """
-    if num_frames > len(haystack.frames):
-        files = ", ".join(source["file"] for source in haystack.sources)
-        raise MediaError(
-            f"The haystack ({files}) has {len(haystack.frames)} frames at one a second; "
-            f"{num_frames} are asked for. Add videos to the haystack or lower the frame counts."
-        )
+    haystack.check_length(num_frames)
     if not 0 <= insert_index <= num_frames:
         raise SettingsError(
             f"insert_index={insert_index} must lie between 0 and num_frames={num_frames}."

@@ -239,6 +239,7 @@ def study_text(study: Study) -> str:
 def check_same_study(study: Study, folder: Path) -> None:
     """Make sure that a folder holds nothing, or this study, perhaps with another grid.
 
+    A study that ended before it answered anything (its task was misspelt) holds nothing.
     Points of a grid do not depend on each other: more or fewer of them are the same study. Nor do
     numbers depend on what happens when a video cannot be read, or on which device computes.
 
@@ -246,7 +247,7 @@ def check_same_study(study: Study, folder: Path) -> None:
         SettingsError: If it holds another study; the difference is named.
     """
     path = folder / SETTINGS_NAME
-    if not path.is_file():
+    if not path.is_file() or not _has_begun(folder):
         return
     there = study_from(read_study_file(path), where=str(path))
     old, new = _fixed(there), _fixed(study)
@@ -301,6 +302,11 @@ def rope_label(rope: RopeSettings) -> str:
 
 
 # Parts --------------------------------------------------------------------------------------------
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether a study has answers, complete or in a journal."""
+    return any(path.is_file() for path in (folder / "points").rglob("*"))
 
 
 def _fixed(study: Study) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from longva_eval import stats
+from longva_eval.errors import SettingsError
 
 from .notes import Notes, joined_marks
 from .published import (
@@ -111,7 +112,12 @@ def comparison_tables(
     Returns:
         With a benchmark its table. Without, a table for each benchmark or task of the runs, and
         before them one of all tasks if a run has several.
+
+    Raises:
+        SettingsError: If no question of the runs has the category asked for.
     """
+    if by:
+        _check_category(runs, by)
     if benchmark is not None:
         return [_benchmark_table(runs, benchmark, scores, models, subtitles)]
     groups: dict[str, tuple[Benchmark | None, list[str]]] = {}
@@ -715,6 +721,15 @@ def category_values(tasks: Sequence[Task], by: str) -> list[str]:
         return list(found.get(by, {}))
     few = (list(values) for values in found.values() if 2 <= len(values) <= _MOST_CATEGORIES)
     return next(few, [])
+
+
+def _check_category(runs: Sequence[Run], by: str) -> None:
+    """A category that no run has would split nothing, and nobody would see it."""
+    questions = (q for run in runs for task in run.tasks.values() for q in task.questions)
+    found = {name for question in questions for name in question.categories}
+    if by not in found:
+        there = f"there is {', '.join(sorted(found))}" if found else "their samples have none"
+        raise SettingsError(f"--by {by}: no question of the runs has this category; {there}.")
 
 
 def _overview(

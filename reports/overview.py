@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
 from collections import Counter
@@ -160,9 +161,22 @@ def _what_was_run(run: Run) -> list[tuple[str, str]]:
         ("RoPE", _rope(rope)),
         ("template", str(recipe.get("conv_template") or "")),
         ("versions", named),
-        ("date", run.date),
+        ("date", _date(run)),
         ("file", str(run.path)),
     ]
+
+
+def _date(run: Run) -> str:
+    """lmms-eval writes 20261101_120000 in a time zone of its own: Singapore's if not told."""
+    found = re.fullmatch(r"(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d)", run.date)
+    if found is None:
+        return run.date
+    arguments = run.config.get("resolved_cli_args")
+    zone = arguments.get("timezone") if isinstance(arguments, Mapping) else None
+    said = (
+        f"{zone}, lmms-eval's --timezone" if isinstance(zone, str) and zone else "lmms-eval's time"
+    )
+    return "{}-{}-{} {}:{}:{} ({})".format(*found.groups(), said)
 
 
 def _rope(rope: object) -> str:

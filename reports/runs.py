@@ -189,6 +189,16 @@ def find_results(path: str | Path) -> list[Path]:
             alone.setdefault((file.parent, _stamp(file)), file)
     found = sorted([*results, *alone.values()], key=lambda file: (_stamp(file), str(file)))
     if not found:
+        needles = [
+            folder
+            for folder in (path, *sorted(path.glob("*/")))
+            if (folder / "run.json").is_file() and (folder / "cells.jsonl").is_file()
+        ]
+        if needles:
+            raise MediaError(
+                f"{needles[0]} is a longva-eval niah folder, not a run of lmms-eval: use "
+                f"longva-eval heatmap {needles[0]} or longva-eval report {path}."
+            )
         raise MediaError(
             f"{path} holds no run of lmms-eval: no file <date>_results.json or "
             "<date>_samples_<task>.jsonl lies in it or below. lmms-eval writes them where "

@@ -11,6 +11,7 @@ import pytest
 from conftest import OPEN
 
 from longva_eval.cli import COMMANDS, load, main
+from longva_eval.commands.niah import _parser as niah_parser
 from longva_eval.plugin import tasks_folder
 
 VIDEOS = [OPEN / "inputs/landscape_320x180.mp4", OPEN / "inputs/portrait_180x320.mp4"]
@@ -65,8 +66,58 @@ def test_niah_writes_what_the_original_writes_and_more(needles: Path, tmp_path: 
     assert not list(out.glob("*part*"))
 
 
+def test_finished_results_are_shown_again_and_others_never_replace_them(
+    needles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert niah(needles, out) == 0
+    printed = capsys.readouterr().out
+    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert niah(needles, out) == 0
+    again = capsys.readouterr().out
+    assert again == f"{out} is complete already: nothing is computed. --fresh starts over.\n" + (
+        printed
+    )
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == first
+
+    for more, difference in (
+        (("--frames", "2"), "grid.frames is [2, 5] there and [2] now"),
+        (("--dtype", "bfloat16"), "model.dtype is float32 there and bfloat16 now"),
+        (("--rope-type", "linear", "--rope-factor", "2"), "model.rope."),
+    ):
+        assert niah(needles, out, *more) == 1
+        error = capsys.readouterr().err
+        assert difference in error
+        assert "Give another --out, or set what is there aside with --fresh." in error
+    assert {name: (out / name).read_bytes() for name in first} == first
+
+    assert niah(needles, out, "--frames", "2", "--fresh") == 0
+    assert (out / "run.json.1").read_bytes() == first["run.json"]
+    assert json.loads((out / "run.json").read_text(encoding="utf-8"))["grid"]["frames"] == [2]
+
+
+def test_a_finished_test_that_is_damaged_is_not_shown(
+    needles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert niah(needles, out, "--frames", "2", "--no-controls") == 0
+    lines = (out / "cells.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (out / "cells.jsonl").write_text("".join(lines[:-1]), encoding="utf-8")
+    assert niah(needles, out, "--frames", "2", "--no-controls") == 1
+    assert "cells.jsonl has 5 of 6 answers" in capsys.readouterr().err
+
+
+def test_a_short_haystack_is_noticed_before_the_model_is_loaded(
+    needles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A checkpoint that is not there would be the first error otherwise.
+    assert niah(needles, tmp_path / "out", "--frames", "99", "--pretrained", "nowhere") == 1
+    assert "has 25 frames at one a second; 99 are asked for" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_several_thetas_go_into_folders_of_their_own(needles: Path, tmp_path: Path) -> None:
-    assert niah(needles, tmp_path / "out", "--rope-theta", "1e6", "1e9") == 0
+    assert niah(needles, tmp_path / "out", "--rope-theta", "1e6,1e9") == 0
     cells = {}
     for theta in ("1000000", "1000000000"):
         folder = tmp_path / "out" / f"rope_theta_{theta}"
@@ -74,6 +125,20 @@ def test_several_thetas_go_into_folders_of_their_own(needles: Path, tmp_path: Pa
         assert run["model"]["rope"]["parameters"]["rope_theta"] == float(theta)
         cells[theta] = (folder / "cells.jsonl").read_text(encoding="utf-8")
     assert cells["1000000"] != cells["1000000000"]
+
+
+@pytest.mark.parametrize("thetas", [["1e6,1e9"], ["1e6", "1e9"], ["1e6,", "1e9"]])
+def test_thetas_have_blanks_or_commas_between(thetas: list[str]) -> None:
+    options = niah_parser().parse_args(
+        ["--pretrained", "m", "--frames", "8", "--out", "o", "--rope-theta", *thetas]
+    )
+    assert options.rope_theta == [1e6, 1e9]
+
+
+def test_a_theta_that_is_no_number_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        niah_parser().parse_args(["--rope-theta", "1e6,own"])
+    assert "--rope-theta: '1e6,own' is no number" in capsys.readouterr().err
 
 
 def test_a_lattice_asks_at_absolute_positions(needles: Path, tmp_path: Path) -> None:
@@ -160,6 +225,32 @@ def test_a_heatmap_needs_a_title_for_each_file(
 ) -> None:
     assert main(["heatmap", "a.json", "b.json", "--title", "one"]) == 1
     assert "1 --title were given for 2 files" in capsys.readouterr().err
+
+
+def test_a_heatmap_is_drawn_from_a_niah_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "model"
+    folder.mkdir(parents=True)
+    rows = [{"Num. Frame": 4, "Frame Depth": depth, "Score": depth / 100} for depth in (0, 100)]
+    (folder / "all_accuracies.json").write_text(json.dumps(rows), encoding="utf-8")
+    out = tmp_path / "drawn.svg"
+    assert main(["heatmap", str(folder), "--out", str(out)]) == 0
+    accuracies = folder / "all_accuracies.json"
+    assert capsys.readouterr().out.startswith(f"0.5000  model  ({accuracies})\n")
+    assert out.stat().st_size > 5_000
+
+    assert main(["heatmap", str(folder.parent), "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert "it has no all_accuracies.json. Below it there are" in error
+    assert str(folder) in error
+
+    lattice = folder / "lattice_accuracies.json"
+    lattice.write_text('[{"Num. Frame": 4, "Insert Index": 2, "Score": 1.0}]', encoding="utf-8")
+    assert main(["heatmap", str(lattice), "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert "of a lattice by absolute position" in error
+    assert str(accuracies) in error
 
 
 def test_a_heatmap_is_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -359,6 +359,8 @@ def test_wrong_calls_are_explained(run, tmp_path: Path) -> None:
         "compare", "--baseline", EIGHT, status=1
     )
     assert "give --published" in run("compare", EIGHT, "--models", "LongVA", status=1)
+    error = run("compare", EIGHT, MORE, "--by", "nope", status=1)
+    assert "--by nope: no question of the runs has this category; there is duration" in error
     assert "Did you mean MLVU" in run("compare", "--published", "MLUV", status=1)
     assert "does not exist" in run("show", str(tmp_path / "none"), status=1)
 
@@ -381,6 +383,7 @@ def test_show_tells_what_was_run_and_what_became_of_it(run) -> None:
     text = run("show", SKIP)
     assert re.search(r"frames +32 \(np.linspace", text)
     assert re.search(r"RoPE +type default, theta 1,000,000", text)
+    assert "2026-11-20 22:23:39 (Asia/Singapore, lmms-eval's --timezone)" in flat(text)
     assert re.search(r"dtype +float32, cpu", text)
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line.split()}
     assert rows["all"] == ["all", "70.4", "48.0", "to", "85.9", "54", "38", "6", "7", "3"]
@@ -390,6 +393,15 @@ def test_show_tells_what_was_run_and_what_became_of_it(run) -> None:
     assert "003-1: MediaError" in text
     assert "041-1: “5”" in text
     assert "Read this before using the numbers" in text
+
+
+def test_show_names_lmms_evals_time_where_no_zone_is_recorded(run, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SKIP, tmp_path / "run"))
+    path = next(folder.glob("*_results.json"))
+    results = json.loads(path.read_text(encoding="utf-8"))
+    del results["config"]["resolved_cli_args"]
+    path.write_text(json.dumps(results), encoding="utf-8")
+    assert "2026-11-20 22:23:39 (lmms-eval's time)" in flat(run("show", str(folder)))
 
 
 @pytest.mark.parametrize("width", [80, 120])

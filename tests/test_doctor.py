@@ -89,7 +89,7 @@ def test_the_page_names_every_problem_with_its_way_out() -> None:
     assert "-> mend it" in page
     assert "not laid out  a, b" in page  # one line for all
     assert "PROBLEM quiz  cannot run" in page
-    assert page.endswith("1 problem and 1 note, in 2 s.")
+    assert page.endswith("2 problems and 1 note, in 2 s.")  # the task is one of them
     assert max(map(len, page.splitlines())) <= 60
 
 
@@ -236,3 +236,9 @@ def test_a_gpu_is_described_by_what_fits_it(
     assert finding.status == status
     assert text in finding.text
     assert ("room for LongVA-7B with" in finding.text) == (status == "ok")
+
+
+def test_out_means_output_as_in_the_other_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", "--help"])
+    assert "--output DIR, --out DIR" in capsys.readouterr().out

@@ -342,6 +342,26 @@ def test_a_study_is_shown_point_by_point(tmp_path: Path) -> None:
     assert sum(a.get("class") == "curve" for _, a in page.elements) == 1
 
 
+def test_what_is_said_of_all_points_alike_is_printed_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = []
+    for count in (8, 16, 32):
+        folder = tmp_path / "points" / f"frames-{count}"
+        run = write_run(folder, questions(9), frames=count, limit=12, num_in_benchmark=54)
+        points.append(
+            {"name": folder.name, "frames": count, "rope_label": "own RoPE", "status": "complete",
+             "results": str(run.relative_to(tmp_path))}
+        )  # fmt: skip
+    record = {"study": 1, "settings": {"pretrained": "longva-tiny"}, "points": points}
+    (tmp_path / "study.json").write_text(json.dumps(record), encoding="utf-8")
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path), "--out", str(page), "--no-film"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "--limit 12" in line]
+    assert line.endswith("no score of the benchmark. (3 runs)")
+    assert Page(page.read_text(encoding="utf-8")).shown().count("run with --limit 12") == 1
+
+
 def test_rope_settings_at_several_frames_become_a_heatmap(tmp_path: Path) -> None:
     runs = []
     for theta, right in ((None, 3), (5e4, 9)):

@@ -489,12 +489,50 @@ def test_the_command_says_what_to_change(capsys: pytest.CaptureFixture[str]) -> 
         ("--grid 0,8", "frames=0 must be at least 1"),
         ("--grid 8 --needles 0", "needles=0 must be at least 1"),
         ("--grid 8 --depths 0,2", r"depths=\[0.0, 2.0\] must lie between 0 and 1"),
-        ("--model lmms-lab/LongVA-7B --frames 8", "neither 7b nor the folder of a checkpoint"),
+        ("--frames 8 --task mlvu --videos 9", "For any other task give both --videos"),
+        ("--frames 8 --task longva_videomme_subtitles", "is unknown; use videomme"),
+        ("--model lmms-lab/LongVA-8B --frames 8", "neither 7b .*, nor an embedded checkpoint"),
     ],
 )
 def test_the_command_refuses(arguments: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         plan(arguments)
+
+
+@pytest.mark.parametrize("setting", ["--utilization 40", "--task videomme --videos 0"])
+def test_a_setting_that_cannot_be_is_refused_before_anything_is_printed(
+    setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SettingsError, match="must be"):
+        plan(f"--frames 8 {setting}")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "same"),
+    [
+        ("--pretrained lmms-lab/LongVA-7B --frames 8", "--model 7b --frames 8"),
+        ("--grid 8,16 --num-needles 3", "--grid 8,16 --needles 3"),
+        (
+            "--frames 8 --task longva_videomme_long",
+            "--frames 8 --task longva_videomme_long --videos 300 --questions 3",
+        ),
+    ],
+)
+def test_the_command_takes_the_names_of_the_other_commands(
+    arguments: str, same: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(arguments)
+    printed = capsys.readouterr().out
+    plan(same)
+    assert printed == capsys.readouterr().out
+
+
+def test_any_task_is_planned_from_its_videos_and_questions(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan("--frames 8 --task mlvu --videos 10 --questions 2")
+    assert "mlvu: 10 videos, 20 questions, 8 frames" in capsys.readouterr().out
 
 
 def test_an_embedded_checkpoint_is_known_by_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -610,6 +610,14 @@ def test_the_command_says_what_it_does_not_know(capsys: pytest.CaptureFixture[st
     assert "no layout of local data called 'nothing'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("task", ["longva_mini", "vniah_small"])
+def test_tasks_that_come_with_their_data_need_none(
+    task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", task, "--from", "."]) == 0
+    assert f"{task} needs no data" in capsys.readouterr().out
+
+
 def subset_of_egoschema(folder: Path, *, missing: int = 0) -> Path:
     """500 rows in EgoSchema's form; the videos are links to one file."""
     (folder / "Subset").mkdir(parents=True)

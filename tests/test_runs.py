@@ -342,3 +342,16 @@ def test_reading_needs_neither_torch_nor_scipy() -> None:
     command = [sys.executable, "-c", code, str(RUNS / "mini_8")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_niah_folder_is_named_and_what_reads_it(tmp_path: Path) -> None:
+    folder = tmp_path / "rope_theta_1000000"
+    folder.mkdir()
+    for name in ("run.json", "cells.jsonl"):
+        (folder / name).write_text("{}\n", encoding="utf-8")
+    for path in (folder, tmp_path):
+        with pytest.raises(MediaError, match="is a longva-eval niah folder") as caught:
+            read_run(path)
+        assert f"use longva-eval heatmap {folder} or longva-eval report {path}." in str(
+            caught.value
+        )

@@ -22,6 +22,8 @@ from longva_eval.reports.curve import CurveLine, CurvePanel, draw_curves
 from longva_eval.reports.runs import Run, read_run, read_runs
 from longva_eval.reports.study import OVERALL, read_study, study_curves, study_results, write_study
 
+from longva_eval.cli import main as longva_eval
+from longva_eval.commands import sweep
 from longva_eval.commands.compare import main as compare
 from longva_eval.commands.report import main as report
 from longva_eval.commands.sweep import main, run_study
@@ -152,6 +154,29 @@ def test_a_wrong_file_is_named_with_what_is_wrong(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_missing_on_the_command_line_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert longva_eval(["sweep", "--tasks", "t", "--frames", "8", "--out", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert told == "longva-eval sweep: command line: a study needs pretrained.\n"
+
+
+def test_numbers_of_frames_can_be_a_range(tmp_path: Path) -> None:
+    given = ["--pretrained", "p", "--tasks", "t", "--out", str(tmp_path)]
+    asked = sweep._parser().parse_args([*given, "--frames", "8:32:8"])
+    assert sweep._study(asked).frames == (8, 16, 24, 32)
+    with pytest.raises(SettingsError, match="--frames '8:32' is neither START:STOP:STEP"):
+        main([*given, "--frames", "8:32"])
+
+
+def test_one_point_is_told_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (point,) = study(frames=(8,), rope_theta=(None,)).points()
+    run = sweep._PointRun(point=point, folder=tmp_path)
+    sweep._say_what_is_there([run], [run])
+    assert capsys.readouterr().out == "1 point.\n"
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"none\.yaml cannot be read: No such file"):
         main([str(tmp_path / "none.yaml"), "--out", str(tmp_path)])
@@ -159,6 +184,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_another_study_in_the_folder_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(study_text(study()))
+    # One that ended before it answered anything, since its task was misspelt, holds nothing.
+    check_same_study(study(tasks=("another",)), tmp_path)
+    answer = tmp_path / "points" / "frames-8" / "journal" / "answers.jsonl"
+    answer.parent.mkdir(parents=True)
+    answer.write_text("{}")
     check_same_study(study(), tmp_path)
     check_same_study(study(frames=(8, 512), rope_theta=(1e7,)), tmp_path)  # another grid of it
     check_same_study(study(model_args=ARGUMENTS | {"on_error": "skip"}), tmp_path)

@@ -170,7 +170,7 @@ def bars(results: dict[str, dict[str, Any]]) -> str:
                 points >= 15 and p < 0.01 and gain["short"]["points"] < points,
             )
         )
-    lines = ["| bar | result | reached |", "|---|---|---|"]
+    lines = ["| target | result | reached |", "|---|---|---|"]
     lines += [f"| {bar} | {text} | {'yes' if ok else '**no**'} |" for bar, text, ok in rows]
     return "\n".join(lines) + "\n\n"
 

@@ -83,7 +83,10 @@ def main(arguments: Sequence[str]) -> int:
         title = name + ("" if theta is None else f", theta {theta:,.0f}")
         print(title)
         folder = out / "vniah" / title.replace(", theta ", "-theta-").replace(",", "")
-        run = run_and_write(session, haystack, needles, grid, folder)
+        try:
+            run = run_and_write(session, haystack, needles, grid, folder)
+        except SettingsError:  # as in _sweep; or --quick was given for one of the two
+            run = run_and_write(session, haystack, needles, grid, folder, fresh=True)
         session.change_rope(RopeSettings())
         print(load("longva_eval.reports.heatmap:accuracy_table")(run.rows))
         print(control_text(run.summary), end="\n\n")
@@ -134,5 +137,5 @@ def _sweep(out: Path, *, quick: bool) -> int:
         str(out / "sweep" / "points" / f"frames-{frames}")
         for frames in (study.frames if quick else _COMPARED)
     )
-    load("longva_eval.commands.compare:main")([few, many, "--baseline", base])
+    load("longva_eval.commands.compare:main")([few, base, many, "--baseline", base])
     return status

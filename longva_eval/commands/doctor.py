@@ -67,6 +67,7 @@ def render(diagnosis: Diagnosis, *, width: int = 100, colored: bool = False) -> 
             for reason in task.reasons:
                 lines += _wrapped(reason, indent=12 + task_width, width=width)
     problems = sum(finding.status == "problem" for finding in shown)
+    problems += sum(not task.can_run for task in diagnosis.tasks)
     notes = sum(finding.status == "note" for finding in shown)
     counted = [
         f"{count} {word}{'' if count == 1 else 's'}"
@@ -125,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add: Any = parser.add_argument
     add("--tasks", metavar="A,B", help="tasks and groups that are to run")
     add("--hf-home", type=Path, metavar="DIR", help="where data lies (default: HF_HOME)")
-    add("--output", type=Path, metavar="DIR", help="where results will go (default: here)")
+    add("--output", "--out", type=Path, metavar="DIR", help="where results will go (default: here)")
     add("--offline", action="store_true", help="do not ask whether the hub answers")
     add("--json", action="store_true", help="for programs")
     return parser

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from longva_eval.accuracies import read_accuracies
 from longva_eval.cli import load
-from longva_eval.errors import SettingsError
+from longva_eval.errors import MediaError, SettingsError
 
 __all__ = ["main"]
 
@@ -25,29 +25,43 @@ def main(arguments: Sequence[str]) -> int:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="all_accuracies.json (ours or the original's), cells.jsonl, or the samples file of "
-        "an lmms-eval run of a vniah task",
+        help="folder of longva-eval niah, all_accuracies.json (ours or the original's), "
+        "cells.jsonl, or the samples file of an lmms-eval run of a vniah task",
     )
     parser.add_argument("--title", action="append", help="title of each panel, in order")
     parser.add_argument(
         "--out", type=Path, default=Path("heatmap.png"), help="png, svg or pdf (heatmap.png)"
     )
     options = parser.parse_args(arguments)
-    titles = options.title or [_title_of(path) for path in options.files]
-    if len(titles) != len(options.files):
-        raise SettingsError(f"{len(titles)} --title were given for {len(options.files)} files.")
+    files = [_file_of(path) for path in options.files]
+    titles = options.title or [_title_of(path) for path in files]
+    if len(titles) != len(files):
+        raise SettingsError(f"{len(titles)} --title were given for {len(files)} files.")
     if options.out.suffix not in (".png", ".svg", ".pdf"):
         raise SettingsError(f"--out {options.out} must end in .png, .svg or .pdf.")
     panel_type = load("longva_eval.reports.heatmap:HeatmapPanel")
     mean_accuracy = load("longva_eval.reports.heatmap:mean_accuracy")
     panels = []
-    for path, title in zip(options.files, titles, strict=True):
+    for path, title in zip(files, titles, strict=True):
         rows = read_accuracies(path)
         panels.append(panel_type(title=title, rows=rows))
         print(f"{mean_accuracy(rows):.4f}  {title}  ({path})")
     load("longva_eval.reports.heatmap:save_heatmaps")(panels, options.out)
     print(f"Wrote {options.out}")
     return 0
+
+
+def _file_of(path: Path) -> Path:
+    """The accuracies of a folder that `longva-eval niah` wrote; other paths as they are."""
+    if not path.is_dir():
+        return path
+    if (path / "all_accuracies.json").is_file():
+        return path / "all_accuracies.json"
+    below = sorted(str(file.parent) for file in path.glob("*/all_accuracies.json"))
+    hint = f" Below it there are, one panel each: {' '.join(below)}" if below else ""
+    raise MediaError(
+        f"{path} is no folder of a finished longva-eval niah: it has no all_accuracies.json.{hint}"
+    )
 
 
 def _title_of(path: Path) -> str:

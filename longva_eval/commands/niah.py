@@ -16,7 +16,7 @@ from loguru import logger
 from longva_eval import embedded
 from longva_eval.cli import load
 from longva_eval.errors import SettingsError
-from longva_eval.journal import Journal, journal_settings
+from longva_eval.journal import Journal, journal_settings, settings_difference
 from longva_eval.needle import (
     CellResult,
     LatticeGrid,
@@ -42,6 +42,19 @@ from longva_eval.session import Session, open_session
 
 __all__ = ["NiahRun", "main", "run_and_write"]
 
+_FILES = (
+    "run.json",
+    "all_accuracies.json",
+    "lattice_accuracies.json",
+    "cells.jsonl",
+    "controls.jsonl",
+    "circular.jsonl",
+    "summary.json",
+    "heatmap.png",
+    "heatmap.svg",
+)
+"""All that a finished test leaves. `run.json` is written after all numbers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NiahRun:
@@ -54,6 +67,8 @@ class NiahRun:
     """Of the needles as they are, without rotated options."""
     summary: dict[str, Any]
     """What the heatmap must be compared with, as in `summary.json`."""
+    was_there: bool = False
+    """Whether it was read from the folder, not computed now."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,6 +90,7 @@ def _run(options: argparse.Namespace) -> int:
         grid = NeedleGrid(frame_counts=frame_counts, depths=tuple(depths))
     needles = load_needles(options.needles)
     haystack = open_haystack(options.haystack or [embedded.HAYSTACK])
+    haystack.check_length(max(frame_counts))
     out = Path(options.out)
     thetas = options.rope_theta or [None]
     session = open_session(
@@ -120,7 +136,8 @@ def _run(options: argparse.Namespace) -> int:
         print(f"\n{title}")
         print(load("longva_eval.reports.heatmap:accuracy_table")(run.rows))
         print(control_text(run.summary))
-        draw(run, title=title, note=f"{len(needles)} needles a cell")
+        if not (run.was_there and (folder / "heatmap.svg").exists()):
+            draw(run, title=title, note=f"{len(needles)} needles a cell")
         print(f"\nHeatmap: {folder / 'heatmap.png'}\nEvery answer: {folder / 'cells.jsonl'}")
     return 0
 
@@ -142,7 +159,8 @@ def run_and_write(
     `all_accuracies.json` is the original's file, `cells.jsonl` has every answer in the grid's
     order, `controls.jsonl` those of the controls, `summary.json` what is concluded from them,
     `run.json` how all that was made. Until they are written, answers are in a journal beside them,
-    from which a run that was interrupted is resumed.
+    from which a run that was interrupted is resumed. What the same settings have written before
+    is read, not computed again.
 
     Args:
         session: The model.
@@ -153,19 +171,32 @@ def run_and_write(
         max_new_tokens: As in `run_grid`.
         controls: As in `run_grid`.
         circular: Also ask lettered needles with every rotation of their options.
-        fresh: Start over instead of resuming.
+        fresh: Start over instead of resuming; earlier results are set aside.
 
     Raises:
-        SettingsError: If the folder cannot be written, or holds an unfinished run with other
-            settings.
+        SettingsError: If the folder cannot be written, or holds a run with other settings.
         MediaError: If the haystack is too short, or a frame cannot be decoded.
         NumericalError: If logits are NaN or infinite.
     """
+    haystack.check_length(max(grid.frame_counts))
+    asked_needles = circular_needles(needles) if circular else list(needles)
+    settings = {
+        "grid": grid.describe(),
+        "haystack": haystack.describe(),
+        "needles": [needle.describe() for needle in asked_needles],
+        "model": session.describe(),
+        "max_new_tokens": max_new_tokens,
+        "controls": controls,
+        "circular": circular,
+    }
+    if fresh:
+        _set_aside(folder)
+    elif (folder / "run.json").exists():
+        return _finished(folder, settings)
     journal = Journal(folder / "journal", journal_settings(session.describe()), fresh=fresh)
     began = time.perf_counter()
     counts = session.engine.counts
     asked, computed = counts.tokens_asked, counts.tokens_computed
-    asked_needles = circular_needles(needles) if circular else list(needles)
     total = len(asked_needles) * (
         len(grid.cells()) + (len(grid.frame_counts) + 2 if controls else 0)
     )
@@ -217,12 +248,9 @@ def run_and_write(
         "average_accuracy": sum(row["Score"] for row in rows) / len(rows),
         "num_answers": len(cells),
         "seconds": round(time.perf_counter() - began, 1),
-        "grid": grid.describe(),
         "frame_rule": "one a second: every round(average fps)-th frame from the first",
         "frame_preparation": "pad to a square of the mean colour, pool 2 x 2 by average",
-        "haystack": haystack.describe(),
-        "needles": [needle.describe() for needle in asked_needles],
-        "model": session.describe(),
+        **settings,
         "engine": {
             "tokens_asked": counts.tokens_asked - asked,
             "tokens_computed": counts.tokens_computed - computed,
@@ -233,6 +261,78 @@ def run_and_write(
     journal.finish(remove=True)
     logger.debug("V-NIAH: {} answers in {:.1f} s", len(cells), record["seconds"])
     return NiahRun(folder=folder, rows=rows, cells=cells, summary=summary)
+
+
+def _finished(folder: Path, settings: Mapping[str, Any]) -> NiahRun:
+    """The results that lie in a folder, if they were made with these settings."""
+    ways_out = "Give another --out, or set what is there aside with --fresh."
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        there, now = _comparable(record), _comparable(json.loads(json.dumps(settings)))
+        if there != now:
+            raise SettingsError(
+                f"{folder} holds a finished needle test with other settings: "
+                f"{settings_difference(there, now)}. {ways_out}"
+            )
+        is_lattice = settings["grid"]["kind"] == "lattice"
+        name = "lattice_accuracies.json" if is_lattice else "all_accuracies.json"
+        lines = (folder / "cells.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        cells = [json.loads(line) for line in lines]
+        run = NiahRun(
+            folder=folder,
+            rows=json.loads((folder / name).read_text(encoding="utf-8")),
+            cells=[
+                CellResult(
+                    **cell | {key: tuple(cell[key]) for key in ("answer_ids", "pred_ids")},
+                )
+                for cell in cells
+            ],
+            summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")),
+            was_there=True,
+        )
+        if len(run.cells) != record["num_answers"]:
+            raise ValueError(f"cells.jsonl has {len(cells)} of {record['num_answers']} answers")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise SettingsError(
+            f"{folder} holds a finished needle test that cannot be read "
+            f"({type(error).__name__}: {error}). {ways_out}"
+        ) from error
+    print(f"{folder} is complete already: nothing is computed. --fresh starts over.")
+    return run
+
+
+def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `run.json` can move a number, in a form whose differences can be named."""
+    listed = {
+        name: {str(number): item for number, item in enumerate(record[name])}
+        for name in ("haystack", "needles")
+    }
+    rest = {
+        "grid": record["grid"],
+        "max_new_tokens": record.get("max_new_tokens"),
+        "controls": record.get("controls"),
+        "circular": record.get("circular"),
+    }
+    return {**listed, **rest, "model": journal_settings(record["model"])}
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename earlier results, so that new ones never lie among them."""
+    names = [name for name in _FILES if (folder / name).exists()]
+    if not names:
+        return
+    number = 1
+    while any((folder / f"{name}.{number}").exists() for name in _FILES):
+        number += 1
+    try:
+        for name in names:
+            (folder / name).rename(folder / f"{name}.{number}")
+    except OSError as error:
+        raise SettingsError(
+            f"Earlier results in {folder} cannot be set aside: {error.strerror}. Give another "
+            "--out, or move them."
+        ) from error
+    logger.info("Starting over: earlier results were set aside as {}", folder / f"*.{number}")
 
 
 def control_text(summary: Mapping[str, Any]) -> str:
@@ -300,6 +400,21 @@ def _write(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def _numbers(text: str) -> list[float]:
+    """`1e6` or `1e6,1e9`."""
+    try:
+        return [float(part) for part in text.rstrip(",").split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, nor several A,B,C") from error
+
+
+class _Flat(argparse.Action):
+    """Keeps lists, with blanks between them on the command line, as one list."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        setattr(namespace, self.dest, [value for group in values for value in group])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longva-eval niah",
@@ -354,10 +469,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--rope-theta",
-        type=float,
+        type=_numbers,
         nargs="+",
+        action=_Flat,
         metavar="THETA",
-        help="base of the rotary embedding; several run one after the other, into a folder each",
+        help="base of the rotary embedding; several, with blanks or commas between, run one after "
+        "the other, into a folder each",
     )
     add("--rope-type", help="linear, ntk, yarn, llama3, dynamic, default")
     add("--rope-factor", type=float, help="factor of the rope type")
@@ -376,6 +493,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="ask needles with options again for every rotation of them",
     )
-    add("--fresh", action="store_true", help="start over instead of resuming what is in --out")
+    add("--fresh", action="store_true", help="start over; what is in --out is set aside")
     add("--no-reuse", action="store_true", help="prefill every cell from nothing, to compare")
     return parser

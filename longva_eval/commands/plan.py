@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from longva_eval.embedded import embedded_checkpoint
+from longva_eval.embedded import CHECKPOINTS, embedded_checkpoint
 from longva_eval.errors import SettingsError
 from longva_eval.plan import (
     GPUS,
@@ -42,8 +42,17 @@ from longva_eval.ranges import parse_range, parse_whole_range
 
 __all__ = ["main"]
 
-TASKS = {"videomme": (900, 3)}
-"""Videos, and questions on each, of known tasks. Video-MME: arXiv:2405.21075."""
+TASKS = {
+    "videomme": (900, 3),
+    "longva_videomme": (900, 3),
+    **{f"longva_videomme_{duration}": (300, 3) for duration in ("short", "medium", "long")},
+}
+"""Videos, and questions on each, of known tasks. Video-MME: arXiv:2405.21075.
+
+Tasks with subtitles are left out: their prompts have text that is not counted here.
+"""
+
+_HUB_ID = "lmms-lab/LongVA-7B"
 
 _DEFAULT_DEPTHS = "0:1:0.2"
 _DEFAULT_NEEDLES = 5
@@ -108,7 +117,7 @@ def main(arguments: Sequence[str]) -> int:
     memory = plan_memory(shape, num_tokens, dtype=options.dtype, chunk_tokens=options.chunk_tokens)
 
     needle = " (the needle counted)" if grid and num_tokens == grid.longest_tokens else ""
-    print(
+    headline = (
         f"{shape.name}, {options.dtype}: {num_tokens:,} tokens = {num_frames:,} frames{needle} x "
         f"{shape.tokens_per_frame} + {text_tokens} of text"
     )
@@ -120,6 +129,7 @@ def main(arguments: Sequence[str]) -> int:
         tables.append(_grid_table(grid, speed, options))
     if options.task is not None:
         tables.append(_task_table(_task(shape, options), speed, options))
+    print(headline)  # not before: a setting that cannot be shows itself in the tables
     print(_render(tables))
     print()
     print(_verdict(shape, memory, num_tokens, options))
@@ -291,7 +301,7 @@ def _grid(shape: ModelShape, options: argparse.Namespace) -> GridCost | None:
 
 
 def _task(shape: ModelShape, options: argparse.Namespace) -> TaskCost:
-    videos, questions = TASKS[options.task]
+    videos, questions = TASKS.get(options.task, (0, 0))  # of others both are given
     return task_cost(
         shape,
         num_videos=videos if options.videos is None else options.videos,
@@ -301,13 +311,14 @@ def _task(shape: ModelShape, options: argparse.Namespace) -> TaskCost:
 
 
 def _shape(model: str) -> ModelShape:
-    if model.lower() == "7b":
+    if model.lower() == "7b" or (model == _HUB_ID and not Path(model).is_dir()):
         return LONGVA_7B
     folder = embedded_checkpoint(model) or Path(model)
     if not folder.is_dir():
         raise SettingsError(
-            f"--model {model!r} is neither 7b nor the folder of a checkpoint. Its config.json is "
-            f"enough: hf download {model} config.json --local-dir <folder>."
+            f"--model {model!r} is neither 7b ({_HUB_ID}), nor an embedded checkpoint "
+            f"({', '.join(CHECKPOINTS)}), nor the folder of one. Its config.json is enough: hf "
+            f"download {model} config.json --local-dir <folder>."
         )
     return read_model_shape(folder)
 
@@ -323,8 +334,11 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
         for name in ("videos", "questions"):
             if getattr(options, name) is not None:
                 raise SettingsError(f"--{name} has no effect without --task.")
-    elif options.task not in TASKS:
-        raise SettingsError(f"--task {options.task!r} is unknown; use {', '.join(TASKS)}.")
+    elif options.task not in TASKS and None in (options.videos, options.questions):
+        raise SettingsError(
+            f"--task {options.task!r} is unknown; use {', '.join(TASKS)}. For any other task give "
+            "both --videos, how many it has, and --questions, those on each video."
+        )
     elif options.frames is None:
         raise SettingsError("--task needs --frames, the frames of each video.")
     if options.frames is not None and options.frames < 1:
@@ -397,7 +411,13 @@ def _parser() -> argparse.ArgumentParser:
         f"before the frames and {QUESTION_TOKENS} after, a task's question {TASK_TEXT_TOKENS}.",
     )
     add: Any = parser.add_argument
-    add("--model", default="7b", help="7b (LongVA-7B, default) or folder with a config.json")
+    add(
+        "--model",
+        "--pretrained",
+        default="7b",
+        help=f"7b or {_HUB_ID} (default), an embedded one ({', '.join(CHECKPOINTS)}), or a folder "
+        "with a config.json",
+    )
     add("--frames", type=int, help="frames of a prompt (default: the grid's longest)")
     add("--gpu", metavar="MEMORY", help="memory of the GPU: 48GB, 44.7GiB (default: --gpu-name's)")
     add("--gpu-name", help=f"for its peak: {', '.join(GPUS)} (default: all of them)")
@@ -406,7 +426,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--chunk-tokens", type=int, default=2048, help="prefill chunk (2048)")
     add("--grid", metavar="FRAMES", help="V-NIAH haystack lengths: 200:3000:200 or 6,12,24")
     add("--depths", help=f"V-NIAH needle depths ({_DEFAULT_DEPTHS})")
-    add("--needles", type=int, help=f"V-NIAH needles ({_DEFAULT_NEEDLES})")
+    add("--needles", "--num-needles", type=int, help=f"V-NIAH needles ({_DEFAULT_NEEDLES})")
     add(
         "--lattice",
         type=int,
@@ -414,7 +434,10 @@ def _parser() -> argparse.ArgumentParser:
         help="V-NIAH insertion indices at multiples of STEP frames instead of depths; lengths are "
         "--grid's, or the multiples of STEP up to --frames",
     )
-    add("--task", help=f"questions on videos: {', '.join(TASKS)}")
+    add(
+        "--task",
+        help=f"questions on videos: {', '.join(TASKS)}; any other with --videos and --questions",
+    )
     add("--videos", type=int, help="videos of the task (the task's)")
     add("--questions", type=int, help="questions on each video (the task's)")
     return parser

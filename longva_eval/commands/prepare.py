@@ -27,6 +27,11 @@ __all__ = ["main"]
 
 _MAX_FAILED_SHARE = 0.05
 """What our adapters let fail unless told otherwise (`max_failed`)."""
+_NEED_NO_DATA = frozenset(
+    ["longva_mini", "longva_mini_small", "longva_mini_subtitles", "vniah_small",
+     "vniah_generate_frames", "vniah_generate_clip"]
+)  # fmt: skip
+"""Tasks on what ships with this package, or is drawn by it."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,6 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     hf_home: Path = (options.hf_home or hf_home_folder()).expanduser().absolute()
     layouts = read_layouts()
+    if options.task in _NEED_NO_DATA:
+        print(f"{options.task} needs no data: all of it comes with longva-eval.")
+        return 0
     if options.list:
         chosen = list(layouts.values()) if options.task is None else find_layouts(options.task)
         print(_render_list([data_status(layout, hf_home) for layout in chosen], hf_home))

@@ -8,6 +8,7 @@ below `--media`, and what does not fit gives a reason in words.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -91,9 +92,12 @@ def main(arguments: Sequence[str]) -> int:
     data = page.encode("utf-8")
     _write(options.out, data)
     print(f"Wrote {options.out} ({len(data) / 1e6:.1f} MB). {note}")
-    for each in runs:
-        for problem in each.run.problems:
-            print(f"  {each.run.name}: {problem.text}")
+    # The points of a study are said the same of.
+    said = Counter(
+        f"{each.run.name}: {problem.text}" for each in runs for problem in each.run.problems
+    )
+    for text, times in said.items():
+        print(f"  {text}" + (f" ({times} runs)" if times > 1 else ""))
     return 0
 
 

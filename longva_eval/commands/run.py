@@ -18,13 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longva_eval.errors import SettingsError
+from longva_eval.errors import EvaluationError, SettingsError
 from longva_eval.outcomes import FAILED
 
-__all__ = ["Finished", "main", "problems_of", "summary_lines"]
+__all__ = ["Finished", "main", "problems_of", "reason_of", "summary_lines"]
 
 _TELLS = {"list", "list_groups", "list_tags", "list_subtasks"}
 """Values of --tasks that only tell something."""
+_UNREACHED = {
+    "ConnectionError", "ConnectError", "ConnectTimeout", "ProxyError", "LocalEntryNotFoundError",
+    "OfflineModeIsEnabled", "DatasetNotFoundError",
+}  # fmt: skip
+"""Names of the errors with which datasets and the hub's client say that data is not here."""
 
 
 @dataclass(kw_only=True)
@@ -43,7 +48,11 @@ class Finished:
 
 def main(arguments: Sequence[str]) -> int:
     """Run lmms-eval. Returns 0 only if all that was asked for is there."""
-    options, given = _parser().parse_known_args(arguments)
+    parser = _parser()
+    options, given = parser.parse_known_args(arguments)
+    if not given:
+        parser.print_usage(sys.stderr)
+        return 2
     if options.fresh:
         from longva_eval.plugin import start_over
 
@@ -66,7 +75,7 @@ def _run(given: Sequence[str]) -> int:
     problems = []
     for run in runs:
         if run.error is not None:
-            problems.append(f"{type(run.error).__name__}: {run.error}")
+            problems.append(reason_of(run))
         elif is_leader:
             problems.extend(problems_of(run))
             print("\n".join(summary_lines(run)))
@@ -139,6 +148,9 @@ def _run_host(arguments: Sequence[str]) -> tuple[int, list[Finished]]:
         except BaseException as error:
             run.error = error
             runs.append(run)
+            if _says_all(error) and not args.config and args.verbosity != "DEBUG":
+                # The host would print it twice more. It goes on only with further runs of a file.
+                raise SystemExit(1) from error
             raise
         run.results, run.samples = results, samples
         run.files = sorted(set(_files(output)) - before)
@@ -161,6 +173,60 @@ def _run_host(arguments: Sequence[str]) -> tuple[int, list[Finished]]:
         sys.argv = argv
         host.cli_evaluate_single = evaluate_by_host
     return 0, runs
+
+
+def reason_of(run: Finished) -> str:
+    """Why an evaluation ended with an error, and what to do about it."""
+    error = run.error
+    assert error is not None
+    if isinstance(error, SystemExit) and error.code in (None, 0):
+        what = "" if run.arguments.get("tasks") else " without --tasks"
+        return f"lmms-eval ended{what} before it evaluated anything."
+    error = _unwrapped(error)
+    if isinstance(error, EvaluationError):
+        return str(error)
+    text = f"{type(error).__name__}: {error}"
+    return f"{text}\n{_data_hint(run)}" if _is_unreached(error) else text
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """What went wrong the last time, where the host tried several times."""
+    attempt = getattr(error, "last_attempt", None)
+    return (attempt.exception() if attempt is not None else None) or error
+
+
+def _says_all(error: BaseException) -> bool:
+    """Whether a message is enough: nobody needs to see where in the code it came up."""
+    error = _unwrapped(error)
+    unknown_task = isinstance(error, ValueError) and str(error).startswith("Tasks not found: ")
+    return isinstance(error, EvaluationError) or unknown_task or _is_unreached(error)
+
+
+def _is_unreached(error: BaseException) -> bool:
+    """Whether data could not be fetched, as this error or one that it came from says."""
+    seen: list[BaseException] = []
+    now: BaseException | None = error
+    while now is not None and now not in seen:
+        if isinstance(now, EvaluationError):
+            return False
+        if type(now).__name__ in _UNREACHED:
+            return True
+        seen.append(now)
+        now = now.__cause__ or (None if now.__suppress_context__ else now.__context__)
+    return False
+
+
+def _data_hint(run: Finished) -> str:
+    """How data comes to where there is no network."""
+    from longva_eval.layouts import read_layouts
+
+    asked = str(run.arguments.get("tasks") or "").split(",")
+    names = [name for name, layout in read_layouts().items() if set(asked) & set(layout.tasks)]
+    commands = "; ".join(f"longva-eval prepare {name} --from DIR" for name in names or ["NAME"])
+    return (
+        f"If a task's data is not here: {commands}. "
+        f"What else is missing: longva-eval doctor --tasks {','.join(asked)}"
+    )
 
 
 def problems_of(run: Finished) -> list[str]:

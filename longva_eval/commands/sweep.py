@@ -29,6 +29,7 @@ from longva_eval.commands.run import Finished, problems_of
 from longva_eval.errors import EvaluationError, ResourceError, SettingsError
 from longva_eval.journal import check_writable, journal_settings, settings_difference
 from longva_eval.plugin import MODEL_CLASSES, RECIPE_KEY
+from longva_eval.ranges import parse_whole_range
 from longva_eval.study import (
     RECORD_NAME,
     SETTINGS_NAME,
@@ -125,8 +126,8 @@ def run_study(
         print(f"longva-eval sweep: missing: {names}: {reason}", file=sys.stderr)
     if missing:
         print(
-            f"longva-eval sweep: {len(missing)} of {len(runs)} points are missing; the same "
-            "command goes on with them.",
+            f"longva-eval sweep: {len(missing)} of {_points(len(runs))} "
+            f"{'is' if len(runs) == 1 else 'are'} missing; the same command goes on with them.",
             file=sys.stderr,
         )
     return 1 if missing else 0
@@ -429,12 +430,16 @@ def _quiet_host(verbose: bool) -> Iterator[None]:
 def _say_what_is_there(runs: Sequence[_PointRun], left: Sequence[_PointRun]) -> None:
     done = len(runs) - len(left)
     begun = sum(run.journal.is_dir() for run in left)
-    text = f"{len(runs)} points"
+    text = _points(len(runs))
     if done:
         text += f", {done} complete"
     if begun:
         text += f", {begun} begun (their answers are taken over)"
     print(text + ("." if left else ": nothing is left to compute."))
+
+
+def _points(count: int) -> str:
+    return f"{count} point{'' if count == 1 else 's'}"
 
 
 def _say(run: _PointRun, number: int, total: int, seconds: float) -> None:
@@ -469,8 +474,10 @@ def _study(options: argparse.Namespace) -> Study:
         "model_args": options.model_args, "include_path": options.include_path,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
+    if ":" in (options.frames or ""):
+        given["frames"] = list(parse_whole_range(options.frames, name="frames"))
     if options.study is None:
-        return study_from(given, where="longva-eval sweep")
+        return study_from(given, where="command line")
     if options.study.is_dir():
         options.study = options.study / SETTINGS_NAME
     return study_from(read_study_file(options.study) | given, where=str(options.study))
@@ -516,7 +523,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pretrained", help="folder, hub id or name of an embedded checkpoint")
     parser.add_argument("--model", help=f"model id: {', '.join(MODEL_CLASSES)} (longva)")
     parser.add_argument("--tasks", help="of lmms-eval, with commas between")
-    parser.add_argument("--frames", metavar="N,N,...", help="numbers of frames")
+    parser.add_argument("--frames", metavar="N,N,...", help="numbers of frames, or START:STOP:STEP")
     parser.add_argument(
         "--rope-theta", metavar="X,X,...", help="RoPE bases; own is the checkpoint's"
     )
