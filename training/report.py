@@ -216,7 +216,7 @@ def main() -> None:
     results = {run.name: json.loads((run / "eval.json").read_text()) for run in arguments.runs}
     if arguments.figure:
         draw(results, arguments.figure)
-    print("## The bars\n\n" + bars(results) + "## All tables\n\n" + render(results), end="")
+    print("## Targets\n\n" + bars(results) + "## All tables\n\n" + render(results), end="")
 
 
 if __name__ == "__main__":
