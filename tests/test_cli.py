@@ -89,6 +89,7 @@ def test_finished_results_are_shown_again_and_others_never_replace_them(
         error = capsys.readouterr().err
         assert difference in error
         assert "Give another --out, or set what is there aside with --fresh." in error
+        assert "cannot be read" not in error
     assert {name: (out / name).read_bytes() for name in first} == first
 
     assert niah(needles, out, "--frames", "2", "--fresh") == 0

@@ -292,6 +292,8 @@ def _finished(folder: Path, settings: Mapping[str, Any]) -> NiahRun:
         )
         if len(run.cells) != record["num_answers"]:
             raise ValueError(f"cells.jsonl has {len(cells)} of {record['num_answers']} answers")
+    except SettingsError:  # it is a ValueError, too
+        raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SettingsError(
             f"{folder} holds a finished needle test that cannot be read "
