@@ -40,7 +40,7 @@ check: $(STAMP)
 	@echo "== Lint and types =="
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy longva_eval model_adapters reports training
+	$(BIN)/mypy -p longva_eval -p training
 	@for file in tasks/*/utils.py; do echo "mypy $$file"; $(BIN)/mypy "$$file" || exit 1; done
 
 clean:

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from harness import machine
 
-from longva_eval.generation import GenerationSettings
-from longva_eval.session import open_session
-from longva_eval.video import FramePolicy
+from longva_eval.engine.generation import GenerationSettings
+from longva_eval.engine.session import open_session
+from longva_eval.media.frames import FramePolicy
 
 CHECKPOINT = Path(__file__).parent.parent / "tests/data/golden_open/longva_tiny"
 

@@ -20,9 +20,9 @@ from harness import interleave, machine, say_ratio
 from random_model import BODY_30M, BODY_106M, random_session
 from visual_tokens import RandomTokens, frame
 
-from longva_eval.needle import LatticeGrid, NeedleCell, NeedleGrid
-from longva_eval.prefix import PrefixEngine, Query
-from longva_eval.prompt import Prompt, TextPiece
+from longva_eval.engine.prefix import PrefixEngine, Query
+from longva_eval.needle.grid import LatticeGrid, NeedleCell, NeedleGrid
+from longva_eval.prompts.pieces import Prompt, TextPiece
 
 QUESTION_TOKENS = 40
 

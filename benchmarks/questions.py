@@ -15,8 +15,8 @@ import torch
 from harness import interleave, machine, say_ratio
 from random_model import BODY_106M, random_session
 
-from longva_eval.generation import GenerationSettings
-from longva_eval.video import FramePolicy
+from longva_eval.engine.generation import GenerationSettings
+from longva_eval.media.frames import FramePolicy
 
 VIDEO = Path(__file__).parent.parent / "tests/data/golden_open/inputs/landscape_320x180.mp4"
 QUESTIONS = [

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionConfig, GenerationConfig
 
-from longva_eval.attention import SPLIT_SDPA, register_split_sdpa
-from longva_eval.checkpoint import KNOWN_TOWERS, Checkpoint
-from longva_eval.encoder import VisualEncoder
-from longva_eval.modeling import LongVAConfig, LongVAForCausalLM
-from longva_eval.prefix import PrefixEngine
-from longva_eval.prompt import QWEN_1_5
-from longva_eval.session import Session
+from longva_eval.engine.encoder import VisualEncoder
+from longva_eval.engine.prefix import PrefixEngine
+from longva_eval.engine.session import Session
+from longva_eval.model.attention import SPLIT_SDPA, register_split_sdpa
+from longva_eval.model.checkpoint import KNOWN_TOWERS, Checkpoint
+from longva_eval.model.modeling import LongVAConfig, LongVAForCausalLM
+from longva_eval.prompts.pieces import QWEN_1_5
 
 __all__ = ["BODY_30M", "BODY_106M", "LONGVA_7B", "TOWER_336", "TOWER_TINY", "random_session"]
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from longva_eval.mini_benchmark import (
+from longva_eval.tasks.mini.mini_benchmark import (
     FRAME_RATE,
     FRAME_SIDE,
     benchmark_rows,
@@ -67,8 +67,8 @@ metric_list:
 """
 _UTILS = '''"""Small questions."""
 
-from longva_eval.outcomes import choice_record, mean_score
-from longva_eval.videomme import multiple_choice_prompt
+from longva_eval.questions.outcomes import choice_record, mean_score
+from longva_eval.tasks.videomme.videomme import multiple_choice_prompt
 
 
 def doc_to_visual(doc):

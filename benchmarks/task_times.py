@@ -32,7 +32,7 @@ from typing import Any
 
 from harness import machine
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 MODEL = "longva"
 MODEL_ARGS = "pretrained=longva-tiny,max_frames_num=32,device=cpu,journal=off"
@@ -98,8 +98,8 @@ class Data:
         """Write rows (or what can write itself) and videos as a download, and lay it out."""
         from long_video_data import write_parquet
 
-        from longva_eval.layouts import read_layouts
-        from longva_eval.local_data import prepare
+        from longva_eval.local.layouts import read_layouts
+        from longva_eval.local.prepare import prepare
 
         folder = self.source / name
         layout = read_layouts()[name]
@@ -180,7 +180,7 @@ class Data:
             data.write_mmlongbench(self.home, parts)
 
     def _infinibench(self, data: Any) -> None:
-        from longva_eval.local_data import prepare
+        from longva_eval.local.prepare import prepare
 
         folder = self.source / "infinibench"
         skills = folder / "validation" / "skills_json"
@@ -265,7 +265,7 @@ def _with_rows(drawn: Any, rows: Sequence[Row]) -> Any:
 
 
 def _tasks() -> Path:
-    from longva_eval.plugin import tasks_folder
+    from longva_eval.host.plugin import tasks_folder
 
     return tasks_folder()
 
@@ -289,7 +289,7 @@ class _Judge(BaseHTTPRequestHandler):
 
 def processes(wanted: Sequence[str]) -> list[list[str]]:
     """The tasks of each process: none shares its data with another."""
-    from longva_eval.layouts import read_layouts
+    from longva_eval.local.layouts import read_layouts
 
     names = {path.stem for path in _tasks().glob("*/*.yaml")}
     by_data = [[t for t in layout.tasks if t in names] for layout in read_layouts().values()]
@@ -346,6 +346,7 @@ def child(times_file: Path) -> None:
     """lmms-eval's own command line; the adapter's work is timed task by task."""
     import psutil
     from lmms_eval.__main__ import cli_evaluate
+
     from longva_eval.model_adapters.longva import LongVA
 
     times: dict[str, dict[str, float]] = {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from longva_eval.prompt import VisualPiece
+from longva_eval.prompts.pieces import VisualPiece
 
 __all__ = ["RandomTokens", "frame"]
 

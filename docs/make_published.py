@@ -13,14 +13,14 @@ import argparse
 import re
 from pathlib import Path
 
-from longva_eval.reports.compare import comparison_tables
-from longva_eval.reports.heatmap import HeatmapPanel, save_heatmaps
-from longva_eval.reports.published import find_benchmark, published_rows, read_published
-from longva_eval.reports.tables import render
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from longva_eval.accuracies import read_accuracies
+from longva_eval.needle.results import read_accuracies
+from longva_eval.reports.figures.heatmap import HeatmapPanel, save_heatmaps
+from longva_eval.reports.tables.compare import comparison_tables
+from longva_eval.reports.tables.published import find_benchmark, published_rows, read_published
+from longva_eval.reports.tables.tables import render
 from longva_eval.stats import wilson_interval
 
 DOCS = Path(__file__).parent

@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 # The installed name of this folder, which mypy sees by its own.
-from longva_eval.model_adapters.longva import LongVA  # type: ignore[import-not-found]
+from longva_eval.model_adapters.longva import LongVA
 
 __all__ = ["LlavaNext", "LlavaNextVideo"]
 
 
-class LlavaNextVideo(LongVA):  # type: ignore[misc]  # see the import
+class LlavaNextVideo(LongVA):
     """LLaVA-NeXT-Video in transformers' layout: `llava-hf/LLaVA-NeXT-Video-7B-hf`, `-7B-32K-hf`.
 
     Args:
@@ -34,7 +34,7 @@ class LlavaNextVideo(LongVA):  # type: ignore[misc]  # see the import
         super().__init__(pretrained, **arguments)
 
 
-class LlavaNext(LongVA):  # type: ignore[misc]  # see the import
+class LlavaNext(LongVA):
     """LLaVA-NeXT (AnyRes) in transformers' layout: `llava-hf/llava-v1.6-...`, `llava-next-...`.
 
     Frames of videos, of which LLaVA-NeXT says nothing, are encoded as LongVA's. A checkpoint in

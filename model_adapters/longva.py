@@ -1,6 +1,7 @@
 """LongVA for lmms-eval: `lmms-eval --model longva --model_args pretrained=...`.
 
-A thin layer over `longva_eval.session`: requests become prompts, prompts become answers, answers
+A thin layer over `longva_eval.engine.session`: requests become prompts, prompts become answers,
+answers
 go back in the order the host wants. What differs from the adapter built into lmms-eval, which
 this one replaces (docs/differences.md lists it all):
 
@@ -8,7 +9,8 @@ this one replaces (docs/differences.md lists it all):
 * all requests of a call are seen together, so that questions on one video share its frames;
 * a video that cannot be read ends the run with its name, or fails by name with on_error=skip; it
   is never answered blind;
-* answers are on disk as they come, so that a run that dies is resumed (longva_eval.journal);
+* answers are on disk as they come, so that a run that dies is resumed
+  (longva_eval.running.journal);
 * several processes divide whole videos among them;
 * likelihoods are those of the answer's own tokens, for pictures and videos too;
 * the template is the tokenizer's own, not Vicuna's.
@@ -34,22 +36,22 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from PIL import Image
 
-from longva_eval.answering import Answering, Job, JobKind
+from longva_eval.engine.generation import GenerationSettings, parse_gen_kwargs
+from longva_eval.engine.prefix import EngineCounts
+from longva_eval.engine.session import Conversation, Media, Session, open_session
 from longva_eval.errors import MediaError, SettingsError
-from longva_eval.generation import GenerationSettings, parse_gen_kwargs
-from longva_eval.journal import Journal, journal_settings
-from longva_eval.outcomes import FAILED
-from longva_eval.parallel import CONTEXT_PARALLEL
-from longva_eval.plugin import HostRun, record_recipes
-from longva_eval.prefix import EngineCounts
-from longva_eval.progress import progress_bar
-from longva_eval.prompt import tokenize
-from longva_eval.ranks import Ranks, current_ranks, end_all
-from longva_eval.rope import RopeSettings
-from longva_eval.run_log import FailurePolicy, RunLog
-from longva_eval.session import Conversation, Media, Session, open_session
-from longva_eval.video import FramePolicy
-from longva_eval.whole_pictures import whole_pictures_only
+from longva_eval.host.plugin import HostRun, record_recipes
+from longva_eval.media.frames import FramePolicy
+from longva_eval.media.whole_pictures import whole_pictures_only
+from longva_eval.model.rope import RopeSettings
+from longva_eval.prompts.pieces import tokenize
+from longva_eval.questions.outcomes import FAILED
+from longva_eval.running.answering import Answering, Job, JobKind
+from longva_eval.running.journal import Journal, journal_settings
+from longva_eval.running.progress import progress_bar
+from longva_eval.running.ranks import Ranks, current_ranks, end_all
+from longva_eval.running.run_log import FailurePolicy, RunLog
+from longva_eval.running.tensor_parallel import CONTEXT_PARALLEL
 
 __all__ = ["LongVA"]
 
@@ -369,12 +371,13 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         super().clean()
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """Answer the requests; see `longva_eval.session.Session.generate`.
+        """Answer the requests; see `longva_eval.engine.session.Session.generate`.
 
         A task that sets `score_column` in its generation settings gets, instead of plain text, a
         JSON object: the answer in that column of the document, scored as input token by token,
-        and what the model says by itself (`longva_eval.session.Session.force`). Where a document
-        fails and `on_error` is `skip`, the text is `longva_eval.outcomes.FAILED`.
+        and what the model says by itself (`longva_eval.engine.session.Session.force`). Where a
+        document
+        fails and `on_error` is `skip`, the text is `longva_eval.questions.outcomes.FAILED`.
 
         Raises:
             MediaError: If a picture or video of a request cannot be read.
@@ -421,7 +424,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[list[str]]:
         """Answer tasks that ask again: each round's question comes from the task's own code.
 
-        Where a round fails, it and those after it are `longva_eval.outcomes.FAILED`.
+        Where a round fails, it and those after it are `longva_eval.questions.outcomes.FAILED`.
         """
         answers: list[list[str]] = []
         real = [request for request in requests if not _is_padding(request)]

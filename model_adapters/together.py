@@ -20,16 +20,15 @@ from typing import Any
 from lmms_eval.api.instance import Instance
 from loguru import logger
 
-from longva_eval.answering import Answering, Job, JobKind, job_key
+from longva_eval.engine.session import Conversation
 from longva_eval.errors import EvaluationError, MediaError, PromptError
-from longva_eval.journal import Journal, journal_settings
-from longva_eval.progress import progress_bar
-from longva_eval.ranks import Ranks
-from longva_eval.run_log import FailurePolicy, RunLog
-from longva_eval.session import Conversation
-from longva_eval.study import Point
-
-from .longva import LongVA
+from longva_eval.model_adapters.longva import LongVA
+from longva_eval.running.answering import Answering, Job, JobKind, job_key
+from longva_eval.running.journal import Journal, journal_settings
+from longva_eval.running.progress import progress_bar
+from longva_eval.running.ranks import Ranks
+from longva_eval.running.run_log import FailurePolicy, RunLog
+from longva_eval.studies.study import Point
 
 __all__ = ["PointState", "Together"]
 

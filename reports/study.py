@@ -1,6 +1,7 @@
 """A study as tables, curves and heatmaps: how scores move with frames and RoPE settings.
 
-Every number comes from the samples of the points, read by `reports/runs.py` like those of any run.
+Every number comes from the samples of the points, read by `reports/reading/runs.py` like those of
+any run.
 A curve is drawn over the questions that all its points were asked, so that a point with other
 questions cannot bend it. Bands hold for all points of a line at once; the intervals of a table hold
 for one number each.
@@ -19,12 +20,16 @@ from typing import Any, Final
 
 from longva_eval import stats
 from longva_eval.errors import MediaError, SettingsError
-from longva_eval.study import RECORD_NAME, read_record, write_json
-
-from .curve import CurveLine, CurvePanel, draw_curves, save_figure
-from .published import benchmark_of, find_benchmark, published_rows, read_published
-from .rope_map import MapCell, MapPanel, draw_rope_maps
-from .runs import Question, Run, read_run
+from longva_eval.reports.figures.curve import CurveLine, CurvePanel, draw_curves, save_figure
+from longva_eval.reports.figures.rope_map import MapCell, MapPanel, draw_rope_maps
+from longva_eval.reports.reading.runs import Question, Run, read_run
+from longva_eval.reports.tables.published import (
+    benchmark_of,
+    find_benchmark,
+    published_rows,
+    read_published,
+)
+from longva_eval.studies.study import RECORD_NAME, read_record, write_json
 
 __all__ = [
     "OVERALL",

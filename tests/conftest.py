@@ -17,10 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from longva_eval.images import open_image
-from longva_eval.needle_media import Needle
-from longva_eval.session import Session, open_session
-from longva_eval.video import FramePolicy
+from longva_eval.engine.session import Session, open_session
+from longva_eval.media.frames import FramePolicy
+from longva_eval.media.images import open_image
+from longva_eval.needle.media import Needle
 
 TESTS = Path(__file__).parent
 OPEN = TESTS / "data" / "golden_open"

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from longva_eval.mini_benchmark import generate_mini_benchmark
+from longva_eval.tasks.mini.mini_benchmark import generate_mini_benchmark
 from training.export import TinyLongVa, load_model
 from training.images import normalize, prepare
 from training.prefix import Prefix, last_logits, read_prefix

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from longva_eval.scenes import (
+from longva_eval.needle.scenes import (
     DISTRACTORS,
     LOCATORS,
     Scene,

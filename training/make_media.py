@@ -16,8 +16,7 @@ from typing import Final
 
 from PIL import Image
 
-from longva_eval.mini_benchmark import encode_video
-from longva_eval.scenes import (
+from longva_eval.needle.scenes import (
     COLORS,
     LOCATORS,
     caption_words,
@@ -25,6 +24,7 @@ from longva_eval.scenes import (
     random_scene,
     render_scene,
 )
+from longva_eval.tasks.mini.mini_benchmark import encode_video
 from training.textdata import needle_prompt
 
 __all__ = ["SHIPPED_SEED", "TUNING_SEED", "make_haystack", "make_needles"]

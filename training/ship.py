@@ -90,8 +90,8 @@ def model_card(name: str, *, seed: str, seeds: list[str], result: dict[str, Any]
         "",
         "## Limits",
         "",
-        "Only drawn scenes in the style of `longva_eval.scenes`; questions about the colour or the",
-        "number beside one silhouette. Nothing here says how a real model behaves.",
+        "Only drawn scenes in the style of `longva_eval.needle.scenes`; questions about the colour",
+        "or the number beside one silhouette. Nothing here says how a real model behaves.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -16,7 +16,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Sequence as PreTokenizerSequence
 from tokenizers.pre_tokenizers import Split
 
-from longva_eval.scenes import COLORS, DISTRACTORS, LOCATORS
+from longva_eval.needle.scenes import COLORS, DISTRACTORS, LOCATORS
 
 __all__ = [
     "CHATML_END",

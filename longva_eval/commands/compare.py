@@ -66,7 +66,9 @@ def main(arguments: Sequence[str]) -> int:
     tables = _tables(options)
     colour = form == "terminal" and options.out is None and sys.stdout.isatty()
     width = 100 if options.out else shutil.get_terminal_size((100, 24)).columns
-    text = load("longva_eval.reports.tables:render")(tables, form, width=width, colour=colour)
+    text = load("longva_eval.reports.tables.tables:render")(
+        tables, form, width=width, colour=colour
+    )
     if options.out is None:
         print(text, end="")
     else:
@@ -77,22 +79,22 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _tables(options: argparse.Namespace) -> list[Any]:
-    read_run = load("longva_eval.reports.runs:read_run")
+    read_run = load("longva_eval.reports.reading.runs:read_run")
     runs = [read_run(path) for path in options.runs]
     baseline = None
     if options.baseline:
         # Usually one of the runs: large files are read once.
-        newest = load("longva_eval.reports.runs:find_results")(options.baseline)[-1]
+        newest = load("longva_eval.reports.reading.runs:find_results")(options.baseline)[-1]
         baseline = next((run for run in runs if run.path == newest), None)
         if baseline is None:
             baseline = read_run(options.baseline)
             runs = [baseline, *runs]
     settings: dict[str, Any] = {"by": options.by}
     if options.published:
-        scores = load("longva_eval.reports.published:read_published")()
+        scores = load("longva_eval.reports.tables.published:read_published")()
         settings |= {
             "scores": scores,
-            "benchmark": load("longva_eval.reports.published:find_benchmark")(
+            "benchmark": load("longva_eval.reports.tables.published:find_benchmark")(
                 options.published, scores
             ),
             "models": [name.strip() for name in (options.models or "").split(",") if name.strip()],
@@ -101,10 +103,10 @@ def _tables(options: argparse.Namespace) -> list[Any]:
             settings["subtitles"] = () if options.subtitles == "all" else (options.subtitles,)
     elif options.models or options.subtitles:
         raise SettingsError("--models and --subtitles choose published scores: give --published.")
-    tables = load("longva_eval.reports.compare:comparison_tables")(runs, **settings)
+    tables = load("longva_eval.reports.tables.compare:comparison_tables")(runs, **settings)
     if baseline is not None:
         if len(runs) < 2:
             raise SettingsError("--baseline needs at least one other RUN to compare with it.")
-        paired_tables = load("longva_eval.reports.paired:paired_tables")
+        paired_tables = load("longva_eval.reports.tables.paired:paired_tables")
         tables += paired_tables(runs, baseline, by=options.by)
     return list(tables)

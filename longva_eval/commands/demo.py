@@ -12,12 +12,12 @@ from longva_eval import embedded
 from longva_eval.cli import load
 from longva_eval.commands.niah import NiahRun, control_text, heatmap_panel, run_and_write
 from longva_eval.commands.sweep import run_study
+from longva_eval.engine.session import Session, open_session
 from longva_eval.errors import SettingsError
-from longva_eval.needle import NeedleGrid
-from longva_eval.needle_media import load_needles, open_haystack
-from longva_eval.rope import RopeSettings
-from longva_eval.session import Session, open_session
-from longva_eval.study import Study
+from longva_eval.model.rope import RopeSettings
+from longva_eval.needle.grid import NeedleGrid
+from longva_eval.needle.media import load_needles, open_haystack
+from longva_eval.studies.study import Study
 
 __all__ = ["main"]
 
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         except SettingsError:  # as in _sweep; or --quick was given for one of the two
             run = run_and_write(session, haystack, needles, grid, folder, fresh=True)
         session.change_rope(RopeSettings())
-        print(load("longva_eval.reports.heatmap:accuracy_table")(run.rows))
+        print(load("longva_eval.reports.figures.heatmap:accuracy_table")(run.rows))
         print(control_text(run.summary), end="\n\n")
         panels.append((title, run))
     _draw(panels, out / "heatmaps.png", len(needles))
@@ -120,7 +120,7 @@ def _draw(panels: Sequence[tuple[str, NiahRun]], path: Path, num_needles: int) -
         heatmap_panel(run, title=title, note=f"{num_needles} needles a cell")
         for title, run in panels
     ]
-    load("longva_eval.reports.heatmap:save_heatmaps")(drawn, path, path.with_suffix(".svg"))
+    load("longva_eval.reports.figures.heatmap:save_heatmaps")(drawn, path, path.with_suffix(".svg"))
 
 
 def _sweep(out: Path, *, quick: bool) -> int:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from longva_eval.doctor import AREAS, Diagnosis, Finding, examine
+from longva_eval.local.doctor import AREAS, Diagnosis, Finding, examine
 
 __all__ = ["main"]
 

@@ -15,9 +15,11 @@ from loguru import logger
 
 from longva_eval import embedded
 from longva_eval.cli import load
+from longva_eval.engine.session import Session, open_session
 from longva_eval.errors import SettingsError
-from longva_eval.journal import Journal, journal_settings, settings_difference
-from longva_eval.needle import (
+from longva_eval.model.rope import RopeSettings
+from longva_eval.needle.controls import ControlResult, circular_needles
+from longva_eval.needle.grid import (
     CellResult,
     LatticeGrid,
     NeedleGrid,
@@ -25,20 +27,18 @@ from longva_eval.needle import (
     lattice_rows,
     run_grid,
 )
-from longva_eval.needle_controls import ControlResult, circular_needles
-from longva_eval.needle_media import (
+from longva_eval.needle.media import (
     HUB_NEEDLES,
     Haystack,
     Needle,
     load_needles,
     open_haystack,
 )
-from longva_eval.needle_summary import summarize_grid
-from longva_eval.parallel import joined
-from longva_eval.progress import progress_bar
-from longva_eval.ranges import parse_range, parse_whole_range
-from longva_eval.rope import RopeSettings
-from longva_eval.session import Session, open_session
+from longva_eval.needle.summary import summarize_grid
+from longva_eval.running.journal import Journal, journal_settings, settings_difference
+from longva_eval.running.progress import progress_bar
+from longva_eval.running.tensor_parallel import joined
+from longva_eval.studies.ranges import parse_range, parse_whole_range
 
 __all__ = ["NiahRun", "main", "run_and_write"]
 
@@ -134,7 +134,7 @@ def _run(options: argparse.Namespace) -> int:
         )
         title = Path(options.pretrained).name + ("" if theta is None else f", theta {theta:g}")
         print(f"\n{title}")
-        print(load("longva_eval.reports.heatmap:accuracy_table")(run.rows))
+        print(load("longva_eval.reports.figures.heatmap:accuracy_table")(run.rows))
         print(control_text(run.summary))
         if not (run.was_there and (folder / "heatmap.svg").exists()):
             draw(run, title=title, note=f"{len(needles)} needles a cell")
@@ -374,7 +374,7 @@ def heatmap_panel(run: NiahRun, *, title: str, note: str = "") -> Any:
         note = f"{note}; needle alone {100 * controls['needle_only']:.0f} %, blind " + (
             f"{100 * controls['blind']:.0f} %"
         )
-    panel_type = load("longva_eval.reports.heatmap:HeatmapPanel")
+    panel_type = load("longva_eval.reports.figures.heatmap:HeatmapPanel")
     return panel_type(title=title, rows=run.rows, note=note.removeprefix("; "), no_needle=clean)
 
 
@@ -382,7 +382,7 @@ def draw(run: NiahRun, *, title: str, note: str = "") -> None:
     """Write `heatmap.png` and `heatmap.svg` beside the results."""
     panel = heatmap_panel(run, title=title, note=note)
     paths = [run.folder / "heatmap.png", run.folder / "heatmap.svg"]
-    load("longva_eval.reports.heatmap:save_heatmaps")([panel], *paths)
+    load("longva_eval.reports.figures.heatmap:save_heatmaps")([panel], *paths)
 
 
 def _named(result: CellResult | ControlResult, needles: Sequence[Needle]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from longva_eval.embedded import CHECKPOINTS, embedded_checkpoint
 from longva_eval.errors import SettingsError
-from longva_eval.plan import (
+from longva_eval.studies.cost import (
     GPUS,
     LONGVA_7B,
     PREFIX_TOKENS,
@@ -38,7 +38,7 @@ from longva_eval.plan import (
     task_cost,
     vision_flops,
 )
-from longva_eval.ranges import parse_range, parse_whole_range
+from longva_eval.studies.ranges import parse_range, parse_whole_range
 
 __all__ = ["main"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longva_eval.errors import SettingsError
-from longva_eval.local_data import (
+from longva_eval.local.prepare import (
     DataStatus,
     Layout,
     PrepareReport,

@@ -17,7 +17,8 @@ from typing import Any
 from longva_eval import embedded
 from longva_eval.cli import load
 from longva_eval.errors import MediaError, ResourceError, SettingsError
-from longva_eval.film_strips import (
+from longva_eval.media.probe import VideoInfo, probe_video
+from longva_eval.reports.page.film import (
     MediaFinder,
     Strip,
     StripPlan,
@@ -28,9 +29,8 @@ from longva_eval.film_strips import (
     plan_pictures,
     plan_videos,
 )
-from longva_eval.probe import VideoInfo, probe_video
-from longva_eval.progress import progress_bar
-from longva_eval.study import RECORD_NAME
+from longva_eval.running.progress import progress_bar
+from longva_eval.studies.study import RECORD_NAME
 
 __all__ = ["main"]
 
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     note = "Film strips were left out (--no-film)."
     if not options.no_film:
         film, note = _film([each.run for each in runs], options.media, options.film_mb)
-    page = load("longva_eval.reports.page:build_page")(
+    page = load("longva_eval.reports.page.page:build_page")(
         runs, title=options.title, film=film, film_note=note
     )
     data = page.encode("utf-8")
@@ -103,16 +103,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def _read(path: Path) -> list[Any]:
     """The runs at a path: needle tests, all points of a study, or the one run that is there."""
-    page_run = load("longva_eval.reports.page:PageRun")
-    is_needle_folder = load("longva_eval.reports.needle_runs:is_needle_folder")
-    read_needle_run = load("longva_eval.reports.needle_runs:read_needle_run")
+    page_run = load("longva_eval.reports.page.page:PageRun")
+    is_needle_folder = load("longva_eval.reports.reading.needle_runs:is_needle_folder")
+    read_needle_run = load("longva_eval.reports.reading.needle_runs:read_needle_run")
     if is_needle_folder(path):
         run, controls = read_needle_run(path)
         return [page_run(run=run, controls=controls)]
     if path.name == RECORD_NAME or (path / RECORD_NAME).is_file():
         return _read_study(path)
     try:
-        return [page_run(run=load("longva_eval.reports.runs:read_run")(path))]
+        return [page_run(run=load("longva_eval.reports.reading.runs:read_run")(path))]
     except MediaError:
         folders = sorted(
             {file.parent for file in path.rglob("cells*.jsonl") if is_needle_folder(file.parent)}
@@ -133,13 +133,13 @@ def _read_study(path: Path) -> list[Any]:
     if not runs:
         raise MediaError(f"{path}: no point of this study is finished; longva-eval sweep goes on.")
     if missing:
-        problem = load("longva_eval.reports.runs:Problem")(
+        problem = load("longva_eval.reports.reading.runs:Problem")(
             kind="truncated",
             text=f"the study {path.name} is not finished: {len(missing)} of {len(study.points)} "
             f"points are missing ({', '.join(missing[:6])}{', ...' if len(missing) > 6 else ''}).",
         )
         runs[0] = replace(runs[0], problems=(problem, *runs[0].problems))
-    page_run = load("longva_eval.reports.page:PageRun")
+    page_run = load("longva_eval.reports.page.page:PageRun")
     return [page_run(run=run) for run in runs]
 
 

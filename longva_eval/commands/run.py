@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from longva_eval.errors import EvaluationError, SettingsError
-from longva_eval.outcomes import FAILED
+from longva_eval.questions.outcomes import FAILED
 
 __all__ = ["Finished", "main", "problems_of", "reason_of", "summary_lines"]
 
@@ -54,13 +54,13 @@ def main(arguments: Sequence[str]) -> int:
         parser.print_usage(sys.stderr)
         return 2
     if options.fresh:
-        from longva_eval.plugin import start_over
+        from longva_eval.host.plugin import start_over
 
         start_over()
     size = _tensor_parallel(given)
     if size < 2:
         return _run(given)
-    from longva_eval.parallel import joined
+    from longva_eval.running.tensor_parallel import joined
 
     with joined(size) as leads:
         return _run(given) if leads else 0
@@ -91,7 +91,7 @@ def _tensor_parallel(arguments: Sequence[str]) -> int:
     from lmms_eval import __main__ as host
     from lmms_eval.utils import simple_parse_args_string
 
-    from longva_eval.plugin import MODEL_CLASSES
+    from longva_eval.host.plugin import MODEL_CLASSES
 
     if not any("tensor_parallel" in text or text.startswith(("-c", "--c")) for text in arguments):
         return 1
@@ -218,7 +218,7 @@ def _is_unreached(error: BaseException) -> bool:
 
 def _data_hint(run: Finished) -> str:
     """How data comes to where there is no network."""
-    from longva_eval.layouts import read_layouts
+    from longva_eval.local.layouts import read_layouts
 
     asked = str(run.arguments.get("tasks") or "").split(",")
     names = [name for name, layout in read_layouts().items() if set(asked) & set(layout.tasks)]

@@ -29,15 +29,15 @@ def main(arguments: Sequence[str]) -> int:
     )
     choice.add_argument("--question", metavar="ID", help="show one question and its answer")
     options = parser.parse_args(arguments)
-    run = load("longva_eval.reports.runs:read_run")(options.run)
+    run = load("longva_eval.reports.reading.runs:read_run")(options.run)
     width = max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
     if options.question is not None:
-        text = load("longva_eval.reports.overview:show_question")(
+        text = load("longva_eval.reports.tables.overview:show_question")(
             run, options.question, width=width
         )
     elif options.failed:
-        text = load("longva_eval.reports.overview:show_failed")(run, width=width)
+        text = load("longva_eval.reports.tables.overview:show_failed")(run, width=width)
     else:
-        text = load("longva_eval.reports.overview:show_run")(run, width=width)
+        text = load("longva_eval.reports.tables.overview:show_run")(run, width=width)
     print(text, end="")
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from longva_eval.cli import load
-from longva_eval.local_data import hf_home_folder
+from longva_eval.local.prepare import hf_home_folder
 
 __all__ = ["main"]
 
@@ -19,8 +19,8 @@ _WIDTH = 98
 def main(arguments: Sequence[str]) -> int:
     """Check the run, write the file, and print the board's number beside ours."""
     options = _parser().parse_args(arguments)
-    run = load("longva_eval.reports.runs:read_run")(options.run)
-    submission = load("longva_eval.reports.submissions:submit")(
+    run = load("longva_eval.reports.reading.runs:read_run")(options.run)
+    submission = load("longva_eval.reports.boards.submissions:submit")(
         options.board,
         run,
         options.out,

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from longva_eval import outcomes
-from longva_eval.documents import (
+from longva_eval.questions import outcomes
+from longva_eval.questions.documents import (
     answer_letter,
     choice_document,
     choice_documents,

@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from longva_eval.outcomes import choice_record, mean_score, scored_record, share_answered
-from longva_eval.picture_documents import open_picture, picture_documents, require_text
-from longva_eval.text_metrics import anls, relaxed_match
+from longva_eval.questions.outcomes import choice_record, mean_score, scored_record, share_answered
+from longva_eval.questions.pictures import open_picture, picture_documents, require_text
+from longva_eval.questions.text_metrics import anls, relaxed_match
 
 CHOOSE = "Answer with the option's letter from the given choices directly."
 MMMU_PICTURES = tuple(f"image_{number}" for number in range(1, 8))

@@ -6,7 +6,8 @@ import ast
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from longva_eval.documents import (
+from longva_eval.errors import DataError
+from longva_eval.questions.documents import (
     answer_letter,
     choice_document,
     choice_documents,
@@ -15,8 +16,7 @@ from longva_eval.documents import (
     macro_mean,
     video_paths,
 )
-from longva_eval.errors import DataError
-from longva_eval.outcomes import mean_score
+from longva_eval.questions.outcomes import mean_score
 
 FOLDER = "infinibench/validation"
 _COLUMNS = ("question_id", "skill_name", "video_path_mp4", "question", "options", "answer_idx")

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from longva_eval.documents import (
+from longva_eval.questions.documents import (
     answer_letter,
     choice_document,
     choice_documents,
@@ -15,7 +15,7 @@ from longva_eval.documents import (
     split_options,
     video_paths,
 )
-from longva_eval.outcomes import mean_score
+from longva_eval.questions.outcomes import mean_score
 
 FOLDER = "lvbench"
 _COLUMNS = ("uid", "video_path", "question", "question_type", "answer")

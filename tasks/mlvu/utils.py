@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from longva_eval.documents import (
+from longva_eval.questions.documents import (
     answer_letter,
     choice_document,
     choice_documents,
@@ -16,7 +16,7 @@ from longva_eval.documents import (
     split_options,
     video_paths,
 )
-from longva_eval.outcomes import mean_score
+from longva_eval.questions.outcomes import mean_score
 
 FOLDER_DEV = "mlvu"
 FOLDER_TEST = "mlvu_test"

@@ -1,4 +1,4 @@
-"""MMLongBench for lmms-eval. Thin: the work is done in `longva_eval.mmlongbench`."""
+"""MMLongBench for lmms-eval. Thin: the work is done in `mmlongbench.py`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from longva_eval import mmlongbench
-from longva_eval.documents import hf_home, path_below
 from longva_eval.errors import DataError
-from longva_eval.images import open_image
+from longva_eval.media.images import open_image
+from longva_eval.questions.documents import hf_home, path_below
+from longva_eval.tasks.mmlongbench import mmlongbench
 
 FOLDER = "mmlongbench"
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from longva_eval.documents import (
+from longva_eval.errors import DataError
+from longva_eval.questions.documents import (
     answer_letter,
     check_documents,
     choice_document,
@@ -21,8 +22,7 @@ from longva_eval.documents import (
     macro_mean,
     video_paths,
 )
-from longva_eval.errors import DataError
-from longva_eval.outcomes import mean_score
+from longva_eval.questions.outcomes import mean_score
 
 FOLDER = "scalelong/videos"
 _COLUMNS = ("data_id", "question", "question_type", "granularity", "answer")

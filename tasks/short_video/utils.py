@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from longva_eval.documents import (
+from longva_eval.errors import SettingsError
+from longva_eval.questions.documents import (
     choice_document,
     choice_documents,
     choice_result,
@@ -17,16 +18,15 @@ from longva_eval.documents import (
     media_names,
     media_path,
 )
-from longva_eval.errors import SettingsError
-from longva_eval.judge import (
+from longva_eval.questions.judge import (
     JudgeError,
     Judgement,
     host_request,
     judge_from_environment,
     require_judge,
 )
-from longva_eval.outcomes import FAILED, mean_score, scored_record
-from longva_eval.wups import answer_words, missing_parts, wups
+from longva_eval.questions.outcomes import FAILED, mean_score, scored_record
+from longva_eval.questions.wups import answer_words, missing_parts, wups
 
 NEXTQA, ACTIVITYNETQA, VIDEOCHATGPT = (
     "nextqa/NExTVideo",

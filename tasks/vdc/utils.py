@@ -1,7 +1,7 @@
 """VDC for lmms-eval: captions, judged question by question.
 
-Prompts and the judge's instructions are lmms-eval's own (`longva_eval.vdc`). The judge is asked for
-before the first caption, and a judge that fails is counted, not a 0.
+Prompts and the judge's instructions are lmms-eval's own (`longva_eval.tasks.vdc.vdc`). The judge
+is asked for before the first caption, and a judge that fails is counted, not a 0.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from longva_eval.documents import check_documents, media_names, media_path
-from longva_eval.judge import JudgeError, judge_from_environment, require_judge
-from longva_eval.outcomes import FAILED, mean_score, scored_record
-from longva_eval.vdc import Kind, answer_request, caption_prompts, match_request
+from longva_eval.questions.documents import check_documents, media_names, media_path
+from longva_eval.questions.judge import JudgeError, judge_from_environment, require_judge
+from longva_eval.questions.outcomes import FAILED, mean_score, scored_record
+from longva_eval.tasks.vdc.vdc import Kind, answer_request, caption_prompts, match_request
 
 FOLDER = "vdc_test/Test_Videos"
 _COLUMNS = ("video_name", "caption", "qa_list")

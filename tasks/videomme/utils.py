@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from longva_eval import videomme
-from longva_eval.documents import choice_documents, choice_result, path_below, video_paths
 from longva_eval.errors import DataError
-from longva_eval.outcomes import mean_score, write_breakdown
-from longva_eval.subtitles import read_subtitles
+from longva_eval.media.subtitles import read_subtitles
+from longva_eval.questions.documents import choice_documents, choice_result, path_below, video_paths
+from longva_eval.questions.outcomes import mean_score, write_breakdown
+from longva_eval.tasks.videomme import videomme
 
 FOLDER = "videomme/data"
 SUBTITLES = "videomme/subtitle"

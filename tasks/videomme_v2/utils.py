@@ -9,10 +9,10 @@ from typing import Any
 
 from loguru import logger
 
-from longva_eval import videomme
-from longva_eval.documents import choice_documents, choice_result, path_below, video_paths
-from longva_eval.outcomes import mean_score, write_breakdown
-from longva_eval.subtitles import read_subtitles
+from longva_eval.media.subtitles import read_subtitles
+from longva_eval.questions.documents import choice_documents, choice_result, path_below, video_paths
+from longva_eval.questions.outcomes import mean_score, write_breakdown
+from longva_eval.tasks.videomme import videomme
 
 FOLDER = "videomme_v2"
 SUBTITLES = "videomme_v2/subtitle"

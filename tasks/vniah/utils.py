@@ -1,7 +1,7 @@
 """V-NIAH for lmms-eval: a grid becomes documents, documents become videos, answers become scores.
 
-Thin: the work is done in `longva_eval.needle`. lmms-eval loads this file by path, once for each
-function that a YAML names.
+Thin: the work is done in `longva_eval.needle.grid`. lmms-eval loads this file by path, once for
+each function that a YAML names.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from longva_eval import embedded, needle, needle_media, ranges
+from longva_eval import embedded
 from longva_eval.errors import EvaluationError, MediaError
-from longva_eval.images import image_digest
-from longva_eval.outcomes import FAILED
+from longva_eval.media.images import image_digest
+from longva_eval.needle import grid as needle
+from longva_eval.needle import media as needle_media
+from longva_eval.questions.outcomes import FAILED
+from longva_eval.studies import ranges
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi"}
 

@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from faults.files import FAULTS, FRAMES, Fault, make_fault
 
+from longva_eval.engine.session import Session, open_session
 from longva_eval.errors import EvaluationError, MediaError
-from longva_eval.session import Session, open_session
-from longva_eval.video import FramePolicy
+from longva_eval.media.frames import FramePolicy
 
 ROOT = Path(__file__).parents[2]
 TIME_LIMIT_SECONDS = 60.0

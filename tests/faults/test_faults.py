@@ -10,7 +10,7 @@ import pytest
 from faults.files import FAULTS, FRAMES, Fault, make_fault
 from faults.run import NUM_FRAMES, TIME_LIMIT_SECONDS, ask, open_small_session
 
-from longva_eval.session import Session
+from longva_eval.engine.session import Session
 
 
 @pytest.fixture(scope="module")

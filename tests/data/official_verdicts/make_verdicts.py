@@ -2,7 +2,7 @@
 
     LONGVA_EVAL_OFFICIAL=FOLDER python tests/data/official_verdicts/make_verdicts.py
 
-FOLDER holds the files that `tests/official_scripts.py` names. What is kept are facts, a verdict for
+FOLDER holds the files that `tests/support/official_scripts.py` names. What is kept are facts, a verdict for
 each answer, and a digest of the answers; neither the scripts nor any benchmark's questions.
 """
 
@@ -34,7 +34,7 @@ made_on = {
 for rule, verdicts in official_verdicts(folder).items():
     record = {
         "made_by": SOURCES[rule],
-        "answers": f"tests/official_answers.py, seed {SEED}, {COUNT} of them",
+        "answers": f"tests/support/official_answers.py, seed {SEED}, {COUNT} of them",
         "answers_sha256": digest(made_on[rule]),
         "meaning": "a letter or a text; - where nothing is read or an option is drawn; 1 is right",
         "verdicts": verdicts if rule == "mlvu_test" else "".join(verdicts),

@@ -14,7 +14,7 @@ import lmms_eval
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from longva_eval.mini_benchmark import generate_mini_benchmark
+from longva_eval.tasks.mini.mini_benchmark import generate_mini_benchmark
 
 WORK = Path(sys.argv[1])
 HOST = Path(lmms_eval.__file__).parent / "tasks"

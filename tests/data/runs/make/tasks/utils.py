@@ -1,5 +1,5 @@
-from longva_eval.outcomes import choice_record, mean_score as _mean
-from longva_eval.videomme import multiple_choice_prompt
+from longva_eval.questions.outcomes import choice_record, mean_score as _mean
+from longva_eval.tasks.videomme.videomme import multiple_choice_prompt
 
 
 def doc_to_visual(doc):

@@ -1,0 +1,589 @@
+"""One KV cache, many prompts: extend it, read logits, crop it, go on.
+
+Three questions on one video share its frames; the cells of a needle grid share most of their
+haystack. Prefilling each from nothing repeats all of that. Here the prompts of a batch are sorted
+so that neighbours share the longest prefix (the order of a depth-first walk through their prefix
+tree), one cache is cropped to what the next prompt shares and extended by what it adds. Every
+distinct prefix is computed once: no approximation, only no repetition.
+
+*Exact in mathematics is not exact in kernels*: a matrix product may round otherwise when it has
+other rows beside it. So the prompts are cut into chunks at fixed absolute positions (multiples of
+`chunk_tokens`) and at the points where prompts branch, and `reuse=False` prefills each prompt
+alone *through the same cuts*. Both ways then run the same kernels on the same shapes.
+
+The cache is one preallocated buffer per layer. transformers' `DynamicCache` copies everything it
+holds at each append; `StaticCache` attends over its whole length under a mask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from loguru import logger
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+from longva_eval.errors import MediaError, NumericalError, ResourceError, SettingsError
+from longva_eval.model.modeling import execution_device
+from longva_eval.prompts.pieces import Piece, Prompt, TextPiece, VisualPiece
+
+__all__ = [
+    "BufferLayer",
+    "EngineCounts",
+    "PrefixEngine",
+    "Query",
+    "Visit",
+    "VisitPlan",
+    "VisualTokens",
+    "is_out_of_memory",
+    "plan_visits",
+]
+
+
+_SMALLEST_CHUNK = 32
+"""Chunks are not made smaller than that when memory is not enough."""
+_MEMORY_ADVICE = (
+    "`longva-eval plan` says what a run needs: ask for fewer frames (max_frames_num), a smaller "
+    "dtype, or spread the model over several devices (device_map=auto)."
+)
+
+
+class LanguageModel(Protocol):
+    """What the engine needs of a model; of one that several processes share, too."""
+
+    config: Any
+    model: Any
+    """`embed_tokens`, and a call with embeddings, positions and a cache."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def lm_head(self) -> Callable[[torch.Tensor], torch.Tensor]: ...
+
+
+class VisualTokens(Protocol):
+    """Gives the visual tokens of pieces, as `longva_eval.engine.encoder.VisualEncoder` does."""
+
+    def expect(self, upcoming: Sequence[Sequence[VisualPiece]]) -> None:
+        """Hear what will be asked for, call by call."""
+        ...
+
+    def encode(self, pieces: Sequence[VisualPiece]) -> list[torch.Tensor]:
+        """One (num_tokens, hidden_size) tensor per piece."""
+        ...
+
+    def stop(self) -> None:
+        """Nothing more will be asked for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Query:
+    """A prompt, and from where on its logits are wanted."""
+
+    prompt: Prompt
+    read_from: int | None = None
+    """First position whose logits are read; the last one if None."""
+
+    @property
+    def first_read(self) -> int:
+        return self.prompt.num_tokens - 1 if self.read_from is None else self.read_from
+
+
+@dataclass
+class EngineCounts:
+    """What the engine did so far; reports and benchmarks read it."""
+
+    tokens_asked: int = 0
+    """Length of all prompts together: what one prefill each would compute."""
+    tokens_computed: int = 0
+    """What was computed, decoded tokens included."""
+    prefill_seconds: float = 0.0
+    smallest_chunk: int | None = None
+    """Tokens of the chunks that memory was enough for, where it was not for `chunk_tokens`."""
+
+
+class BufferLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
+    """Keys and values of one layer in a preallocated tensor; a view of it is attended to."""
+
+    is_croppable = True
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.length = 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        shape = (*key_states.shape[:2], self.capacity, key_states.shape[3])
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = key_states.new_empty(shape)
+        self.values = value_states.new_empty((*shape[:3], value_states.shape[3]))
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.length + key_states.shape[2]
+        assert end <= self.capacity, "the engine reserves room before it extends"
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return self.capacity
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for `capacity` tokens, keeping what is held."""
+        if capacity <= self.capacity:
+            return
+        if self.is_initialized:
+            old_keys, old_values = self.keys, self.values
+            self.capacity = capacity
+            self.lazy_initialization(old_keys, old_values)
+            self.keys[:, :, : self.length] = old_keys[:, :, : self.length]
+            self.values[:, :, : self.length] = old_values[:, :, : self.length]
+        self.capacity = capacity
+
+
+@dataclass
+class Visit:
+    """The cache stands at the end of one prompt: its logits, and further tokens to decode."""
+
+    index: int
+    """Which query, counted as they were given."""
+    logits: torch.Tensor
+    """(positions from `read_from` to the end, vocabulary), float32."""
+    _engine: PrefixEngine = field(repr=False)
+    error: MediaError | NumericalError | None = None
+    """Why there are no logits: a picture or video that cannot be read; or, where the caller wants
+    to go on, NaN."""
+
+    def step(self, token_id: int) -> torch.Tensor:
+        """Append one token. Returns the (vocabulary,) float32 logits after it."""
+        return self._engine._decode(token_id)
+
+
+class PrefixEngine:
+    """Runs prompts through one model and one cache.
+
+    Args:
+        model: In evaluation mode.
+        visuals: Gives the visual tokens of pieces (`VisualEncoder`).
+        chunk_tokens: Prefill goes in chunks that end at multiples of this; bounds the memory of
+            activations.
+        reuse: Keep what neighbouring prompts share. False prefills each alone, through the same
+            chunks.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        visuals: VisualTokens,
+        *,
+        chunk_tokens: int = 2048,
+        reuse: bool = True,
+    ) -> None:
+        if chunk_tokens < 1:
+            raise SettingsError(f"chunk_tokens={chunk_tokens} must be at least 1.")
+        self._model = model
+        self._visuals = visuals
+        self.chunk_tokens = chunk_tokens
+        self.reuse = reuse
+        self._layers = [BufferLayer(0) for _ in range(model.config.num_hidden_layers)]
+        self._cache = Cache(layers=self._layers)
+        self.counts = EngineCounts()
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return self._layers[0].length
+
+    @torch.inference_mode()
+    def visit(
+        self,
+        queries: Sequence[Query],
+        *,
+        room: int = 0,
+        only: Collection[int] | None = None,
+        keep_going: bool = False,
+    ) -> Iterator[Visit]:
+        """Prefill each prompt, in the order that shares most.
+
+        Args:
+            queries: Prompts; the same one may come twice.
+            room: Tokens that may be decoded after a prompt.
+            only: Which queries to visit; all if None. The others are planned with: what is cut
+                where, and so every last bit of a result, does not depend on what is left out (a
+                run that is resumed leaves out what was answered before).
+            keep_going: Yield NaN and infinite logits as a visit's `error` instead of raising.
+
+        Yields:
+            A visit per query, in visiting order; `error` is set where a picture or video cannot
+            be read. It is valid until the next one is asked for.
+
+        Raises:
+            NumericalError: If logits are NaN or infinite, unless `keep_going`.
+            ResourceError: If memory is not enough even for small chunks.
+        """
+        plan = plan_visits(queries, chunk_tokens=self.chunk_tokens)
+        if only is not None:
+            plan = plan.only(only)
+        longest = max((queries[index].prompt.num_tokens for index in plan.order), default=0)
+        self._reserve(longest + room)
+        self._crop(0)
+        asked = [
+            _pieces_from(queries[index].prompt.pieces, plan.kept[index] if self.reuse else 0)
+            for index in plan.order
+        ]
+        self._visuals.expect([*asked, *_read_beside(queries, plan.order)])
+        try:
+            yield from self._visit_all(queries, plan, keep_going)
+        finally:
+            self._visuals.stop()
+
+    def _visit_all(
+        self, queries: Sequence[Query], plan: VisitPlan, keep_going: bool
+    ) -> Iterator[Visit]:
+        for index in plan.order:
+            # This also drops what was decoded after the prompt before.
+            self._crop(plan.kept[index] if self.reuse else 0)
+            try:
+                logits = self._prefill(queries[index], plan.cuts[index])
+            except MediaError as error:  # raised before the cache was extended
+                yield Visit(index, torch.empty(0), self, error)
+            except NumericalError as error:
+                if not keep_going:
+                    raise
+                yield Visit(index, torch.empty(0), self, error)
+            else:
+                yield Visit(index, logits, self)
+
+    def _prefill(self, query: Query, cuts: Sequence[int]) -> torch.Tensor:
+        began = time.perf_counter()
+        start, total = self.length, query.prompt.num_tokens
+        # Pieces that come with tokens of their own, by reference: only a chunk at a time is put
+        # together, since the embeddings of 432,000 tokens would be 3 GB more.
+        wanted = _pieces_from(query.prompt.pieces, start)
+        with _memory_for("encoding frames (a smaller vision_batch_size needs less)"):
+            tokens = dict(zip((p.key for p in wanted), self._visuals.encode(wanted), strict=True))
+        read: list[torch.Tensor] = []
+        position = start
+        for end in [cut for cut in cuts if cut > start]:
+            read.extend(self._extend(query, tokens, position, end))
+            position = end
+        assert position == total, "the last cut is the end of the prompt"
+        self.counts.tokens_asked += total
+        self.counts.tokens_computed += total - start
+        self.counts.prefill_seconds += time.perf_counter() - began
+        return _require_finite(torch.cat(read), self._model)
+
+    def _extend(
+        self, query: Query, tokens: Mapping[str, torch.Tensor], start: int, end: int
+    ) -> list[torch.Tensor]:
+        """Read a prompt from `start` to `end`; the logits that are wanted of it.
+
+        Where memory is not enough, it goes in halves from then on. That rounds otherwise in the
+        last bits, which `counts.smallest_chunk` tells.
+        """
+        read: list[torch.Tensor] = []
+        position = start
+        while position < end:
+            stop = min(end, position + (self.counts.smallest_chunk or end - position))
+            try:
+                hidden = self._forward(self._embed(query.prompt.pieces, tokens, position, stop))
+                if stop > query.first_read:
+                    rows = hidden[max(0, query.first_read - position) :]
+                    read.append(self._model.lm_head(rows).float())
+            except RuntimeError as error:  # torch.OutOfMemoryError is one
+                if not is_out_of_memory(error):
+                    raise
+                smaller = (stop - position) // 2
+                if smaller < _SMALLEST_CHUNK:
+                    raise _too_little_memory(
+                        f"a prompt of {query.prompt.num_tokens:,} tokens, even in chunks of "
+                        f"{stop - position}",
+                        error,
+                    ) from error
+            else:
+                position = stop
+                continue
+            # Outside of the handler, whose traceback holds on to tensors.
+            self._crop(position)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.counts.smallest_chunk = smaller
+            logger.warning(
+                "Memory is not enough for chunks of {} tokens; going on with {}. Numbers can "
+                "differ in their last digits.", stop - position, smaller,
+            )  # fmt: skip
+        return read
+
+    def _decode(self, token_id: int) -> torch.Tensor:
+        with torch.inference_mode(), _memory_for("decoding an answer"):
+            self._reserve(self.length + 1)
+            embedding = self._model.model.embed_tokens(self._ids([token_id]))
+            hidden = self._forward(embedding)
+            self.counts.tokens_computed += 1
+            return _require_finite(self._model.lm_head(hidden).float(), self._model)[0]
+
+    def _forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Hidden states (new_tokens, hidden_size) of new positions; the cache grows by them."""
+        start = self.length
+        positions = torch.arange(
+            start, start + embeddings.shape[0], device=embeddings.device
+        ).unsqueeze(0)
+        output = self._model.model(
+            inputs_embeds=embeddings.unsqueeze(0),
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        hidden: torch.Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def _embed(
+        self,
+        pieces: Sequence[Piece],
+        visual_tokens: Mapping[str, torch.Tensor],
+        start: int,
+        end: int,
+    ) -> torch.Tensor:
+        """Embeddings of the tokens from `start` to `end`, (end - start, hidden_size)."""
+        table = self._model.model.embed_tokens
+        device = execution_device(table)
+        parts: list[torch.Tensor] = []
+        position = 0
+        for piece in pieces:
+            first, last = max(0, start - position), min(piece.num_tokens, end - position)
+            position += piece.num_tokens
+            if first < last:
+                if isinstance(piece, TextPiece):
+                    part = table(self._ids(piece.token_ids[first:last]))
+                else:
+                    part = visual_tokens[piece.key][first:last]
+                parts.append(part.to(device, table.weight.dtype))
+            if position >= end:
+                break
+        return torch.cat(parts)
+
+    def _ids(self, token_ids: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(token_ids, device=execution_device(self._model.model.embed_tokens))
+
+    def _crop(self, length: int) -> None:
+        for layer in self._layers:
+            layer.length = min(layer.length, length)
+
+    def _reserve(self, capacity: int) -> None:
+        # Whole chunks, so that a slightly longer next batch needs no new buffer.
+        rounded = -(-capacity // self.chunk_tokens) * self.chunk_tokens
+        with _memory_for(f"the keys and values of {rounded:,} tokens"):
+            for layer in self._layers:
+                if capacity > layer.capacity:
+                    layer.reserve(rounded)
+
+
+@dataclass(frozen=True)
+class VisitPlan:
+    """How a batch of prompts goes through one cache."""
+
+    order: tuple[int, ...]
+    """Indices of the queries, as they are visited."""
+    kept: tuple[int, ...]
+    """For each query, the tokens it takes over from the one visited before it."""
+    cuts: tuple[tuple[int, ...], ...]
+    """For each query, where its prefill is cut, ascending; the last is its length."""
+
+    def only(self, indices: Collection[int]) -> VisitPlan:
+        """The same plan with some of the visits, each through the same cuts."""
+        chosen = set(indices)
+        order, kept = [], list(self.kept)
+        left = 0
+        for index in self.order:
+            # Of the prompt visited last, no more is left than every edge in between shares.
+            left = min(left, self.kept[index])
+            if index in chosen:
+                order.append(index)
+                kept[index] = left
+                left = self.cuts[index][-1]
+        return VisitPlan(tuple(order), tuple(kept), self.cuts)
+
+
+def plan_visits(queries: Sequence[Query], *, chunk_tokens: int) -> VisitPlan:
+    """Order prompts so that neighbours share most, and decide where their prefills are cut.
+
+    A prompt is cut at multiples of `chunk_tokens`, at branch points, and at its end. A branch
+    point is where some prompt leaves its neighbour, or where its logits begin to be read (a
+    prefix is taken over only up to there). *Every* prompt that runs through a branch point is cut
+    there, whether computed first or later, alone or not: that makes cached and uncached runs
+    the same sequence of kernel calls.
+    """
+    order = _visiting_order([query.prompt for query in queries])
+    # At each edge between neighbours: the prefix they share, and how much of it is taken over.
+    common = [0] * (len(order) + 1)
+    kept_at = [0] * (len(order) + 1)
+    for edge in range(1, len(order)):
+        one, two = queries[order[edge - 1]], queries[order[edge]]
+        common[edge] = _shared_tokens(one.prompt.pieces, two.prompt.pieces)
+        kept_at[edge] = min(common[edge], two.first_read)
+    cuts: list[set[int]] = [set() for _ in queries]
+    # In sorted order, the prompts that run through a branch point lie side by side around it:
+    # carry it to the right and to the left while the shared prefix is long enough.
+    for edges_before in (range(len(order)), range(len(order), 0, -1)):
+        branch_points: set[int] = set()
+        forward = edges_before.step == 1
+        for edge in edges_before:
+            branch_points = {point for point in branch_points if point <= common[edge]}
+            branch_points.add(kept_at[edge])
+            cuts[order[edge if forward else edge - 1]].update(branch_points)
+    chunks = []
+    for query, points in zip(queries, cuts, strict=True):
+        total = query.prompt.num_tokens
+        points.update(range(chunk_tokens, total, chunk_tokens))
+        chunks.append((*sorted(point for point in points if 0 < point < total), total))
+    kept = [0] * len(queries)
+    for place, index in enumerate(order):
+        kept[index] = kept_at[place]
+    return VisitPlan(tuple(order), tuple(kept), tuple(chunks))
+
+
+def _visiting_order(prompts: Sequence[Prompt]) -> list[int]:
+    """Sort prompts so that those with a common prefix lie side by side.
+
+    That is a depth-first walk through their prefix tree. Videos and pictures come in the order
+    in which they were first seen.
+    """
+    seen: dict[str, int] = {}
+    for prompt in prompts:
+        for piece in prompt.visual_pieces:
+            seen.setdefault(piece.key, len(seen))
+
+    def elements(prompt: Prompt) -> list[tuple[int, int]]:
+        sequence: list[tuple[int, int]] = []
+        for piece in prompt.pieces:
+            if isinstance(piece, VisualPiece):
+                sequence.append((0, seen[piece.key]))
+            else:
+                sequence.extend((1, token_id) for token_id in piece.token_ids)
+        return sequence
+
+    keys = [elements(prompt) for prompt in prompts]
+    return sorted(range(len(prompts)), key=keys.__getitem__)
+
+
+def _pieces_from(pieces: Sequence[Piece], start: int) -> list[VisualPiece]:
+    """The visual pieces that reach beyond position `start`."""
+    wanted: list[VisualPiece] = []
+    position = 0
+    for piece in pieces:
+        position += piece.num_tokens
+        if position > start and isinstance(piece, VisualPiece):
+            wanted.append(piece)
+    return wanted
+
+
+def _read_beside(queries: Sequence[Query], visited: Sequence[int]) -> list[list[VisualPiece]]:
+    """Pieces of prompts that are not visited, of pictures and videos that are read anyway.
+
+    Frames go through the vision tower in blocks. With the same frames asked for, they are the same
+    blocks, to the last bits.
+    """
+    if len(visited) == len(queries):
+        return []
+    asked = {piece.key: piece for index in visited for piece in queries[index].prompt.visual_pieces}
+    needed = {piece.source.media_key for piece in asked.values() if piece.source is not None}
+    beside: dict[str, VisualPiece] = {}
+    for index in set(range(len(queries))) - set(visited):
+        for piece in queries[index].prompt.visual_pieces:
+            if piece.key in asked or piece.source is None:
+                continue
+            if piece.source.media_key in needed:
+                beside.setdefault(piece.key, piece)
+    return [list(beside.values())] if beside else []
+
+
+def _shared_tokens(one: Sequence[Piece], two: Sequence[Piece]) -> int:
+    """Length in tokens of the longest common prefix of two prompts."""
+    total = 0
+    left, right = _runs(one), _runs(two)
+    for a, b in zip(left, right, strict=False):
+        if a == b:
+            total += a.num_tokens
+            continue
+        if isinstance(a, TextPiece) and isinstance(b, TextPiece):
+            for first, second in zip(a.token_ids, b.token_ids, strict=False):
+                if first != second:
+                    break
+                total += 1
+        break
+    return total
+
+
+def _runs(pieces: Sequence[Piece]) -> Iterator[Piece]:
+    """The pieces with neighbouring texts joined, so that equal token sequences compare equal."""
+    text: list[int] = []
+    for piece in pieces:
+        if isinstance(piece, TextPiece):
+            text.extend(piece.token_ids)
+            continue
+        if text:
+            yield TextPiece(tuple(text))
+            text = []
+        yield piece
+    if text:
+        yield TextPiece(tuple(text))
+
+
+def _require_finite(logits: torch.Tensor, model: LanguageModel) -> torch.Tensor:
+    if bool(torch.isfinite(logits).all()):
+        return logits
+    dtype = str(model.dtype).removeprefix("torch.")
+    advice = (
+        "float16 overflows on models trained in bfloat16; run with dtype=bfloat16 or dtype=float32"
+        if dtype == "float16"
+        else "check the weights (a broken download?) and the RoPE settings, or run in dtype=float32"
+    )
+    raise NumericalError(
+        f"The model produced NaN or infinite logits in {dtype}: {advice}. No answer is made of "
+        "them: under greedy decoding they would read '!!!!' and be scored as wrong answers."
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is not enough, on a GPU or off it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )
+
+
+@contextlib.contextmanager
+def _memory_for(what: str) -> Iterator[None]:
+    """Say what memory was not enough for."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _too_little_memory(what, error) from error
+
+
+def _too_little_memory(what: str, error: BaseException) -> ResourceError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return ResourceError(f"Memory is not enough for {what}: {first}. {_MEMORY_ADVICE}")

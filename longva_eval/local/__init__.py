@@ -1,0 +1,1 @@
+"""Local copies of data sets, and what this environment can run."""

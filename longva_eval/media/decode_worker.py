@@ -1,0 +1,274 @@
+"""Decoding in a process of its own, so that a decoder that hangs or crashes costs one video.
+
+`DecodeWorker` starts `python -m longva_eval.media.decode_worker` and asks it for a look at a file,
+or for frames. A file that makes a decoder loop or end the process (damaged streams do) becomes a
+`MediaError` with its name; the next video gets a fresh worker. The worker imports no torch unless
+torchcodec decodes.
+
+Being a process of its own also lets it hear what FFmpeg says. Decoders conceal damage: they fill
+what they cannot read from neighbouring pictures, return the frame as if nothing had been, and write
+a line on standard error. Here that line is an error of the file. What no decoder notices (a flipped
+bit that still is a valid stream, the rule rather than the exception for HEVC and VP9) cannot be
+told without a checksum: docs/reliability.md.
+
+The two talk over pipes: a request is a line of JSON; an answer is a line of JSON, followed by the
+bytes of a block of frames where it announces one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import IO, Any
+
+import av
+import numpy as np
+
+from longva_eval.errors import EvaluationError, MediaError
+from longva_eval.media.decode import DecodeBackend, Frames, read_frames
+from longva_eval.media.probe import VideoInfo, probe_video
+
+__all__ = ["DecodeWorker"]
+
+_MESSAGE = re.compile(r"^\[(\w+) @ 0x[0-9a-f]+\] (.+)$", re.MULTILINE)
+"""A line of FFmpeg's log: who speaks, and what is said."""
+_HARMLESS = ("SEI type", "mmco: ", "no frame!", "Late SEI")
+"""How messages begin that FFmpeg calls errors, and that leave every picture as it was."""
+_TOLD = {field.name for field in fields(VideoInfo)} - {"presentation_seconds"}
+"""What of a look at a video crosses over as JSON; the times follow as bytes."""
+_START_SECONDS = 60.0
+"""Extra patience for the first answer: imports."""
+
+
+class DecodeWorker:
+    """Frames from another process, with a limit on how long a block of them may take.
+
+    Args:
+        seconds_per_block: Longest wait for a block of at most 32 frames. A file that must be read
+            from the start may need minutes for its first one.
+    """
+
+    def __init__(self, *, seconds_per_block: float = 600.0) -> None:
+        self._limit = seconds_per_block
+        self._process: subprocess.Popen[bytes] | None = None
+        self._end: weakref.finalize[..., DecodeWorker] | None = None
+        self._buffer = b""
+        self._probed: dict[tuple[Path, int, int], VideoInfo] = {}
+
+    def probe_video(self, path: str | Path) -> VideoInfo:
+        """As `longva_eval.media.probe.probe_video`.
+
+        Raises:
+            MediaError: Also if a demuxer crashed, or took longer than the limit.
+        """
+        path = Path(path).absolute()
+        try:
+            status = path.stat()
+            key = (path, status.st_size, status.st_mtime_ns)
+        except (OSError, ValueError):
+            return probe_video(path)  # says what is wrong
+        if key in self._probed:
+            return self._probed[key]
+        finished = False
+        patience = self._limit + (_START_SECONDS if self._process is None else 0)
+        try:
+            self._send({"probe": str(path)}, path)
+            answer = self._answer(path, patience)
+            if "error" in answer:
+                finished = True
+                raise MediaError(answer["error"])
+            seconds = np.frombuffer(self._bytes(8 * answer["num_frames"], path, self._limit))
+            finished = True
+        finally:
+            if not finished:
+                self.close()
+        info = VideoInfo(**{**answer, "path": path}, presentation_seconds=seconds)
+        self._probed[key] = info
+        return info
+
+    def read_frames(
+        self, info: VideoInfo, indices: Sequence[int], *, backend: DecodeBackend = "auto"
+    ) -> Iterator[Frames]:
+        """As `longva_eval.media.decode.read_frames`.
+
+        Raises:
+            MediaError: Also if the decoder crashed, or took longer than the limit.
+        """
+        request = {"path": str(info.path), "indices": list(indices), "backend": backend}
+        finished = False
+        patience = self._limit + (_START_SECONDS if self._process is None else 0)
+        try:
+            self._send(request, info.path)
+            while True:
+                answer = self._answer(info.path, patience)
+                patience = self._limit
+                if "error" in answer:
+                    finished = True
+                    raise MediaError(answer["error"])
+                if "shape" not in answer:
+                    finished = True
+                    return
+                shape = answer["shape"]
+                data = self._bytes(int(np.prod(shape)), info.path, patience)
+                yield np.frombuffer(data, dtype=np.uint8).reshape(shape)
+        finally:
+            if not finished:  # it is in the middle of something: the next video starts afresh
+                self.close()
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        if self._end is not None:
+            self._end()
+        self._process = self._end = None
+        self._buffer = b""
+
+    def _send(self, request: dict[str, Any], path: Path) -> None:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "longva_eval.media.decode_worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                env={**os.environ, "TORCHCODEC_FFMPEG_LOG_LEVEL": "ERROR"},
+            )
+            # Also when nobody closes this object, or Python ends.
+            self._end = weakref.finalize(self, _end_process, self._process)
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            raise self._crashed(path) from error
+
+    def _answer(self, path: Path, seconds: float) -> dict[str, Any]:
+        until = time.monotonic() + seconds
+        while b"\n" not in self._buffer:
+            self._buffer += self._receive(1 << 16, path, until)
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _bytes(self, count: int, path: Path, seconds: float) -> bytes:
+        until = time.monotonic() + seconds
+        data = bytearray(self._buffer[:count])
+        self._buffer = self._buffer[count:]
+        while len(data) < count:
+            data += self._receive(min(1 << 20, count - len(data)), path, until)
+        return bytes(data)
+
+    def _receive(self, size: int, path: Path, until: float) -> bytes:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        ready, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
+        if not ready:
+            raise MediaError(
+                f"{path}: the decoder gave nothing for {self._limit:.0f} s and was ended. Is "
+                "the file damaged, or the disk very slow?"
+            )
+        data = os.read(pipe, size)
+        if not data:
+            raise self._crashed(path)
+        return data
+
+    def _crashed(self, path: Path) -> MediaError:
+        status = self._process.wait(timeout=10) if self._process is not None else None
+        how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
+        return MediaError(
+            f"{path}: the decoder crashed ({how}). The file is probably damaged; fetch it "
+            "again, or try video_decode_backend=pyav."
+        )
+
+
+def _end_process(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer requests until there are no more."""
+    av.logging.restore_default_callback()
+    av.logging.set_libav_level(av.logging.ERROR)
+    messages = _Messages()
+
+    def say(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message).encode() + b"\n")
+
+    for line in requests:
+        request = json.loads(line)
+        try:
+            if "probe" in request:
+                info = probe_video(request["probe"])
+                told = {name: value for name, value in vars(info).items() if name in _TOLD}
+                say({**told, "path": str(info.path)})
+                answers.write(info.presentation_seconds.astype(np.float64).tobytes())
+                answers.flush()
+                continue
+            info = probe_video(request["path"])
+            messages.take()
+            for block in read_frames(info, request["indices"], backend=request["backend"]):
+                messages.check(info)
+                say({"shape": list(block.shape)})
+                answers.write(np.ascontiguousarray(block).data)
+            messages.check(info)
+        except EvaluationError as error:
+            say({"error": str(error)})
+        else:
+            say({})
+        answers.flush()
+
+
+class _Messages:
+    """What is written on standard error, by anybody in this process, from now on."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # for as long as the process lives
+        self._terminal = os.dup(2)
+        self._place = 0
+        os.dup2(self._file.fileno(), 2)
+
+    def take(self) -> str:
+        """What is new since the last look; passed on to the terminal unless FFmpeg said it."""
+        sys.stderr.flush()
+        self._file.seek(self._place)
+        text = self._file.read().decode(errors="replace")
+        self._place = self._file.tell()
+        others = "".join(line for line in text.splitlines(True) if not line.startswith("["))
+        os.write(self._terminal, others.encode())
+        return text
+
+    def check(self, info: VideoInfo) -> None:
+        """Raise if the decoder has complained about the stream.
+
+        Raises:
+            MediaError: With its first complaint.
+        """
+        for speaker, said in _MESSAGE.findall(self.take()):
+            if speaker in (info.codec, f"lib{info.codec}") and not said.startswith(_HARMLESS):
+                raise MediaError(
+                    f"{info.path} is damaged: its {info.codec} decoder says {said.strip()!r} and "
+                    "shows something else instead. Fetch the file again; to use it as it is, "
+                    "re-encode it: ffmpeg -i IN OUT.mp4"
+                )
+
+
+def main() -> None:
+    """Serve the process that started this one."""
+    # A decoder that prints must not end up between the frames.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    _serve(sys.stdin.buffer, answers)
+
+
+if __name__ == "__main__":
+    main()

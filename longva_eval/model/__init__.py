@@ -1,0 +1,1 @@
+"""Layers, checkpoints and position settings: from a folder to a loaded model."""

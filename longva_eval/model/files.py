@@ -1,0 +1,242 @@
+"""What lies in a checkpoint's folder: JSON files, safetensors shards, preprocessing.
+
+Shared by the layouts that `longva_eval.model.checkpoint` loads. Weights are read from safetensors
+alone; every error names the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from longva_eval.errors import CheckpointError
+
+__all__ = [
+    "check_memory",
+    "check_shapes",
+    "check_sizes",
+    "hash_weights",
+    "kept_tower_layers",
+    "read_json",
+    "read_processor_settings",
+    "read_tensor_names",
+    "rope_parameters_of",
+    "some",
+]
+
+_CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+_CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
+
+_MAX_JSON_BYTES = 64 << 20
+_LARGEST_SIZES = {
+    "vocab_size": 1 << 24, "hidden_size": 1 << 17, "intermediate_size": 1 << 19,
+    "num_hidden_layers": 1 << 10, "num_attention_heads": 1 << 10, "num_key_value_heads": 1 << 10,
+    "head_dim": 1 << 12, "max_position_embeddings": 1 << 32, "image_size": 1 << 13,
+    "patch_size": 1 << 10,
+}  # fmt: skip
+_MAY_BE_NULL = ("head_dim", "num_key_value_heads")
+_SMALL_MODEL = 1 << 24
+"""Weights that any machine has room for."""
+_LARGE_TOWER = 1 << 29
+_HASHED_BLOCKS = 256
+_HASHED_BLOCK_BYTES = 1 << 16
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a checkpoint."""
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes; no such file does.")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing; a LongVA checkpoint has one.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits, too
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds {type(data).__name__}, not a JSON object.")
+    return data
+
+
+def read_tensor_names(folder: Path) -> set[str]:
+    """Names of the tensors in the safetensors files, after checking that the files are there."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(
+            isinstance(name, str) for name in weight_map.values()
+        ):
+            raise CheckpointError(f"{index} has no weight_map from tensors to files.")
+        files = sorted(set(weight_map.values()))
+    else:
+        files = sorted(path.name for path in folder.glob("*.safetensors"))
+    strange = [n for n in files if Path(n).name != n or not n.endswith(".safetensors")]
+    if strange:
+        raise CheckpointError(
+            f"{index} names {strange[0]!r:.80}, which is no .safetensors file beside it."
+        )
+    absent = [name for name in files if not (folder / name).is_file()]
+    if absent:
+        raise CheckpointError(f"{folder} lacks {some(absent)}, which its index names.")
+    if not files:
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        hint = (
+            f"It has {some(pickles)}: pickles can run code when read and are refused. Convert "
+            "them once, in a place you trust, with safetensors.torch.save_file."
+            if pickles
+            else "Download them: hf download <owner>/<name> --local-dir <folder>."
+        )
+        raise CheckpointError(f"{folder} has no *.safetensors weights. {hint}")
+    names: set[str] = set()
+    for name in files:
+        try:
+            with safe_open(folder / name, framework="pt") as tensors:
+                names.update(tensors.keys())
+        except Exception as error:  # safetensors raises its own, undocumented type
+            raise CheckpointError(f"{folder / name} cannot be read: {error}") from error
+    return names
+
+
+def check_sizes(values: Mapping[str, Any], path: Path) -> None:
+    """Refuse sizes of a configuration that no model has, before anything is made of them."""
+    for name, largest in _LARGEST_SIZES.items():
+        if name not in values or (name in _MAY_BE_NULL and values[name] is None):
+            continue
+        value = values[name]
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
+            raise CheckpointError(
+                f"{path} has {name}={value!r:.40}; it must be a whole number from 1 to {largest:,}."
+            )
+
+
+def check_memory(folder: Path, language: Any, tower: Any) -> None:
+    """Refuse a configuration of a far larger model than the weights are of.
+
+    Its memory would be asked for before the shapes are compared.
+    """
+    there = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as tensors:
+            there += sum(math.prod(tensors.get_slice(n).get_shape()) for n in tensors.keys())  # noqa: SIM118  # it is no mapping
+    if tower.patch_size > tower.image_size:
+        raise CheckpointError(
+            f"{folder}: patch_size={tower.patch_size} is larger than image_size={tower.image_size}."
+        )
+    patches = (tower.image_size // tower.patch_size) ** 2
+    width, heads = language.hidden_size, language.num_attention_heads
+    head_dim = getattr(language, "head_dim", None) or width // heads
+    asked = {
+        "vocab_size x hidden_size": language.vocab_size * width,
+        "num_hidden_layers x hidden_size x intermediate_size": language.num_hidden_layers
+        * width
+        * (3 * language.intermediate_size + 2 * heads * head_dim),
+        "the vision tower's num_hidden_layers x hidden_size": tower.hidden_size
+        * (
+            patches
+            + 3 * tower.patch_size**2
+            + tower.num_hidden_layers * (4 * tower.hidden_size + 2 * tower.intermediate_size)
+        ),
+    }
+    for name, count in asked.items():
+        # A tower that was not tuned may lie in a folder of its own.
+        free = _LARGE_TOWER if "tower" in name else _SMALL_MODEL
+        if count > 4 * there + free:
+            raise CheckpointError(
+                f"{folder}: the configuration asks for {count:,} weights ({name}), the files hold "
+                f"{there:,}. They do not belong together."
+            )
+
+
+def read_processor_settings(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Arguments of the CLIP processor from a `preprocessor_config.json`, old or new form."""
+    size = raw.get("size")
+    shortest = size.get("shortest_edge") if isinstance(size, dict) else size
+    if not isinstance(shortest, int) or not 1 <= shortest <= _LARGEST_SIZES["image_size"]:
+        raise CheckpointError(
+            f'{path} has "size": {size}; CLIP\'s is the shortest edge in pixels, as a number or as '
+            '{"shortest_edge": 336}.'
+        )
+    crop = raw.get("crop_size", shortest)
+    crop_size = crop if isinstance(crop, dict) else {"height": crop, "width": crop}
+    for side in ("height", "width"):
+        length = crop_size.get(side)
+        if not isinstance(length, int) or not 1 <= length <= _LARGEST_SIZES["image_size"]:
+            raise CheckpointError(f'{path} has "crop_size": {crop!r:.80}, which is no size.')
+    return {
+        "do_resize": True,
+        "size": {"shortest_edge": shortest},
+        "resample": raw.get("resample", 3),
+        "do_center_crop": True,
+        "crop_size": crop_size,
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": list(raw.get("image_mean", _CLIP_MEAN)),
+        "image_std": list(raw.get("image_std", _CLIP_STD)),
+        "do_convert_rgb": True,
+    }
+
+
+def check_shapes(report: Mapping[str, Any], folder: Path) -> None:
+    """Refuse weights that have another shape than the configuration asks for."""
+    wrong = [
+        f"{name} is {tuple(found)}, the configuration asks for {tuple(wanted)}"
+        for name, found, wanted in report["mismatched_keys"]
+    ]
+    if wrong:
+        raise CheckpointError(f"{folder} has weights of another shape: {some(wrong)}.")
+
+
+def hash_weights(folder: Path) -> str:
+    """Hash that tells weight files apart without reading all of a 16 GB checkpoint."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        last = max(0, size - _HASHED_BLOCK_BYTES)
+        with path.open("rb") as file:
+            for offset in sorted({last * n // (_HASHED_BLOCKS - 1) for n in range(_HASHED_BLOCKS)}):
+                file.seek(offset)
+                digest.update(file.read(_HASHED_BLOCK_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def some(names: Any, limit: int = 4) -> str:
+    """A few of the names, and how many more there are."""
+    ordered = sorted(names)
+    if not ordered:
+        return "none"
+    shown = ", ".join(ordered[:limit])
+    return shown if len(ordered) <= limit else f"{shown} and {len(ordered) - limit} more"
+
+
+def kept_tower_layers(num_layers: int, select_layer: int, *, name: str) -> int:
+    """How many layers of a tower are computed if hidden state `select_layer` is read.
+
+    `hidden_states` has the embeddings first: entry k is the output of the k-th layer.
+    """
+    kept = select_layer if select_layer >= 0 else num_layers + 1 + select_layer
+    if not 1 <= kept <= num_layers:
+        raise CheckpointError(
+            f"{name}={select_layer} is outside of a tower of {num_layers} layers."
+        )
+    return kept
+
+
+def rope_parameters_of(values: Mapping[str, Any], *, default_theta: float) -> dict[str, Any]:
+    """`rope_parameters` from a configuration of either form.
+
+    The older one has `rope_theta` and `rope_scaling`; given apart, transformers warns and, for
+    some models, ignores them.
+    """
+    if values.get("rope_parameters"):
+        return dict(values["rope_parameters"])
+    scaling = dict(values.get("rope_scaling") or {"rope_type": "default"})
+    scaling["rope_type"] = scaling.pop("type", scaling.get("rope_type"))
+    return scaling | {"rope_theta": values.get("rope_theta", default_theta)}

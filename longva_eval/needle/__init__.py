@@ -1,0 +1,1 @@
+"""V-NIAH whole: the grid, its media, its controls and its results."""

@@ -1,0 +1,90 @@
+"""What a needle test must be compared with: the same questions where the needle cannot be found.
+
+* `no needle`: the question about a clean haystack, at every length. What is right here is a guess.
+* `blind`: the question without any frame.
+* `needle only`: the question about the needle alone, one frame. What is wrong here is no matter of
+  length, so a grid is judged against this score.
+
+They share the grid's prefixes: all lengths of a clean haystack are one growing video, whose ends
+the grid's last depth needs as well. Source of the idea: NoLiMa (arXiv:2502.05167), VNBench's
+circular options (arXiv:2406.09367); docs/evaluate.md says how they are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from longva_eval.errors import SettingsError
+from longva_eval.needle.media import Needle
+
+__all__ = ["CONTROLS", "Control", "ControlResult", "circular_needles"]
+
+Control = Literal["no needle", "blind", "needle only"]
+CONTROLS: Final[tuple[Control, ...]] = ("no needle", "blind", "needle only")
+
+_OPTION = re.compile(r"^([A-Z])\. (.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlResult:
+    """One question under one control."""
+
+    control: Control
+    num_frames: int
+    """Frames in the prompt: the haystack's length, 0, or 1."""
+    needle: int
+    """Place of the needle in the list."""
+    correct: bool
+    logprob: float
+    """Of the true answer."""
+    generated: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The line in `controls.jsonl`."""
+        return dict(vars(self))
+
+
+def circular_needles(needles: Sequence[Needle]) -> list[Needle]:
+    """Every needle, and each lettered one again for every rotation of its options.
+
+    A model that prefers a letter is right for one rotation and wrong for the others; a needle with
+    options counts as found only if all are right.
+
+    Returns:
+        The needles in order; a rotated one follows the one it was made from, with the same picture,
+        `rotation` set, and the letter where the true option now stands as its answer.
+
+    Raises:
+        SettingsError: If a needle's answer is a letter that none of its options has.
+    """
+    made = []
+    for needle in needles:
+        made.append(needle)
+        options = _OPTION.findall(needle.question)
+        letters = [letter for letter, _ in options]
+        if len(options) < 2 or not re.fullmatch("[A-Z]", needle.answer.strip()):
+            continue
+        if letters != [chr(ord("A") + place) for place in range(len(options))] or (
+            needle.answer.strip() not in letters
+        ):
+            raise SettingsError(
+                f"Needle {needle.name} has options {', '.join(letters)} and the answer "
+                f"{needle.answer!r}; circular options need A, B, ... and one of them as answer."
+            )
+        texts = [text for _, text in options]
+        for rotation in range(1, len(texts)):
+            question = _with_options(needle.question, texts[-rotation:] + texts[:-rotation])
+            place = (letters.index(needle.answer.strip()) + rotation) % len(letters)
+            made.append(
+                replace(needle, question=question, answer=letters[place], rotation=rotation)
+            )
+    return made
+
+
+def _with_options(question: str, texts: Sequence[str]) -> str:
+    """The question with other texts behind its letters."""
+    left = iter(texts)
+    return _OPTION.sub(lambda match: f"{match[1]}. {next(left)}", question)

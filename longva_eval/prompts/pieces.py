@@ -1,0 +1,378 @@
+"""A conversation becomes one sequence of text tokens and references to pictures.
+
+A prompt holds no pixels. It is a tuple of pieces: runs of token ids, and visual pieces (one video
+frame, one tile of a picture) known by the identity of their content and their number of tokens.
+Two prompts share a prefix exactly where their pieces are equal, which is what the engine in
+`longva_eval.engine.prefix` works with.
+
+As in the original, the text is cut at each literal `<image>`, the parts are tokenised on their
+own and the visual tokens stand between them, with nothing before, after or between. A picture and
+a whole video take one `<image>` each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jinja2 import TemplateError  # torch depends on it, and transformers renders with it
+
+from longva_eval.errors import PromptError, SettingsError
+
+__all__ = [
+    "IMAGE_PLACEHOLDER",
+    "ChatTemplate",
+    "Piece",
+    "Prompt",
+    "TextPiece",
+    "Turn",
+    "VisualPiece",
+    "build_prompt",
+    "hash_text",
+    "join_placeholders",
+    "load_template",
+    "place_images",
+    "placeholder_ids",
+    "tokenize",
+]
+
+IMAGE_PLACEHOLDER = "<image>"
+_MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+
+Turn = tuple[Literal["user", "assistant"], str]
+"""Who speaks, and what."""
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """A run of text tokens."""
+
+    token_ids: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True)
+class VisualPiece:
+    """A block of visual tokens: a video frame, a tile, or a picture."""
+
+    key: str
+    """Identity of content and preparation: equal keys have equal visual tokens."""
+    num_tokens: int
+    source: Any = field(compare=False, repr=False)
+    """Where its pixels come from (`longva_eval.engine.sources`)."""
+    item: int = field(compare=False, default=0)
+    """Which frame or tile of the source."""
+    whole: VisualPiece | None = field(compare=False, repr=False, default=None)
+    """The piece this is the beginning of, if a prompt was cut inside it."""
+
+    def first(self, num_tokens: int) -> VisualPiece:
+        """The beginning of this piece, `num_tokens` long."""
+        whole = self.whole or self
+        return VisualPiece(f"{whole.key}[:{num_tokens}]", num_tokens, self.source, self.item, whole)
+
+
+Piece = TextPiece | VisualPiece
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads, from the first token to the last."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the sequence, visual tokens included."""
+        return sum(piece.num_tokens for piece in self.pieces)
+
+    @property
+    def num_visual_tokens(self) -> int:
+        return sum(piece.num_tokens for piece in self.pieces if isinstance(piece, VisualPiece))
+
+    @property
+    def visual_pieces(self) -> list[VisualPiece]:
+        return [piece for piece in self.pieces if isinstance(piece, VisualPiece)]
+
+    @property
+    def digest(self) -> str:
+        """Hash of what the model reads, however its text is divided into pieces."""
+        hashed = hashlib.sha256()
+        for piece in self.pieces:
+            if isinstance(piece, TextPiece):
+                hashed.update("".join(f"{token} " for token in piece.token_ids).encode())
+            else:
+                hashed.update(f"\0{piece.key}\0".encode())
+        return hashed.hexdigest()
+
+    def __add__(self, other: Prompt) -> Prompt:
+        return Prompt(self.pieces + other.pieces)
+
+    def with_tokens(self, token_ids: Sequence[int]) -> Prompt:
+        """The prompt, followed by more text tokens."""
+        return Prompt((*self.pieces, TextPiece(tuple(token_ids)))) if token_ids else self
+
+    def first(self, num_tokens: int) -> Prompt:
+        """The first `num_tokens` of the sequence, wherever that cuts it."""
+        pieces: list[Piece] = []
+        left = num_tokens
+        for piece in self.pieces:
+            if left <= 0:
+                break
+            if piece.num_tokens <= left:
+                pieces.append(piece)
+            elif isinstance(piece, TextPiece):
+                pieces.append(TextPiece(piece.token_ids[:left]))
+            else:
+                pieces.append(piece.first(left))
+            left -= piece.num_tokens
+        return Prompt(tuple(pieces))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatTemplate:
+    """The text around what a user says, for one question after a system message."""
+
+    name: str
+    system: str
+    """Everything before the first user turn."""
+    user_start: str
+    user_end: str
+    assistant_start: str
+    assistant_end: str
+
+    @property
+    def before_question(self) -> str:
+        return self.system + self.user_start
+
+    @property
+    def after_question(self) -> str:
+        return self.user_end + self.assistant_start
+
+    def place(
+        self, text: str, kinds: Sequence[Literal["picture", "video"]]
+    ) -> tuple[str, list[int]]:
+        """The question with a placeholder for each picture and video, and their order in it.
+
+        Raises:
+            PromptError: If the question has placeholders, but not one for each.
+        """
+        videos = sum(kind == "video" for kind in kinds)
+        placed = place_images(text, num_pictures=len(kinds) - videos, num_videos=videos)
+        return placed, list(range(len(kinds)))
+
+    def build(self, tokenizer: Any, text: str, visuals: Sequence[Sequence[VisualPiece]]) -> Prompt:
+        """Put the visual pieces where the rendered text has its placeholders.
+
+        Raises:
+            PromptError: If there are more or fewer placeholders than pictures and videos.
+        """
+        return build_prompt(tokenizer, text, visuals)
+
+    def around_video(
+        self, tokenizer: Any, question: str
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Token ids before the frames of a video and after them.
+
+        As in the original's needle test, nothing stands between the frames and the question, and
+        the three texts are tokenised on their own.
+        """
+        after = tokenize(tokenizer, question) + tokenize(tokenizer, self.after_question)
+        return tokenize(tokenizer, self.before_question), after
+
+    def render(self, turns: Sequence[Turn]) -> str:
+        """The conversation up to the point where the assistant is to speak."""
+        text = self.system
+        for role, content in turns:
+            if role == "user":
+                text += self.user_start + content + self.user_end
+            else:
+                text += self.assistant_start + content + self.assistant_end
+        return text + self.assistant_start
+
+
+QWEN_1_5 = ChatTemplate(
+    name="qwen_1_5",
+    system="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
+    user_start="<|im_start|>user\n",
+    user_end="<|im_end|>\n",
+    assistant_start="<|im_start|>assistant\n",
+    assistant_end="<|im_end|>\n",
+)
+"""ChatML with Qwen's system message: what LongVA was aligned with."""
+
+_TEMPLATES = {QWEN_1_5.name: QWEN_1_5}
+
+
+def load_template(name: str, tokenizer: Any) -> ChatTemplate:
+    """The conversation template to use.
+
+    Args:
+        name: `auto` reads it from the tokenizer: its chat template if it has one, ChatML if it
+            knows ChatML's tokens. Otherwise the name of a template.
+        tokenizer: The checkpoint's tokenizer.
+
+    Raises:
+        SettingsError: If the name is unknown, or there is nothing to read it from, or the
+            tokenizer lacks the template's special tokens.
+    """
+    if name == "auto":
+        if tokenizer.chat_template:
+            return _from_tokenizer(tokenizer)
+        name = QWEN_1_5.name
+    if name not in _TEMPLATES:
+        raise SettingsError(
+            f"conv_template={name!r} is unknown; use auto or {', '.join(_TEMPLATES)}."
+        )
+    if "<|im_start|>" not in tokenizer.get_vocab():
+        raise SettingsError(
+            f"conv_template={name} needs <|im_start|> and <|im_end|>, which this checkpoint's "
+            "tokenizer does not know. LongVA is a ChatML model; is this its tokenizer?"
+        )
+    return _TEMPLATES[name]
+
+
+def _from_tokenizer(tokenizer: Any) -> ChatTemplate:
+    """Take a tokenizer's own chat template apart by rendering it with marks."""
+
+    def render(roles: Sequence[str], *, prompt: bool) -> str:
+        messages = [{"role": role, "content": _MARK} for role in roles]
+        try:
+            text: str = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=prompt
+            )
+        except (TemplateError, ValueError, TypeError) as error:
+            raise SettingsError(
+                f"The tokenizer's chat template cannot be rendered ({error}); pass "
+                f"conv_template={QWEN_1_5.name}."
+            ) from error
+        return text
+
+    once = render(["user"], prompt=False)
+    asked = render(["user"], prompt=True)
+    twice = render(["user", "assistant", "user"], prompt=False)
+    before, _, user_end = once.partition(_MARK)
+    assistant_start = asked[len(once) :]
+    parts = twice.split(_MARK)
+    if not asked.startswith(once) or len(parts) != 4 or parts[0] != before:
+        raise SettingsError(
+            "The tokenizer's chat template is not a plain sequence of turns; pass "
+            f"conv_template={QWEN_1_5.name}."
+        )
+    if parts[1] != user_end + assistant_start:
+        raise SettingsError(
+            "The tokenizer's chat template opens an answer in two ways; pass "
+            f"conv_template={QWEN_1_5.name}."
+        )
+    # Between an answer and the next question stand the end of the one and the start of the other;
+    # the latter is what the system message is followed by.
+    between = parts[2]
+    shared = next(
+        n for n in range(len(between), -1, -1) if before.endswith(between[-n:] if n else "")
+    )
+    user_start = between[len(between) - shared :]
+    system = before[: len(before) - len(user_start)]
+    template = ChatTemplate(
+        name=f"tokenizer ({hash_text(asked)})",
+        system=system,
+        user_start=user_start,
+        user_end=user_end,
+        assistant_start=assistant_start,
+        assistant_end=between[: len(between) - shared],
+    )
+    # With an answer in it: templates may differ in nothing but the end of an answer.
+    turns: list[Turn] = [("user", _MARK), ("assistant", _MARK), ("user", _MARK)]
+    for known in _TEMPLATES.values():
+        if template.render(turns) == known.render(turns):
+            return known
+    return template
+
+
+def hash_text(text: str) -> str:
+    """First 12 hex digits of the SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def place_images(text: str, *, num_pictures: int, num_videos: int) -> str:
+    r"""The question with a placeholder for each picture and video.
+
+    A question that names its own places keeps them. Otherwise they come first, joined by a space
+    and followed by a newline: `<image> <image>\nquestion`.
+
+    Raises:
+        PromptError: If the question has placeholders, but not one for each.
+    """
+    wanted = num_pictures + num_videos
+    found = text.count(IMAGE_PLACEHOLDER)
+    if found == wanted:
+        return text
+    if found:
+        raise PromptError(
+            f"The question has {found} {IMAGE_PLACEHOLDER} placeholders, but {num_pictures} "
+            f"pictures and {num_videos} videos come with it: {text[:120]!r}"
+        )
+    return join_placeholders([IMAGE_PLACEHOLDER] * wanted, " ", "\n") + text
+
+
+def join_placeholders(tokens: Sequence[str], between: str, after: str) -> str:
+    """Placeholders as they stand before a question."""
+    return between.join(tokens) + after
+
+
+def tokenize(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Token ids of a text on its own, with nothing added."""
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+
+
+def placeholder_ids(
+    prompt: Prompt, visuals: Sequence[Sequence[VisualPiece]], *, image_id: int = -200
+) -> list[int]:
+    """Token ids with one `image_id` for each picture or video, as the original writes them.
+
+    Args:
+        prompt: Made by `build_prompt`, whole.
+        visuals: What it was made with.
+        image_id: The original's placeholder.
+    """
+    ids: list[int] = []
+    lengths = iter([len(pieces) for pieces in visuals])
+    left = 0
+    for piece in prompt.pieces:
+        if isinstance(piece, TextPiece):
+            ids.extend(piece.token_ids)
+            continue
+        if left == 0:
+            left = next(lengths)
+            ids.append(image_id)
+        left -= 1
+    return ids
+
+
+def build_prompt(tokenizer: Any, text: str, visuals: Sequence[Sequence[VisualPiece]]) -> Prompt:
+    """Put the visual pieces where the text says `<image>`.
+
+    Args:
+        tokenizer: The checkpoint's tokenizer.
+        text: The whole rendered conversation.
+        visuals: The pieces of each picture or video, in order.
+
+    Raises:
+        PromptError: If there are more or fewer placeholders than pictures and videos.
+    """
+    parts = text.split(IMAGE_PLACEHOLDER)
+    if len(parts) - 1 != len(visuals):
+        raise PromptError(
+            f"The prompt has {len(parts) - 1} {IMAGE_PLACEHOLDER} placeholders for "
+            f"{len(visuals)} pictures and videos."
+        )
+    pieces: list[Piece] = []
+    for number, part in enumerate(parts):
+        if ids := tokenize(tokenizer, part):
+            pieces.append(TextPiece(ids))
+        if number < len(visuals):
+            pieces.extend(visuals[number])
+    return Prompt(tuple(pieces))

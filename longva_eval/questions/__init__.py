@@ -1,0 +1,1 @@
+"""What tasks are made of: documents, answers and their outcomes."""

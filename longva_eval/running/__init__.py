@@ -1,0 +1,1 @@
+"""A run that survives: jobs, journal, several processes."""

@@ -1,0 +1,174 @@
+"""What became of every question of a run, and how many may fail. No torch.
+
+Adapters write here; the plugin puts each question's entry into its line of the samples file, and
+the counts into the results file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from loguru import logger
+
+from longva_eval.errors import EvaluationError, SettingsError
+from longva_eval.running.ranks import Ranks
+
+__all__ = ["COUNTS", "FailurePolicy", "OnError", "RunLog"]
+
+OnError = Literal["stop", "skip"]
+COUNTS = ("answered", "failed", "degenerate", "empty", "shortened")
+"""What is counted per task. The last three are among the answered."""
+_SHOWN = 5
+
+
+class FailurePolicy:
+    """What happens when a question cannot be asked, or its answer cannot be computed.
+
+    Args:
+        on_error: `stop` ends the run with the reason. `skip` lets the question fail, by name.
+        max_failed: With `skip`, how many documents of a call may fail: a whole number, or a share
+            of them from 0 to 1. A share allows one at least, unless it is 0.
+
+    Raises:
+        SettingsError: If a value is unknown or impossible.
+    """
+
+    def __init__(self, on_error: str = "stop", max_failed: float = 0.05) -> None:
+        if on_error not in get_args(OnError):
+            raise SettingsError(f"on_error={on_error!r} is unknown; use stop or skip.")
+        number = isinstance(max_failed, (int, float)) and not isinstance(max_failed, bool)
+        if not number or not math.isfinite(max_failed) or max_failed < 0:
+            raise SettingsError(
+                f"max_failed={max_failed!r} must be a count or a share from 0 to 1."
+            )
+        if isinstance(max_failed, float) and max_failed > 1 and max_failed != int(max_failed):
+            raise SettingsError(f"max_failed={max_failed} must be a count or a share from 0 to 1.")
+        self.skips = on_error == "skip"
+        self.max_failed = max_failed
+
+    def limit(self, num_documents: int) -> int:
+        """How many of so many may fail."""
+        if isinstance(self.max_failed, int) or self.max_failed > 1:
+            return int(self.max_failed)
+        if self.max_failed == 0:
+            return 0
+        return max(1, math.floor(self.max_failed * num_documents))
+
+    def describe(self) -> dict[str, Any]:
+        return {"on_error": "skip" if self.skips else "stop", "max_failed": self.max_failed}
+
+
+class RunLog:
+    """One entry per task and document, and the failures of the present call."""
+
+    def __init__(self, policy: FailurePolicy) -> None:
+        self.policy = policy
+        self.entries: dict[str, dict[str, dict[str, Any]]] = {}
+        """Task -> document -> what is said about it."""
+        self._calls = 0
+        self._limit = 0
+        self._num_documents = 0
+        self._failed: dict[tuple[str, str], str] = {}
+
+    def begin_call(self, num_documents: int) -> None:
+        """A call of the host begins; the bound on failures is for its documents."""
+        self._calls += 1
+        self._num_documents = num_documents
+        self._limit = self.policy.limit(num_documents)
+        self._failed = {}
+
+    def describe(self, task: str, document: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """The entry of a document, with what its prompt says about itself."""
+        entry = self.entries.setdefault(str(task), {}).setdefault(str(document), {})
+        if entry.get("outcome") != "failed":
+            entry.update(facts)
+        return entry
+
+    def answered(
+        self,
+        task: str,
+        document: Any,
+        *,
+        text: str | None = None,
+        num_tokens: int | None = None,
+        degenerate: bool = False,
+        finish: str | None = None,
+    ) -> None:
+        """An answer is there.
+
+        Args:
+            task: Of which task.
+            document: Of which document.
+            text: What was said; None where nothing was generated.
+            num_tokens: Its length.
+            degenerate: Whether it repeats itself (`generation.is_degenerate`).
+            finish: Why it ended: `stop` or `length`.
+        """
+        entry = self.describe(task, document, {})
+        if entry.get("outcome") == "failed":
+            return
+        entry.update(outcome="answered", reason=None, degenerate=degenerate)
+        entry["empty"] = text is not None and not text.strip()
+        if num_tokens is not None:
+            entry["num_output_tokens"] = num_tokens
+        if finish is not None:
+            entry["finish"] = finish
+
+    def failed(self, task: str, document: Any, reason: str) -> None:
+        """A document failed; its entry says why."""
+        entry = self.describe(task, document, {})
+        entry.update(outcome="failed", reason=reason, degenerate=False, empty=False)
+
+    def count_failure(
+        self, task: str, document: Any, error: EvaluationError, ranks: Ranks, *, kept: str = ""
+    ) -> None:
+        """Hold a failed document against the policy.
+
+        Args:
+            task: Of which task.
+            document: Which document; counted once.
+            error: What is wrong, with its place.
+            ranks: All processes count together.
+            kept: Where the answers are that were computed.
+
+        Raises:
+            EvaluationError: The error itself if the policy is to stop; one that lists the first
+                failures if there are more than the policy allows.
+        """
+        if not self.policy.skips:
+            raise error
+        place = (str(task), str(document))
+        if place in self._failed:
+            return
+        self._failed[place] = str(error)
+        logger.warning("Failed and skipped: {}", error)
+        total = ranks.count(f"failed {self._calls}", 1)
+        if total > self._limit:
+            shown = "".join(f"\n  {text}" for text in list(self._failed.values())[:_SHOWN])
+            raise EvaluationError(
+                f"{total} of {self._num_documents} documents failed, max_failed="
+                f"{self.policy.max_failed:g} allows {self._limit}. The first in this process:"
+                f"{shown}\nMend them, or set max_failed higher.{kept}"
+            ) from error
+
+    def merge(self, entries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+        """Take over what another process has noted."""
+        for task, documents in entries.items():
+            for document, entry in documents.items():
+                self.entries.setdefault(task, {})[document] = dict(entry)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Per task, how many documents were answered, failed, and so on."""
+        found = {}
+        for task, documents in sorted(self.entries.items()):
+            entries = list(documents.values())
+            found[task] = {
+                "answered": sum(entry.get("outcome") == "answered" for entry in entries),
+                "failed": sum(entry.get("outcome") == "failed" for entry in entries),
+                "degenerate": sum(bool(entry.get("degenerate")) for entry in entries),
+                "empty": sum(bool(entry.get("empty")) for entry in entries),
+                "shortened": sum(bool(entry.get("num_tokens_cut")) for entry in entries),
+            }
+        return found

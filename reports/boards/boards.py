@@ -1,0 +1,541 @@
+"""The leaderboards: which runs they take, the form of their files, and their own way of reading.
+
+For each board a function builds the content of its file, one says what is wrong with such a
+content, and one holds the board's reading of every answer against ours: where a board draws an
+option, drops a question from the denominator or takes the first capital letter it meets, the
+numbers differ, and it is said in how many questions and why.
+
+No torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from longva_eval.errors import DataError
+from longva_eval.reports.boards import official
+from longva_eval.reports.reading.samples import Question
+
+__all__ = ["BOARDS", "Board", "Comparison", "Difference", "Row", "natural_order"]
+
+_MLVU_TYPES: Final = (
+    "topic_reasoning", "anomaly_reco", "needleQA", "ego", "plotQA", "sportsQA", "order", "count",
+    "tutorialQA",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A score by the board's rule and by ours."""
+
+    label: str
+    num_questions: int
+    official_percent: float
+    our_percent: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Questions that the board's rule and ours read differently, for one reason."""
+
+    num_questions: int
+    reason: str
+    examples: tuple[str, ...]
+    """Question, answer and both readings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The board's number and ours."""
+
+    rows: tuple[Row, ...]
+    """Empty where the board keeps the answers to itself."""
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A leaderboard and the form of its files."""
+
+    name: str
+    title: str
+    tasks: Mapping[str, int]
+    """Our tasks whose runs it takes, with the number of questions of a whole run."""
+    layouts: Mapping[str, str]
+    """Task -> name of its local data (`longva-eval prepare`), for the names of questions."""
+    build: Callable[[Sequence[Question]], Any]
+    """The content of the file."""
+    check: Callable[[Any], list[str]]
+    """What is wrong with such a content, by the board's form."""
+    compare: Callable[[Sequence[Question]], Comparison]
+    where: str
+    """What to do with the file."""
+    silence: str
+    """How a question without a readable answer is handed in, where it is not as it was given."""
+
+
+# ---- Video-MME ----------------------------------------------------------------------------------
+
+
+def _build_videomme(questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """The template's list of videos, each with its questions, in the benchmark's order."""
+    videos: dict[str, dict[str, Any]] = {}
+    for question in sorted(questions, key=lambda q: natural_order(q.question_id or "")):
+        name = str(question.question_id).rpartition("-")[0]
+        video = {
+            "video_id": name,
+            "duration": question.categories.get("duration", ""),
+            "domain": question.categories.get("domain", ""),
+            "sub_category": question.categories.get("sub_category", ""),
+        }
+        entry = videos.setdefault(name, {**video, "questions": []})
+        if {key: entry[key] for key in video} != video:
+            raise DataError(f"Question {question.question_id}: its video {name} is {video}, and "
+                            f"for another question it is {entry}.")  # fmt: skip
+        entry["questions"].append(
+            {
+                "question_id": question.question_id,
+                "task_type": question.categories.get("task_type", ""),
+                "question": question.question,
+                "options": _lettered(question.options),
+                "answer": question.answer,
+                "response": question.generated,
+            }
+        )
+    return list(videos.values())
+
+
+def _check_videomme(content: Any) -> list[str]:
+    """What the official script asks for, and what it would count into no category."""
+    wrong = []
+    for duration in official.VIDEOMME_DURATIONS:
+        count = sum(video["duration"] == duration for video in content)
+        if count != 300:
+            wrong.append(f"{count} videos are {duration}; the official script wants 300")
+    for video in content:
+        where = f"video {video['video_id']}"
+        for key, allowed in (
+            ("duration", official.VIDEOMME_DURATIONS),
+            ("domain", official.VIDEOMME_DOMAINS),
+            ("sub_category", official.VIDEOMME_SUB_CATEGORIES),
+        ):
+            if video[key] not in allowed:
+                wrong.append(f"{where}: {key} {video[key]!r} is none of the official ones")
+        if len(video["questions"]) != 3:
+            wrong.append(f"{where} has {len(video['questions'])} questions, not 3")
+        for question in video["questions"]:
+            where = f"question {question['question_id']}"
+            if question["task_type"] not in official.VIDEOMME_TASK_TYPES:
+                wrong.append(f"{where}: task_type {question['task_type']!r} is no official one")
+            if question["answer"] not in ("A", "B", "C", "D") or len(question["options"]) != 4:
+                wrong.append(f"{where}: four options and an answer A to D are wanted")
+            if not isinstance(question["response"], str):
+                wrong.append(f"{where}: the response is no text")
+    return wrong
+
+
+def _compare_videomme(questions: Sequence[Question]) -> Comparison:
+    rows = []
+    groups: dict[str, Sequence[Question]] = {"overall": questions}
+    for name in official.VIDEOMME_DURATIONS:
+        groups[name] = [q for q in questions if q.categories.get("duration") == name]
+    for name, group in groups.items():
+        tally = official.videomme_tally((q.generated, q.answer) for q in group)
+        rows.append(_row(name, group, tally.percent))
+    read = {id(q): official.videomme_letter(q.generated) for q in questions}
+    return Comparison(
+        rows=tuple(rows),
+        differences=_differences(
+            questions,
+            read,
+            other="the board takes the first capital A to D anywhere in the answer",
+            official_silent="the board finds no capital A to D and leaves the question out of the "
+            "denominator; we read a letter",
+            both_silent="nobody reads a letter: the board leaves the question out of the "
+            "denominator, which raises the score; we count it as wrong",
+            our_silent="the board reads a letter where we read none",
+        ),
+    )
+
+
+# ---- LongVideoBench -----------------------------------------------------------------------------
+
+
+def _build_longvideobench(questions: Sequence[Question]) -> dict[str, str]:
+    return {str(question.question_id): question.generated for question in questions}
+
+
+def _check_texts(content: Any) -> list[str]:
+    return [
+        f"question {name}: the answer {text!r} is no text"
+        for name, text in content.items()
+        if not isinstance(text, str) or not name
+    ]
+
+
+def _compare_longvideobench(questions: Sequence[Question]) -> Comparison:
+    read = {id(q): official.longvideobench_letter(q.generated) for q in questions}
+    return Comparison(
+        rows=_rows_with_draws(questions, read),
+        differences=_differences(
+            questions,
+            read,
+            other="the board takes the first capital A to E anywhere in the answer",
+            official_silent="the board finds no capital A to E and draws an option; we read a "
+            "letter",
+            both_silent="nobody reads a letter: the board draws an option; we count it as wrong",
+            our_silent="the board reads a letter where we read none",
+        ),
+    )
+
+
+# ---- MLVU ---------------------------------------------------------------------------------------
+
+
+def _build_mlvu(questions: Sequence[Question]) -> list[dict[str, str]]:
+    return [
+        {
+            "question_id": str(question.question_id),
+            "question_type": question.categories.get("task_type", ""),
+            "option": question.choice or "",
+        }
+        for question in questions
+    ]
+
+
+def _check_mlvu(content: Any) -> list[str]:
+    wrong = []
+    for entry in content:
+        where = f"question {entry['question_id']}"
+        if entry["question_type"] not in _MLVU_TYPES:
+            wrong.append(f"{where}: question_type {entry['question_type']!r} is no official one")
+        if not re.fullmatch("[A-F]?", entry["option"]):
+            wrong.append(f"{where}: option {entry['option']!r} is no letter A to F")
+    return wrong
+
+
+def _compare_mlvu(questions: Sequence[Question]) -> Comparison:
+    """M-Avg is the mean over the nine task types, as the board has it."""
+    read = {id(q): _letter_or_none(official.mlvu_option(q.generated)) for q in questions}
+    rows = []
+    if any(question.answer for question in questions):
+        for name in _MLVU_TYPES:
+            group = [q for q in questions if q.categories.get("task_type") == name]
+            if group:
+                right = sum(read[id(q)] == q.answer for q in group)
+                rows.append(_row(name, group, 100 * right / len(group)))
+        rows.append(
+            Row(
+                label="M-Avg",
+                num_questions=len(questions),
+                official_percent=sum(r.official_percent for r in rows) / len(rows),
+                our_percent=sum(r.our_percent for r in rows) / len(rows),
+            )
+        )
+    return Comparison(
+        rows=tuple(rows),
+        differences=_differences(
+            questions,
+            read,
+            other="the board's script hands in what comes before the first `)`",
+            official_silent="what comes before the first `)`, or all of the answer without one, is "
+            "more than a letter, and so wrong by the board's script; we hand in the letter",
+            both_silent="nobody reads a letter: handed in as an empty option, which is wrong",
+            our_silent="the board's script reads a letter where we read none",
+        ),
+    )
+
+
+# ---- MMMU ---------------------------------------------------------------------------------------
+
+
+def _build_mmmu(questions: Sequence[Question]) -> dict[str, str]:
+    """Letters of multiple-choice questions; answers to open ones as they were given."""
+    return {
+        str(question.question_id): (question.choice or "")
+        if question.options
+        else question.generated.strip()
+        for question in questions
+    }
+
+
+def _check_mmmu(content: Any) -> list[str]:
+    wrong = _check_texts(content)
+    wrong += [
+        f"question {name}: the id has not the form split_Subject_number"
+        for name in content
+        if not re.fullmatch(r"(test|validation|dev)_\w+_\d+", name)
+    ]
+    return wrong
+
+
+def _compare_mmmu(questions: Sequence[Question]) -> Comparison:
+    choices = [question for question in questions if question.options]
+    read = {
+        id(q): official.mmmu_letter(q.generated, dict(zip(_letters(q), _bare(q), strict=True)))
+        for q in choices
+    }
+    rows: list[Row] = []
+    if any(question.answer for question in questions):
+        opened = [question for question in questions if not question.options]
+        rows += [replace(row, label="multiple choice") for row in _rows_with_draws(choices, read)]
+        if opened:
+            right = sum(official.mmmu_open_is_right(q.generated, _accepted(q)) for q in opened)
+            rows.append(_row("open", opened, 100 * right / len(opened)))
+        total = len(questions)
+        rows.append(
+            Row(
+                label="overall",
+                num_questions=total,
+                official_percent=sum(r.official_percent * r.num_questions for r in rows) / total,
+                our_percent=sum(r.our_percent * r.num_questions for r in rows) / total,
+            )
+        )
+    return Comparison(
+        rows=tuple(rows),
+        differences=_differences(
+            choices,
+            read,
+            other="the board's parser takes the last (B), else the last B between spaces, else the "
+            "option whose text comes last",
+            official_silent="the board's parser finds nothing and draws an option; we read a "
+            "letter and hand that in",
+            both_silent="nobody reads a letter: the board's parser would draw an option; handed "
+            "in as an empty answer, which is wrong",
+            our_silent="the board's parser reads a letter where we read none; handed in as an "
+            "empty answer",
+        ),
+    )
+
+
+def _accepted(question: Question) -> list[str]:
+    answer = question.record.get("answer", question.answer)
+    return [str(each) for each in answer] if isinstance(answer, list) else [str(answer)]
+
+
+# ---- DocVQA, InfoVQA, EgoSchema -----------------------------------------------------------------
+
+
+def _build_spans(questions: Sequence[Question]) -> list[dict[str, Any]]:
+    wrong = [q.question_id for q in questions if not str(q.question_id).isdigit()]
+    if wrong:
+        raise DataError(f"The board's question ids are whole numbers; the run has {wrong[:5]}.")
+    return [
+        {"questionId": int(str(question.question_id)), "answer": question.generated.strip()}
+        for question in questions
+    ]
+
+
+def _check_spans(content: Any) -> list[str]:
+    return [
+        f"question {entry.get('questionId')!r}: a whole number and a text are wanted"
+        for entry in content
+        if type(entry.get("questionId")) is not int or not isinstance(entry.get("answer"), str)
+    ]
+
+
+def _build_egoschema(questions: Sequence[Question]) -> dict[str, int]:
+    return {
+        str(question.question_id): "ABCDE".index(question.choice) if question.choice else -1
+        for question in questions
+    }
+
+
+def _check_egoschema(content: Any) -> list[str]:
+    return [
+        f"video {name}: {index!r} is no option from 0 to 4, nor -1"
+        for name, index in content.items()
+        if type(index) is not int or not -1 <= index <= 4
+    ]
+
+
+def _nothing_to_compare(_questions: Sequence[Question]) -> Comparison:
+    return Comparison(rows=(), differences=())
+
+
+# ---- comparing ----------------------------------------------------------------------------------
+
+
+def _row(label: str, group: Sequence[Question], official_percent: float) -> Row:
+    right = sum(question.score for question in group)
+    return Row(
+        label=label,
+        num_questions=len(group),
+        official_percent=official_percent,
+        our_percent=100 * right / len(group) if group else 0.0,
+    )
+
+
+def _rows_with_draws(
+    questions: Sequence[Question], read: Mapping[int, str | None]
+) -> tuple[Row, ...]:
+    """Of rules that draw an option: what is to be expected of the draw."""
+    if not questions or not any(question.answer for question in questions):
+        return ()
+    expected = 0.0
+    for question in questions:
+        letter = read[id(question)]
+        expected += 1 / len(question.options) if letter is None else letter == question.answer
+    return (_row("overall", questions, 100 * expected / len(questions)),)
+
+
+def _differences(
+    questions: Sequence[Question],
+    read: Mapping[int, str | None],
+    *,
+    other: str,
+    official_silent: str,
+    both_silent: str,
+    our_silent: str,
+) -> tuple[Difference, ...]:
+    """Sort the questions that are read differently by reason; the most frequent first."""
+    groups: dict[str, list[Question]] = {}
+    for question in sorted(questions, key=lambda q: natural_order(q.question_id or "")):
+        letter = read[id(question)]
+        if letter is None:
+            reason = both_silent if question.choice is None else official_silent
+        elif letter != question.choice:
+            reason = our_silent if question.choice is None else other
+        else:
+            continue
+        groups.setdefault(reason, []).append(question)
+    return tuple(
+        Difference(
+            num_questions=len(group),
+            reason=reason,
+            examples=tuple(
+                f"{q.question_id}: {_short(q.generated)}: board {read[id(q)] or 'nothing'}, "
+                f"ours {q.choice or 'nothing'}"
+                for q in group[:3]
+            ),
+        )
+        for reason, group in sorted(groups.items(), key=lambda item: -len(item[1]))
+    )
+
+
+def _short(text: str) -> str:
+    shown = json.dumps(text, ensure_ascii=False)
+    return shown if len(shown) <= 60 else f'{shown[:56]}..."'
+
+
+def _letters(question: Question) -> list[str]:
+    return [chr(ord("A") + number) for number in range(len(question.options))]
+
+
+def _bare(question: Question) -> list[str]:
+    """The options without their letters."""
+    return [re.sub(r"^\(?[A-Z][.)]\s*", "", option) for option in question.options]
+
+
+def _lettered(options: Sequence[str]) -> list[str]:
+    """The options with their letters, as the template has them."""
+    return [
+        option if option.startswith(f"{chr(65 + number)}.") else f"{chr(65 + number)}. {option}"
+        for number, option in enumerate(options)
+    ]
+
+
+def _letter_or_none(text: str) -> str | None:
+    return text if re.fullmatch("[A-F]", text) else None
+
+
+def natural_order(name: str) -> tuple[tuple[int, str], ...]:
+    """Sorts 2 before 10."""
+    return tuple((int(part or 0), "") if part.isdigit() else (-1, part)
+                 for part in re.split(r"(\d+)", name))  # fmt: skip
+
+
+BOARDS: Final[Mapping[str, Board]] = {
+    board.name: board
+    for board in (
+        Board(
+            name="videomme",
+            title="Video-MME",
+            tasks={"longva_videomme": 2700, "longva_videomme_subtitles": 2700},
+            layouts={"longva_videomme": "videomme", "longva_videomme_subtitles": "videomme"},
+            build=_build_videomme,
+            check=_check_videomme,
+            compare=_compare_videomme,
+            where="Send it to bradyfu24@gmail.com with the model's name, the number of frames and "
+            "whether subtitles were used; the board is https://video-mme.github.io.",
+            silence="",
+        ),
+        Board(
+            name="longvideobench",
+            title="LongVideoBench",
+            tasks={"longva_longvideobench_test": 5341, "longva_longvideobench_val": 1337},
+            layouts={
+                "longva_longvideobench_test": "longvideobench_test",
+                "longva_longvideobench_val": "longvideobench_val",
+            },
+            build=_build_longvideobench,
+            check=_check_texts,
+            compare=_compare_longvideobench,
+            where="Upload it at https://huggingface.co/spaces/longvideobench/LongVideoBench.",
+            silence="",
+        ),
+        Board(
+            name="mlvu",
+            title="MLVU test",
+            tasks={"longva_mlvu_test": 502},
+            layouts={"longva_mlvu_test": "mlvu_test"},
+            build=_build_mlvu,
+            check=_check_mlvu,
+            compare=_compare_mlvu,
+            where="The form is that of evaluation_test in https://github.com/JUNJIE99/MLVU; where "
+            "the evaluation system does not answer, its authors take files by mail.",
+            silence="handed in as an empty option, which is wrong",
+        ),
+        Board(
+            name="mmmu",
+            title="MMMU",
+            tasks={"longva_mmmu_test": 10500, "longva_mmmu_val": 900},
+            layouts={"longva_mmmu_test": "mmmu_test", "longva_mmmu_val": "mmmu_val"},
+            build=_build_mmmu,
+            check=_check_mmmu,
+            compare=_compare_mmmu,
+            where="Test: upload it to the MMMU challenge at https://eval.ai. Validation: "
+            "main_eval_only.py of https://github.com/MMMU-Benchmark/MMMU scores it.",
+            silence="handed in as an empty answer, which is wrong",
+        ),
+        Board(
+            name="docvqa",
+            title="DocVQA test",
+            tasks={"longva_docvqa_test": 5188},
+            layouts={"longva_docvqa_test": "docvqa_test"},
+            build=_build_spans,
+            check=_check_spans,
+            compare=_nothing_to_compare,
+            where="Upload it at https://rrc.cvc.uab.es/?ch=17 (task 1, login needed).",
+            silence="handed in empty, which scores 0",
+        ),
+        Board(
+            name="infovqa",
+            title="InfographicVQA test",
+            tasks={"longva_infovqa_test": 3288},
+            layouts={"longva_infovqa_test": "infovqa_test"},
+            build=_build_spans,
+            check=_check_spans,
+            compare=_nothing_to_compare,
+            where="Upload it at https://rrc.cvc.uab.es/?ch=17 (task 3, login needed).",
+            silence="handed in empty, which scores 0",
+        ),
+        Board(
+            name="egoschema",
+            title="EgoSchema",
+            tasks={"longva_egoschema": 5031},
+            layouts={"longva_egoschema": "egoschema"},
+            build=_build_egoschema,
+            check=_check_egoschema,
+            compare=_nothing_to_compare,
+            where="Nothing was sent. The benchmark's own validate.py takes it, or Kaggle's "
+            "egoschema-public as a table: https://github.com/egoschema/EgoSchema.",
+            silence="handed in as -1, which is no option",
+        ),
+    )
+}
+"""Boards by the name that `longva-eval submit` takes."""

@@ -1,0 +1,1 @@
+"""Heatmaps, curves and maps."""

@@ -1,0 +1,501 @@
+"""Film strips: small pictures of the frames that a model saw, read again from the media files.
+
+A samples file says which frames were chosen, never what was in them. Here they are decoded once
+more, at the recorded indices, and packed into one small picture a strip. A strip is made only of
+what was surely seen: a file that is gone, has another number of frames than recorded, or another
+digest, gives a reason in words in place of a picture. No torch.
+
+All strips together stay below a number of bytes: each gets an equal share of what is left, and is
+packed with as many and as large frames as its share holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from longva_eval.errors import MediaError
+from longva_eval.media.decode import DecodeBackend
+from longva_eval.media.decode_worker import DecodeWorker
+from longva_eval.media.frames import one_per_second
+from longva_eval.media.probe import VideoInfo
+
+__all__ = [
+    "MOST_FRAMES",
+    "MediaFinder",
+    "SeenFrame",
+    "Strip",
+    "StripPlan",
+    "make_strips",
+    "picture_digest",
+    "plan_needle",
+    "plan_pictures",
+    "plan_videos",
+]
+
+MOST_FRAMES: Final = 16
+"""Frames in a strip."""
+LEAST_STRIP_BYTES: Final = 3_000
+"""What a strip needs to show anything; with less, some questions get none."""
+_LARGEST_SIDE: Final = 160
+_LEVELS: Final = (
+    (16, 160, 72), (16, 128, 60), (16, 96, 55), (16, 96, 40), (12, 96, 40), (8, 96, 40),
+    (6, 96, 35), (4, 96, 35), (4, 64, 30),
+)  # fmt: skip
+"""Frames in a strip, longest side in pixels, and quality, from the best to the smallest."""
+_PICTURE_SUFFIXES: Final = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif"])
+_SECONDS_PER_BLOCK: Final = 120.0
+
+
+class SeenFrame(NamedTuple):
+    """A frame of a video, or a picture."""
+
+    path: Path
+    number: int | None
+    """Of the frame; None for a picture file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StripPlan:
+    """What a strip is to show, before anything is decoded."""
+
+    frames: tuple[SeenFrame, ...]
+    """Those that are drawn, at most `MOST_FRAMES`, in the order in which they were seen."""
+    labels: tuple[str, ...]
+    """A short text for each."""
+    num_seen: int
+    """Frames that the model saw; those drawn are chosen evenly among them."""
+    needle: int | None = None
+    """Place of the needle among the drawn frames."""
+    expected: tuple[tuple[Path, int], ...] = ()
+    """Files, and how many frames each must have to be the one that was seen."""
+
+    def key(self) -> str:
+        """Equal for strips that show the same."""
+        parts = [f"{path}\0{index}\0" for path, index in self.frames]
+        text = "".join([*parts, *self.labels, str(self.num_seen), str(self.needle)])
+        return hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()[:20]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """One picture with the frames side by side."""
+
+    data: bytes
+    mime: str
+    labels: tuple[str, ...]
+    needle: int | None
+    num_seen: int
+    frame_width_pixels: int
+    frame_height_pixels: int
+
+
+class MediaFinder:
+    """Media files where a run left them, or below other folders if they have moved.
+
+    Args:
+        folders: Where to look for a file that is not at its recorded place, by its name.
+    """
+
+    def __init__(self, folders: Sequence[Path] = ()) -> None:
+        self._by_name: dict[str, Path] = {}
+        self._by_stem: dict[str, Path] = {}
+        for folder in folders:
+            if not folder.is_dir():
+                raise MediaError(f"{folder} is no folder to look for media in.")
+            for place, _, names in os.walk(folder):
+                for name in sorted(names):
+                    self._by_name.setdefault(name, Path(place, name))
+                    self._by_stem.setdefault(Path(name).stem, Path(place, name))
+
+    def find(self, name: str) -> Path | None:
+        """The file of a recorded path or name; None if it is nowhere."""
+        try:
+            path = Path(name).expanduser()
+            if path.is_absolute() and path.is_file():
+                return path
+        except (OSError, ValueError, RuntimeError):  # a zero byte, too long a name, no such user
+            return None
+        return self._by_name.get(path.name)
+
+    def find_by_stem(self, name: str) -> Path | None:
+        """A file that is called like a video's id."""
+        return self._by_name.get(name) or self._by_stem.get(name)
+
+
+# What to show -------------------------------------------------------------------------------------
+
+
+def plan_videos(
+    files: Sequence[Path], videos: Sequence[Mapping[str, Any]], *, at_most: int = MOST_FRAMES
+) -> StripPlan | str:
+    """The strip of a question about one or several videos.
+
+    Args:
+        files: The videos, in the order of the prompt.
+        videos: What the run recorded of each: `frame_indices`, `timestamps_seconds`,
+            `num_frames_total`.
+        at_most: Frames to draw.
+
+    Returns:
+        The plan, or why there is none.
+    """
+    if len(files) != len(videos):
+        return (
+            f"The run recorded the frames of {len(videos)} videos, but the question names "
+            f"{len(files)} files."
+        )
+    seen: list[tuple[SeenFrame, str]] = []
+    expected = []
+    for number, (file, video) in enumerate(zip(files, videos, strict=True), start=1):
+        indices = video.get("frame_indices", video.get("indices"))
+        if not isinstance(indices, Sequence) or not all(_is_index(index) for index in indices):
+            return "The run did not record which frames the model saw."
+        times = video.get("timestamps_seconds", video.get("timestamps"))
+        timed = isinstance(times, Sequence) and len(times) == len(indices)
+        total = video.get("num_frames_total")
+        if isinstance(total, int):
+            expected.append((file, total))
+        which = f"video {number}, " if len(files) > 1 else ""
+        for place, index in enumerate(indices):
+            label = _clock(times[place]) if timed and times is not None else f"frame {index}"
+            seen.append((SeenFrame(file, int(index)), which + label))
+    return _plan(seen, expected=tuple(expected), at_most=at_most)
+
+
+def plan_pictures(files: Sequence[Path], *, at_most: int = MOST_FRAMES) -> StripPlan | str:
+    """The strip of a question about pictures."""
+    seen = [
+        (SeenFrame(file, None), f"picture {number}" if len(files) > 1 else "picture")
+        for number, file in enumerate(files, start=1)
+    ]
+    return _plan(seen, expected=(), at_most=at_most)
+
+
+def plan_needle(
+    haystack: Sequence[VideoInfo],
+    needle: Path | None,
+    *,
+    num_frames: int,
+    insert_index: int,
+    seen: Sequence[int] | None = None,
+    at_most: int = MOST_FRAMES,
+) -> StripPlan | str:
+    """The strip of a needle cell: one frame a second, with the needle before `insert_index`.
+
+    Args:
+        haystack: Its videos, one after the other.
+        needle: Its picture; None for a clean haystack.
+        num_frames: Of the haystack.
+        insert_index: Where the needle stands.
+        seen: Places of the composed video that the model saw; all of them if left out.
+        at_most: Frames to draw; the needle is among them if it was seen.
+    """
+    composed: list[tuple[SeenFrame, str]] = []
+    for info in haystack:
+        composed += [(SeenFrame(info.path, index), "") for index in one_per_second(info)]
+    if num_frames > len(composed):
+        return (
+            f"The haystack at hand has {len(composed)} frames at one a second, the run used "
+            f"{num_frames}: it is another video."
+        )
+    composed = [(frame, f"frame {place}") for place, (frame, _) in enumerate(composed[:num_frames])]
+    if needle is not None:
+        composed.insert(insert_index, (SeenFrame(needle, None), "needle"))
+    if seen is not None:
+        if any(not 0 <= place < len(composed) for place in seen):
+            return "The recorded frames do not fit the grid's clip."
+        composed = [composed[place] for place in seen]
+    place = next((n for n, (_, label) in enumerate(composed) if label == "needle"), None)
+    return _plan(composed, expected=(), at_most=at_most, keep=place)
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether a file is a picture, by its name."""
+    return Path(path).suffix.lower() in _PICTURE_SUFFIXES
+
+
+def picture_digest(path: Path) -> str:
+    """Identity of a picture, as `longva_eval.media.images.image_digest` of `open_image` has it."""
+    try:
+        with Image.open(path) as opened:
+            if opened.mode.startswith("I;16"):
+                values = (np.asarray(opened) >> 8).astype(np.uint8)
+                picture = Image.fromarray(values).convert("RGB")
+            else:
+                picture = opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise MediaError(f"The picture {path} cannot be read: {error}") from error
+    digest = hashlib.sha256(f"{picture.width}x{picture.height}\0".encode())
+    digest.update(picture.tobytes())
+    return digest.hexdigest()[:24]
+
+
+def _plan(
+    seen: Sequence[tuple[SeenFrame, str]],
+    *,
+    expected: tuple[tuple[Path, int], ...],
+    at_most: int,
+    keep: int | None = None,
+) -> StripPlan | str:
+    if not seen:
+        return "The model was shown no frame."
+    places = _evenly(len(seen), at_most, keep)
+    return StripPlan(
+        frames=tuple(seen[place][0] for place in places),
+        labels=tuple(seen[place][1] for place in places),
+        num_seen=len(seen),
+        needle=None if keep is None else places.index(keep),
+        expected=expected,
+    )
+
+
+def _evenly(number: int, at_most: int, keep: int | None = None) -> list[int]:
+    """Places spread evenly from first to last; `keep` takes the place of the one nearest to it."""
+    if number <= at_most:
+        return list(range(number))
+    places = sorted({round(float(place)) for place in np.linspace(0, number - 1, at_most)})
+    if keep is not None and keep not in places:
+        nearest = min(range(len(places)), key=lambda n: abs(places[n] - keep))
+        places[nearest] = keep
+    return places
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _clock(seconds: Any) -> str:
+    """`0:07`, `12:30`, `1:02:03`; tenths below ten seconds."""
+    if not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
+        return ""
+    if seconds < 10 and seconds != int(seconds):
+        return f"0:0{seconds:.1f}" if seconds < 9.95 else "0:10"
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+# Their pixels -------------------------------------------------------------------------------------
+
+
+class _File(NamedTuple):
+    """What is known of a file after it was read: small pictures by frame, or what is wrong."""
+
+    pictures: dict[int | None, Image.Image]
+    num_frames: int
+    problem: str
+
+
+def make_strips(
+    plans: Sequence[StripPlan],
+    *,
+    budget_bytes: int,
+    num_workers: int | None = None,
+    on_file: Callable[[Path], None] | None = None,
+) -> dict[str, Strip | str]:
+    """Decode what the plans show, each file once, and pack it.
+
+    Args:
+        plans: Several may show the same.
+        budget_bytes: For all strips together, as they are packed.
+        num_workers: Files that are decoded at the same time, in a process each.
+        on_file: Called when a file is done.
+
+    Returns:
+        By `StripPlan.key`: the strip, or why there is none.
+    """
+    unique = {plan.key(): plan for plan in plans}
+    allowed = max(0, budget_bytes // LEAST_STRIP_BYTES)
+    made: dict[str, Strip | str] = {}
+    if len(unique) > allowed:
+        kept = set(_evenly(len(unique), allowed)) if allowed else set()
+        for number, key in enumerate(list(unique)):
+            if number not in kept:
+                made[key] = (
+                    f"Left out to keep the page small: it has strips for {len(kept):,} of "
+                    f"{len(unique):,}."
+                )
+                del unique[key]
+    wanted: dict[Path, set[int | None]] = {}
+    for plan in unique.values():
+        for path, index in plan.frames:
+            wanted.setdefault(path, set()).add(index)
+    waiting = {key: {frame.path for frame in plan.frames} for key, plan in unique.items()}
+    users = Counter(path for paths in waiting.values() for path in paths)
+    of_file: dict[Path, list[str]] = {}
+    for key, paths in waiting.items():
+        for path in paths:
+            of_file.setdefault(path, []).append(key)
+    files: dict[Path, _File] = {}
+    left, level = budget_bytes, 0
+    workers = _Workers()
+    number = num_workers or min(4, os.cpu_count() or 1)
+    try:
+        # A process costs a second to start: no more of them than there are videos.
+        with ThreadPoolExecutor(max(1, min(number, _num_videos(wanted)))) as pool:
+            jobs = {pool.submit(workers.read, path, wanted[path]): path for path in wanted}
+            for job in as_completed(jobs):
+                path = jobs.pop(job)
+                files[path] = job.result()
+                for key in of_file[path]:
+                    waiting[key].discard(path)
+                    if waiting[key]:
+                        continue
+                    plan = unique[key]
+                    # Neighbours are alike: one level better than the last, then down.
+                    strip, level = _pack(
+                        plan, files, left // max(1, len(waiting)), max(0, level - 1)
+                    )
+                    made[key] = strip
+                    left -= len(strip.data) if isinstance(strip, Strip) else 0
+                    del waiting[key]
+                    for used in {frame.path for frame in plan.frames}:
+                        users[used] -= 1
+                        if not users[used]:
+                            del files[used]
+                if on_file is not None:
+                    on_file(path)
+    finally:
+        workers.close()
+    return made
+
+
+def _num_videos(wanted: Mapping[Path, set[int | None]]) -> int:
+    return sum(numbers != {None} for numbers in wanted.values())
+
+
+class _Workers:
+    """A decoding process for each thread."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+        self._all: list[DecodeWorker] = []
+
+    def read(self, path: Path, indices: set[int | None]) -> _File:
+        """Small pictures of a file's frames, or of the picture that it is."""
+        try:
+            if indices == {None}:
+                return _File({None: _open_small(path)}, 1, "")
+            worker = getattr(self._own, "worker", None)
+            if worker is None:
+                worker = self._own.worker = DecodeWorker(seconds_per_block=_SECONDS_PER_BLOCK)
+                self._all.append(worker)
+            info = worker.probe_video(path)
+            chosen = sorted(i for i in indices if i is not None and i < info.num_frames)
+            try:
+                pictures = _read_small(worker, info, chosen, _quick_backend(info))
+            except MediaError:
+                pictures = _read_small(worker, info, chosen, "auto")
+        except MediaError as error:
+            return _File({}, 0, str(error))
+        return _File(pictures, info.num_frames, "")
+
+    def close(self) -> None:
+        for worker in self._all:
+            worker.close()
+
+
+def _quick_backend(info: VideoInfo) -> DecodeBackend:
+    """A decoder that is right for the file and needs no torch, which takes seconds to import."""
+    return "decord" if info.is_plainly_ordered and not info.needs_sequential_read else "pyav"
+
+
+def _read_small(
+    worker: DecodeWorker, info: VideoInfo, chosen: Sequence[int], backend: DecodeBackend
+) -> dict[int | None, Image.Image]:
+    pictures: dict[int | None, Image.Image] = {}
+    for block in worker.read_frames(info, chosen, backend=backend):
+        for frame in block:
+            pictures[chosen[len(pictures)]] = _small(Image.fromarray(frame))
+    return pictures
+
+
+def _open_small(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as opened:
+            opened.draft("RGB", (_LARGEST_SIDE * 2, _LARGEST_SIDE * 2))
+            return _small(opened.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise MediaError(f"The picture {path} cannot be read: {error}") from error
+
+
+def _small(picture: Image.Image) -> Image.Image:
+    picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE), Image.Resampling.BICUBIC)
+    return picture
+
+
+def _pack(
+    plan: StripPlan, files: Mapping[Path, _File], share: int, level: int
+) -> tuple[Strip | str, int]:
+    """A picture of a plan's frames that fits its share, or why there is none; and its level."""
+    pictures = _pictures(plan, files)
+    if isinstance(pictures, str):
+        return pictures, level
+    for number, (most, side, quality) in enumerate(_LEVELS[level:], start=level):
+        places = _evenly(len(pictures), most, plan.needle)
+        strip = _encode(plan, pictures, places, side, quality)
+        if len(strip.data) <= share:
+            return strip, number
+    return "Left out to keep the page small.", len(_LEVELS) - 1
+
+
+def _pictures(plan: StripPlan, files: Mapping[Path, _File]) -> list[Image.Image] | str:
+    for path in dict.fromkeys(frame.path for frame in plan.frames):
+        if files[path].problem:
+            return files[path].problem
+    for path, count in plan.expected:
+        if path in files and files[path].num_frames != count:
+            return (
+                f"{path} has {files[path].num_frames:,} frames, the run saw one of {count:,}: it "
+                "is not the same file any more."
+            )
+    pictures = []
+    for path, index in plan.frames:
+        picture = files[path].pictures.get(index)
+        if picture is None:
+            return (
+                f"{path} has {files[path].num_frames:,} frames; the run saw frame {index}: it is "
+                "not the same file any more."
+            )
+        pictures.append(picture)
+    return pictures
+
+
+def _encode(
+    plan: StripPlan, pictures: Sequence[Image.Image], places: Sequence[int], side: int, quality: int
+) -> Strip:
+    # The shape of most frames; a needle of another shape is fitted in.
+    shapes = Counter(picture.size for picture in pictures)
+    width, height = shapes.most_common(1)[0][0]
+    scale = min(1.0, side / max(width, height))
+    width, height = max(1, round(width * scale)), max(1, round(height * scale))
+    sheet = Image.new("RGB", (width * len(places), height), (24, 26, 29))
+    for column, place in enumerate(places):
+        picture = pictures[place].copy()
+        picture.thumbnail((width, height), Image.Resampling.BICUBIC)
+        left = column * width + (width - picture.width) // 2
+        sheet.paste(picture, (left, (height - picture.height) // 2))
+    out = io.BytesIO()
+    sheet.save(out, "WEBP", quality=quality, method=4)
+    return Strip(
+        data=out.getvalue(),
+        mime="image/webp",
+        labels=tuple(plan.labels[place] for place in places),
+        needle=None if plan.needle is None else list(places).index(plan.needle),
+        num_seen=plan.num_seen,
+        frame_width_pixels=width,
+        frame_height_pixels=height,
+    )

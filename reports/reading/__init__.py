@@ -1,0 +1,1 @@
+"""The one reader of results, samples and needle folders."""

@@ -1,0 +1,394 @@
+"""A run as text for a terminal: what was run, scores, outcomes, problems, single questions."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from longva_eval.errors import SettingsError
+from longva_eval.questions.outcomes import OUTCOMES
+from longva_eval.reports.reading.runs import Question, Run, Task
+from longva_eval.reports.tables.compare import Measured, measure
+from longva_eval.reports.tables.tables import Cell, Column, Row, Table, render, shown_width
+
+__all__ = ["show_failed", "show_question", "show_run"]
+
+_BARS: Final = {
+    "right": "█", "wrong": "▒", "no answer": "░", "failed": "x", "not scored": "─", "scored": "█",
+}  # fmt: skip
+_TITLES: Final = {"no answer": "none"}
+_SHOWN: Final = 5
+_MOST_VALUES: Final = 12
+
+
+def show_run(run: Run, *, width: int = 80) -> str:
+    """Everything that matters about a run on a screen or two."""
+    lines = [f"{run.name}", ""]
+    lines += _facts(_what_was_run(run), width)
+    for task in run.tasks.values():
+        if not task.subtasks:
+            lines += ["", *_task_lines(run, task, width)]
+    groups = [task for task in run.tasks.values() if task.subtasks and task.metrics]
+    if groups:
+        lines += ["", "Groups"]
+        lines += [
+            f"  {task.name}: " + ", ".join(f"{m.name} {m.value:g}" for m in task.metrics)
+            for task in groups
+        ]
+    lines += ["", *_problem_lines(run, width)]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def show_failed(run: Run, *, width: int = 80) -> str:
+    """Every question that failed or got no answer that could be read, with the reason."""
+    lines = []
+    for task in run.tasks.values():
+        if not task.questions and task.metrics and not task.subtasks:
+            lines += [f"{task.name}: the run has no samples; what failed is not known."]
+            continue
+        for outcome in ("failed", "no answer"):
+            found = [q for q in task.questions if q.outcome == outcome]
+            if not found:
+                continue
+            lines += [f"{task.name}: {len(found):,} of {len(task.questions):,} {outcome}", ""]
+            by_reason: dict[str, list[Question]] = {}
+            for question in found:
+                reason = question.reason if outcome == "failed" else f"said {_quoted(question)}"
+                by_reason.setdefault(reason or "no reason was kept", []).append(question)
+            for reason, questions in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+                lines += _wrap(reason, width, "  ")
+                names = ", ".join(_id(question) for question in questions)
+                lines += [*_wrap(names, width, "    "), ""]
+    return "\n".join(lines).rstrip() + "\n" if lines else "No question failed.\n"
+
+
+def show_question(run: Run, question_id: str, *, width: int = 80) -> str:
+    """One question with all that is known of it.
+
+    Raises:
+        SettingsError: If there is none with this id, or document number.
+    """
+    found = [
+        (task, question)
+        for task in run.tasks.values()
+        for question in task.questions
+        if question_id in (question.question_id, question.key)
+    ] or [
+        (task, question)
+        for task in run.tasks.values()
+        for question in task.questions
+        if question_id == str(question.doc_id)
+    ]
+    if not found:
+        known = [_id(q) for task in run.tasks.values() for q in task.questions][:_SHOWN]
+        hint = f"Ids look like {', '.join(known)}." if known else "The run has no samples."
+        raise SettingsError(f"{run.path} has no question {question_id!r}. {hint}")
+    parts = []
+    for task, question in found:
+        lines = [f"{task.name}, question {_id(question)}", ""]
+        lines += _facts(_about(question), width)
+        if question.question or question.prompt:
+            lines += ["", *_wrap(question.question or question.prompt, width, "")]
+        for number, option in enumerate(question.options):
+            letter = chr(ord("A") + number)
+            mark = "*" if letter == question.answer else " "
+            said = "  <- chosen" if letter == question.choice else ""
+            text = option if option.startswith(f"{letter}.") else f"{letter}. {option}"
+            lines += _wrap(text + said, width, f"{mark} ")
+        lines += ["", "Answer"]
+        lines += _wrap(question.generated or "(empty)", width, "  ")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _about(question: Question) -> list[tuple[str, str]]:
+    facts = [
+        ("outcome", question.outcome + (f": {question.reason}" if question.reason else "")),
+        ("right answer", question.answer),
+        ("chosen", question.choice or ("" if not question.options else "none could be read")),
+        ("score", f"{question.score:g}"),
+        ("video", question.cluster if question.cluster != question.key else ""),
+        ("media", ", ".join(question.media)),
+        ("subsets", ", ".join(f"{k} {v}" for k, v in question.categories.items())),
+    ]
+    if question.frames_seen is not None:
+        asked = question.frames_asked
+        of = f" (asked for {asked})" if asked not in (None, question.frames_seen) else ""
+        facts.append(("frames", f"{question.frames_seen}{of}{_times(question.timestamps)}"))
+    if question.num_prompt_tokens is not None:
+        facts.append(("prompt", f"{question.num_prompt_tokens:,} tokens"))
+    return facts
+
+
+def _times(timestamps: Sequence[float]) -> str:
+    if not timestamps:
+        return ""
+    shown = [f"{t:g}" for t in timestamps]
+    if len(shown) > 8:
+        shown = [*shown[:4], "...", *shown[-2:]]
+    return f", at {', '.join(shown)} s"
+
+
+# What was run -------------------------------------------------------------------------------------
+
+
+def _what_was_run(run: Run) -> list[tuple[str, str]]:
+    recipe = run.recipe
+    rope = recipe.get("rope")
+    policy = recipe.get("frames")
+    frames = run.frames()
+    if frames and isinstance(policy, Mapping) and policy.get("rule"):
+        frames += f" ({policy['rule']})"
+    arguments = ", ".join(f"{k}={v}" for k, v in run.model_args.items())
+    versions = recipe.get("versions")
+    named = ", ".join(
+        f"{k} {v}"
+        for k, v in (versions.items() if isinstance(versions, Mapping) else ())
+        if k in ("longva-eval", "lmms-eval", "transformers", "torch")
+    )
+    checkpoint = str(recipe.get("checkpoint") or "")
+    revision = recipe.get("revision") or recipe.get("weights_fingerprint")
+    return [
+        ("model", f"{run.model}" + (f" ({arguments})" if arguments else "")),
+        ("checkpoint", checkpoint + (f", {revision}" if checkpoint and revision else "")),
+        ("dtype", ", ".join(str(recipe[k]) for k in ("dtype", "device") if recipe.get(k))),
+        ("frames", frames),
+        ("RoPE", _rope(rope)),
+        ("template", str(recipe.get("conv_template") or "")),
+        ("versions", named),
+        ("date", _date(run)),
+        ("file", str(run.path)),
+    ]
+
+
+def _date(run: Run) -> str:
+    """lmms-eval writes 20261101_120000 in a time zone of its own: Singapore's if not told."""
+    found = re.fullmatch(r"(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d)", run.date)
+    if found is None:
+        return run.date
+    arguments = run.config.get("resolved_cli_args")
+    zone = arguments.get("timezone") if isinstance(arguments, Mapping) else None
+    said = (
+        f"{zone}, lmms-eval's --timezone" if isinstance(zone, str) and zone else "lmms-eval's time"
+    )
+    return "{}-{}-{} {}:{}:{} ({})".format(*found.groups(), said)
+
+
+def _rope(rope: object) -> str:
+    if not isinstance(rope, Mapping):
+        return ""
+    parameters = rope.get("parameters")
+    if not isinstance(parameters, Mapping):
+        return ""
+    kept = [
+        f"{name.removeprefix('rope_')} {_plain(value)}"
+        for name, value in parameters.items()
+        if value is not None and not isinstance(value, (list, Mapping))
+    ]
+    asked = " (changed)" if rope.get("asked") else ""
+    return ", ".join(kept) + asked
+
+
+def _plain(value: object) -> str:
+    return f"{value:,.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+
+
+# A task -------------------------------------------------------------------------------------------
+
+
+def _task_lines(run: Run, task: Task, width: int) -> list[str]:
+    version = f" (version {task.version})" if task.version else ""
+    lines = [f"{task.name}{version}"]
+    if not task.questions:
+        for metric in task.metrics:
+            shown = f"{metric.value:g}" if metric.percent is None else f"{metric.percent:.1f} %"
+            lines.append(f"  {metric.name}: {shown}, as lmms-eval wrote it")
+        return lines
+    rows = [_score_row("all", task.questions, task)]
+    answered = [q for q in task.questions if q.outcome != "failed"]
+    if answered and len(answered) < len(task.questions):
+        rows.append(_score_row("without failed", answered, task))
+    names = dict.fromkeys(name for q in task.questions for name in q.categories)
+    for name in names:
+        values: dict[str, list[Question]] = {}
+        for question in task.questions:
+            if name in question.categories:
+                values.setdefault(question.categories[name], []).append(question)
+        if len(values) < 2:
+            continue
+        if len(values) > _MOST_VALUES:
+            lines.append(f"  ({name}: {len(values)} values; compare --by {name} shows them)")
+            continue
+        members = [
+            _score_row(f"  {value}", values[value], task) for value in sorted(values, key=_natural)
+        ]
+        blank = (Cell() for _ in range(3 + len(_shown_outcomes(task))))
+        rows.append(Row(cells=(Cell(text=name), *blank), rule_above=True))
+        rows += members
+    unit = "%" if task.is_share else ""
+    columns = (
+        Column(title="", is_number=False),
+        Column(title=f"score {unit}".strip()),
+        Column(title="95 % interval"),
+        Column(title="n"),
+        *(Column(title=_TITLES.get(name, name)) for name in _shown_outcomes(task)),
+    )
+    table = Table(title="", columns=columns, rows=tuple(rows))
+    lines += ["  " + line for line in render([table], "terminal", width=width - 2).splitlines()]
+    lines += ["", *_outcome_bar(task, width)]
+    own = task.main_metric()
+    if own is not None and any(p.kind == "aggregate" for p in run.problems_of(task.name)):
+        text = f"The task's own score, {own.name}: {own.percent:.1f} %; see below."
+        lines += _wrap(text, width, "  ")
+    videos = len({question.cluster for question in task.questions})
+    source = task.read_from.get("cluster")
+    if source:
+        lines += _wrap(
+            f"Intervals are clustered by {videos:,} videos or pictures ({source}).", width, "  "
+        )
+    lines += _worth_a_look(task, width)
+    return lines
+
+
+def _score_row(label: str, questions: Sequence[Question], task: Task) -> Row:
+    found = measure(questions, is_share=task.is_share)
+    counts = Counter(question.outcome for question in questions)
+    texts = [
+        label,
+        "" if found is None else _value(found, found.value),
+        "" if found is None or found.low is None or found.high is None
+        else f"{_value(found, found.low)} to {_value(found, found.high)}",
+        f"{len(questions):,}",
+        *(f"{counts[name]:,}" if counts[name] else "" for name in _shown_outcomes(task)),
+    ]  # fmt: skip
+    return Row(cells=tuple(Cell(text=text) for text in texts))
+
+
+def _shown_outcomes(task: Task) -> list[str]:
+    """All but "not scored", which only splits with hidden answers have."""
+    counts = task.counts()
+    return [name for name in OUTCOMES if name != "not scored" or counts[name]]
+
+
+def _value(found: Measured, value: float) -> str:
+    return f"{value:.1f}" if found.unit == "%" else f"{value:.2f}"
+
+
+def _outcome_bar(task: Task, width: int) -> list[str]:
+    """The outcomes as one bar; every outcome that occurs takes a place at least."""
+    counts = {name: number for name, number in task.counts().items() if number}
+    total = sum(counts.values())
+    room = max(20, min(60, width - 4))
+    places = {name: max(1, round(room * number / total)) for name, number in counts.items()}
+    largest = max(places, key=lambda name: places[name])
+    places[largest] += room - sum(places.values())
+    bar = "".join(_BARS.get(name, "█") * number for name, number in places.items())
+    legend = "   ".join(
+        f"{_BARS.get(name, '█')} {name} {number:,} ({100 * number / total:.1f} %)"
+        for name, number in counts.items()
+    )
+    return [f"  {bar}", *_wrap(legend, width, "  ")]
+
+
+def _worth_a_look(task: Task, width: int) -> list[str]:
+    """Failed questions, unread answers, and the longest prompts."""
+    lines: list[str] = []
+    for outcome, title in (("failed", "Failed"), ("no answer", "No answer could be read")):
+        found = [q for q in task.questions if q.outcome == outcome]
+        if not found:
+            continue
+        lines += ["", f"  {title}"]
+        for question in found[:_SHOWN]:
+            said = question.reason if outcome == "failed" else _quoted(question)
+            lines.append(_clip(f"    {_id(question)}: {said}", width))
+        if len(found) > _SHOWN:
+            lines.append(f"    and {len(found) - _SHOWN:,} more: --failed lists them")
+    cut = sum(bool(q.facts.get("num_tokens_cut")) for q in task.questions)
+    repeating = sum(bool(q.facts.get("degenerate")) for q in task.questions)
+    if cut:
+        lines += ["", f"  {cut:,} prompts were cut to fit the context."]
+    if repeating:
+        lines += ["", f"  {repeating:,} answers repeat themselves."]
+    slow = sorted((q for q in task.questions if q.seconds is not None), key=lambda q: -q.seconds)  # type: ignore[operator]  # filtered
+    long = sorted(
+        (q for q in task.questions if q.num_prompt_tokens),
+        key=lambda q: -(q.num_prompt_tokens or 0),
+    )
+    if slow:
+        shown = ", ".join(f"{_id(q)} ({q.seconds:.1f} s)" for q in slow[:3])
+        lines += ["", *_wrap(f"Slowest: {shown}", width, "  ")]
+    elif long:
+        shown = ", ".join(f"{_id(q)} ({q.num_prompt_tokens:,} tokens)" for q in long[:3])
+        lines += ["", *_wrap(f"Longest prompts: {shown}", width, "  ")]
+    return lines
+
+
+def _problem_lines(run: Run, width: int) -> list[str]:
+    if not run.problems:
+        return ["No problems were found in the files of this run."]
+    lines = ["Read this before using the numbers"]
+    for problem in run.problems:
+        lines += _wrap(problem.text, width, "  - ")
+    return lines
+
+
+# Small helpers ------------------------------------------------------------------------------------
+
+
+def _facts(rows: Iterable[tuple[str, Any]], width: int) -> list[str]:
+    kept = [(name, str(value)) for name, value in rows if value]
+    room = max((len(name) for name, _ in kept), default=0) + 4
+    lines = []
+    for name, value in kept:
+        lines += textwrap.wrap(
+            _clean(value), width, initial_indent=f"  {name:<{room - 2}}",
+            subsequent_indent=" " * room, break_on_hyphens=False,
+        )  # fmt: skip
+    return lines
+
+
+def _wrap(text: str, width: int, lead: str) -> list[str]:
+    lines = []
+    for part in text.splitlines() or [""]:
+        lines += textwrap.wrap(
+            _clean(part), width, initial_indent=lead, subsequent_indent=" " * len(lead),
+            break_on_hyphens=False,
+        )  # fmt: skip
+    return lines
+
+
+def _clip(text: str, width: int) -> str:
+    text = _clean(text)
+    if shown_width(text) <= width:
+        return text
+    while shown_width(text) > width - 3:
+        text = text[:-1]
+    return text + "..."
+
+
+def _clean(text: str) -> str:
+    """Without characters that would move a terminal's cursor or change its colours."""
+    return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
+
+
+def _quoted(question: Question) -> str:
+    text = " ".join(question.generated.split())
+    return f"“{text[:60]}{'...' if len(text) > 60 else ''}”" if text else "nothing"
+
+
+def _id(question: Question) -> str:
+    return question.question_id or f"document {question.doc_id}"
+
+
+def _natural(value: str) -> tuple[int, float, str]:
+    known = {"short": 0, "medium": 1, "long": 2}
+    if value.lower() in known:
+        return (0, known[value.lower()], "")
+    try:
+        return (0, float(value), "")
+    except ValueError:
+        return (1, 0.0, value)

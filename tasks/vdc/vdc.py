@@ -1,0 +1,100 @@
+"""VDCscore's texts, as lmms-eval has them: prompts for captions, and what its judge is told.
+
+The host's module for VDC needs SGLang to be imported at all, and its judge at one fixed address.
+Here its functions write their messages into a list instead, and any server that speaks chat
+completions can answer them (`longva_eval.questions.judge`); SGLang's own does, at
+`/v1/chat/completions`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from longva_eval.errors import EvaluationError
+
+__all__ = ["KINDS", "Kind", "answer_request", "caption_prompts", "match_request"]
+
+Kind = Literal["camera", "short", "background", "main_object", "detailed"]
+KINDS: Final[tuple[Kind, ...]] = ("camera", "short", "background", "main_object", "detailed")
+"""What a caption is to be about, in the order of the published tables."""
+
+
+def caption_prompts(kind: Kind) -> Sequence[str]:
+    """The prompts of a kind; the host draws one of them for each video, unseeded."""
+    prompts: Sequence[str] = getattr(_host(), f"{kind.upper()}_CAPTION_PROMPTS")
+    return prompts
+
+
+def answer_request(question: str, caption: str) -> dict[str, Any]:
+    """Lets the judge answer a question about the video from the caption alone."""
+    return _request("gener_pred_response", pred_cap=caption, q=question)
+
+
+def match_request(question: str, answer: str, predicted: str) -> dict[str, Any]:
+    """Lets the judge compare that answer with the right one."""
+    qa = {"question": question, "answer": answer, "pred_answer": predicted}
+    return _request("gener_pred_score", qa=qa)
+
+
+class _Talk:
+    """Stands where the host's functions have SGLang's state; keeps what is added to it."""
+
+    def __init__(self) -> None:
+        self.body: dict[str, Any] = {"messages": [], "temperature": 0}
+
+    def __iadd__(self, part: dict[str, Any]) -> _Talk:
+        if "role" in part:
+            self.body["messages"].append(part)
+        else:
+            self.body |= part
+        return self
+
+
+def _request(function: str, **arguments: Any) -> dict[str, Any]:
+    talk = _Talk()
+    getattr(_host(), function)(talk, **arguments)
+    return talk.body
+
+
+@functools.lru_cache(maxsize=1)
+def _host() -> types.ModuleType:
+    """A copy of the host's module for us alone, with stand-ins for SGLang's five words."""
+    found = importlib.util.find_spec("lmms_eval.tasks")
+    places = found.submodule_search_locations if found is not None else None
+    path = Path(next(iter(places or ["."]))) / "vdc" / "utils.py"
+    if not path.is_file():
+        raise EvaluationError(f"lmms-eval has no {path}; longva-eval supports lmms-eval 0.7.")
+    sglang = types.ModuleType("sglang")
+    vars(sglang).update(
+        function=lambda f: f,
+        system=lambda text: {"role": "system", "content": text},
+        user=lambda text: {"role": "user", "content": text},
+        assistant=lambda generated: generated,
+        gen=lambda _name, *, max_tokens: {"max_tokens": max_tokens},
+        RuntimeEndpoint=None,
+        set_default_backend=None,
+    )
+    spec = importlib.util.spec_from_file_location("longva_eval._host_vdc", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    real, home = sys.modules.get("sglang"), os.environ.get("HF_HOME")
+    sys.modules["sglang"] = sglang
+    os.environ.setdefault("HF_HOME", ".")  # read at import, for paths that are not used here
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        if real is None:
+            del sys.modules["sglang"]
+        else:
+            sys.modules["sglang"] = real
+        if home is None:
+            del os.environ["HF_HOME"]
+    return module

@@ -1,0 +1,294 @@
+"""Visual tokens: computed once, read ahead, let go after their last use, kept on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import OPEN, Golden
+from PIL import Image
+from safetensors.torch import save_file
+
+from longva_eval.engine.encoder import VisualEncoder
+from longva_eval.engine.feature_cache import FeatureCache
+from longva_eval.engine.generation import Generation
+from longva_eval.engine.session import Session, open_session
+from longva_eval.engine.sources import FrameStack, VideoFrames
+from longva_eval.errors import MediaError, SettingsError
+from longva_eval.media.decode import Frames, read_frames
+from longva_eval.media.frames import FramePolicy
+from longva_eval.media.probe import VideoInfo, probe_video
+
+LANDSCAPE = OPEN / "inputs/landscape_320x180.mp4"
+PORTRAIT = OPEN / "inputs/portrait_180x320.mp4"
+
+
+class CountingReader:
+    """`read_frames`, noting what was asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, list[int]]] = []
+
+    def __call__(
+        self, info: VideoInfo, indices: Sequence[int], *, backend: str = "auto"
+    ) -> Iterator[Frames]:
+        self.asked.append((info.path.name, list(indices)))
+        yield from read_frames(info, indices, backend="decord")
+
+
+def video_of(golden: Golden, reader: CountingReader, path: Path, *indices: int) -> VideoFrames:
+    from longva_eval.media.frames import FrameSample
+
+    info = probe_video(path)
+    sample = FrameSample(
+        indices=indices, timestamps_seconds=(), num_frames_asked=len(indices), num_frames_total=180
+    )
+    return VideoFrames(checkpoint=golden.session.checkpoint, info=info, sample=sample, read=reader)
+
+
+def test_a_piece_is_computed_once(open_golden: Golden) -> None:
+    reader = CountingReader()
+    encoder = VisualEncoder(open_golden.session.checkpoint, keep_all=True)
+    pieces = video_of(open_golden, reader, LANDSCAPE, 0, 5, 9).pieces()
+    first = encoder.encode(pieces)
+    again = encoder.encode([pieces[2], pieces[0], pieces[2]])
+    assert encoder.num_encoded == 3
+    torch.testing.assert_close(again, [first[2], first[0], first[2]], atol=0, rtol=0)
+
+
+def test_all_prompts_on_a_video_read_it_in_one_pass(open_golden: Golden) -> None:
+    reader = CountingReader()
+    encoder = VisualEncoder(open_golden.session.checkpoint)
+    asked = [
+        video_of(open_golden, reader, LANDSCAPE, 0, 60, 120).pieces(),
+        video_of(open_golden, reader, PORTRAIT, 3).pieces(),
+        video_of(open_golden, reader, LANDSCAPE, 0, 30, 60, 90).pieces(),
+    ]
+    encoder.expect(asked)
+    for pieces in asked:
+        assert len(encoder.encode(pieces)) == len(pieces)
+    encoder.stop()
+    assert reader.asked == [(LANDSCAPE.name, [0, 30, 60, 90, 120]), (PORTRAIT.name, [3])]
+    assert encoder.num_passes == 2
+    assert encoder.num_encoded == 6
+
+
+def test_tokens_are_let_go_after_their_last_use(open_golden: Golden) -> None:
+    reader = CountingReader()
+    encoder = VisualEncoder(open_golden.session.checkpoint)
+    shared = video_of(open_golden, reader, LANDSCAPE, 0, 1).pieces()
+    last = video_of(open_golden, reader, LANDSCAPE, 1, 2).pieces()
+    encoder.expect([shared, last])
+    encoder.encode(shared)
+    assert set(encoder._kept) >= {shared[1].key}
+    assert shared[0].key not in encoder._kept
+    encoder.encode(last)
+    encoder.stop()
+    assert encoder._kept == {}
+    assert encoder._kept_bytes == 0
+
+
+def test_a_bound_on_memory_costs_work_not_answers(open_golden: Golden) -> None:
+    reader = CountingReader()
+    pieces = video_of(open_golden, reader, LANDSCAPE, *range(6)).pieces()
+    plain = VisualEncoder(open_golden.session.checkpoint, keep_all=True).encode(pieces)
+    piece_bytes = plain[0].numel() * 4
+    tight = VisualEncoder(open_golden.session.checkpoint, keep_all=True, keep_bytes=2 * piece_bytes)
+    tight.expect([pieces, pieces])
+    for _ in range(2):
+        torch.testing.assert_close(tight.encode(pieces), plain, atol=1e-6, rtol=0)
+        assert tight._kept_bytes <= 2 * piece_bytes
+    tight.stop()
+    assert tight.num_encoded > 6
+
+
+def test_a_broken_video_fails_where_it_is_asked_for(open_golden: Golden) -> None:
+    def read(info: VideoInfo, indices: Sequence[int], *, backend: str) -> Iterator[Frames]:
+        if info.path == PORTRAIT:
+            raise MediaError("portrait cannot be decoded")
+        yield from read_frames(info, indices, backend="decord")
+
+    good, bad = (
+        VideoFrames(
+            checkpoint=open_golden.session.checkpoint,
+            info=probe_video(path),
+            sample=video_of(open_golden, CountingReader(), path, 4, 5).sample,
+            read=read,
+        ).pieces()
+        for path in (LANDSCAPE, PORTRAIT)
+    )
+    encoder = VisualEncoder(open_golden.session.checkpoint)
+    encoder.expect([bad, good, bad])
+    for _ in range(2):
+        with pytest.raises(MediaError, match="portrait cannot be decoded"):
+            encoder.encode(bad)
+    assert len(encoder.encode(good)) == 2
+    encoder.stop()
+
+
+def test_stopping_early_leaves_no_thread(open_golden: Golden) -> None:
+    import threading
+
+    reader = CountingReader()
+    encoder = VisualEncoder(open_golden.session.checkpoint, blocks_ahead=1)
+    encoder.expect([video_of(open_golden, reader, LANDSCAPE, *range(180)).pieces()])
+    encoder.stop()
+    assert not [thread for thread in threading.enumerate() if thread.name == "decode-ahead"]
+
+
+def test_unexpected_errors_of_the_reading_thread_arrive(open_golden: Golden) -> None:
+    def broken(*arguments: object, **more: object) -> Iterator[Frames]:
+        raise ZeroDivisionError("a bug")
+        yield
+
+    source = VideoFrames(
+        checkpoint=open_golden.session.checkpoint,
+        info=probe_video(LANDSCAPE),
+        sample=video_of(open_golden, CountingReader(), LANDSCAPE, 0).sample,
+        read=broken,
+    )
+    encoder = VisualEncoder(open_golden.session.checkpoint)
+    encoder.expect([source.pieces()])
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        encoder.encode(source.pieces())
+    encoder.stop()
+
+
+def test_a_frame_sweep_decodes_each_video_once(open_golden: Golden) -> None:
+    session = open_golden.session_for({})
+    reader = CountingReader()
+    session.read = reader
+    try:
+        prompts = []
+        for count in (2, 4, 8, 16):
+            session.frames = FramePolicy(max_frames=count)
+            prompts.append(session.prompt("What happens?", [LANDSCAPE]))
+        before = session.encoder.num_encoded
+        together = session.generate(prompts)
+        distinct = {index for prompt in prompts for index in prompt.frames[0].indices}
+        assert [name for name, _ in reader.asked] == [LANDSCAPE.name]
+        assert session.encoder.num_encoded - before == len(distinct)
+        for prompt, answer in zip(prompts, together, strict=True):
+            (alone,) = session.generate([prompt])
+            assert isinstance(answer, Generation)
+            assert isinstance(alone, Generation)
+            assert answer.token_ids == alone.token_ids
+    finally:
+        session.read = read_frames
+
+
+def test_frames_of_a_stack_are_told_apart_by_content(open_golden: Golden) -> None:
+    pictures = [Image.new("RGB", (20, 30), colour) for colour in ("red", "blue", "red")]
+    stack = FrameStack(checkpoint=open_golden.session.checkpoint, pictures=tuple(pictures))
+    pieces = stack.pieces()
+    assert pieces[0].key == pieces[2].key != pieces[1].key
+    encoder = VisualEncoder(open_golden.session.checkpoint)
+    tokens = encoder.encode(pieces)
+    assert encoder.num_encoded == 2
+    assert not torch.equal(tokens[0], tokens[1])
+
+
+# --- on disk -----------------------------------------------------------------------------------
+
+
+def with_cache(folder: Path) -> Session:
+    return open_session(
+        OPEN / "longva_tiny",
+        device="cpu",
+        dtype="float32",
+        frames=FramePolicy(max_frames=3),
+        feature_cache=folder,
+        decode_process=False,
+    )
+
+
+def test_a_second_run_starts_from_the_tokens_on_disk(tmp_path: Path) -> None:
+    answers = []
+    for run in range(2):
+        session = with_cache(tmp_path / "cache")
+        prompt = session.prompt("What happens?", [LANDSCAPE])
+        (answer,) = session.generate([prompt])
+        assert isinstance(answer, Generation)
+        answers.append(answer.token_ids)
+        assert session.encoder.num_encoded == (3 if run == 0 else 0)
+        assert session.encoder.num_passes == (1 if run == 0 else 0)
+    assert answers[0] == answers[1]
+
+
+def test_a_damaged_file_is_computed_again(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, identity="weights")
+    cache.put("frame", torch.ones(2, 3))
+    (path,) = tmp_path.glob("??/*.safetensors")
+    path.write_bytes(path.read_bytes()[:-3])
+    assert cache.get("frame") is None
+    assert not path.exists()
+
+
+def test_other_weights_have_other_tokens(tmp_path: Path) -> None:
+    FeatureCache(tmp_path, identity="weights").put("frame", torch.ones(2, 3))
+    assert FeatureCache(tmp_path, identity="weights").get("frame") is not None
+    assert FeatureCache(tmp_path, identity="other").get("frame") is None
+
+
+def test_the_folder_stays_below_its_size(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, identity="weights", max_bytes=20_000)
+    for number in range(20):
+        cache.put(f"frame {number}", torch.full((16, 32), float(number)))
+        time.sleep(0.002)
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
+    assert size <= 20_000
+    assert cache.get("frame 0") is None
+    assert torch.equal(cache.get("frame 19"), torch.full((16, 32), 19.0))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(SettingsError, match="cannot be written"):
+        FeatureCache(tmp_path / "file" / "cache", identity="weights")
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    save_file({"mine": torch.ones(100_000)}, tmp_path / "mine.safetensors")
+    cache = FeatureCache(tmp_path, identity="weights", max_bytes=1_000)
+    cache.put("frame", torch.ones(1000))
+    assert (tmp_path / "mine.safetensors").exists()
+
+
+def test_reading_ahead_overlaps_with_the_model(open_golden: Golden) -> None:
+    """The next video is read while the caller is busy with the first."""
+    reader = CountingReader()
+    encoder = VisualEncoder(open_golden.session.checkpoint)
+    asked = [
+        video_of(open_golden, reader, LANDSCAPE, 0).pieces(),
+        video_of(open_golden, reader, PORTRAIT, 0).pieces(),
+    ]
+    encoder.expect(asked)
+    encoder.encode(asked[0])
+    for _ in range(200):
+        if len(reader.asked) == 2:
+            break
+        time.sleep(0.02)
+    assert len(reader.asked) == 2  # before it was asked for
+    encoder.encode(asked[1])
+    encoder.stop()
+
+
+def test_media_errors_name_the_piece_that_never_came(open_golden: Golden) -> None:
+    def forgetful(info: VideoInfo, indices: Sequence[int], *, backend: str) -> Iterator[Frames]:
+        yield from read_frames(info, indices[:1], backend="decord")
+
+    source = VideoFrames(
+        checkpoint=open_golden.session.checkpoint,
+        info=probe_video(LANDSCAPE),
+        sample=video_of(open_golden, CountingReader(), LANDSCAPE, 0, 7).sample,
+        read=forgetful,
+    )
+    encoder = VisualEncoder(open_golden.session.checkpoint)
+    encoder.expect([source.pieces()])
+    with pytest.raises(MediaError, match="#7/crop/average2 was not among what its file gave"):
+        encoder.encode(source.pieces())
+    encoder.stop()

@@ -1,0 +1,118 @@
+"""The whole path as a user takes it: `lmms-eval` as a process, offline."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import OPEN
+
+pytestmark = pytest.mark.slow
+
+
+def lmms_eval(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "lmms_eval", *arguments]
+    return subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
+        check=False,
+    )  # fmt: skip
+
+
+def written(folder: Path, pattern: str) -> Path:
+    (path,) = folder.rglob(pattern)
+    return path
+
+
+def samples_of(folder: Path, task: str) -> list[dict[str, Any]]:
+    text = written(folder, f"*_samples_{task}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_the_small_needle_task_runs_and_its_result_says_how(tmp_path: Path) -> None:
+    done = lmms_eval(
+        tmp_path,
+        "--model", "longva",
+        "--model_args", f"pretrained={OPEN / 'longva_tiny'},device=cpu,dtype=float32",
+        "--tasks", "vniah_small",
+        "--limit", "4",
+        "--output_path", "out",
+        "--log_samples",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads(written(tmp_path / "out", "*_results.json").read_text(encoding="utf-8"))
+    score = results["results"]["vniah_small"]["vniah_accuracy,none"]
+    samples = samples_of(tmp_path / "out", "vniah_small")
+    assert len(samples) == 4
+    assert score == pytest.approx(sum(s["vniah_accuracy"]["score"] for s in samples) / 4)
+    assert all(sample["vniah_accuracy"]["scoring"] == "teacher_forced" for sample in samples)
+    recipe = results["longva_eval"]
+    assert recipe["dtype"] == "float32"
+    assert len(recipe["weights_fingerprint"]) == 16
+    assert recipe["conv_template"] == "qwen_1_5"
+    assert recipe["rope"]["inv_freq_sha256"]
+    assert recipe["versions"]["lmms-eval"].startswith("0.7")
+    assert samples[0]["longva_eval"]["num_visual_tokens"] == 17 * 144
+    assert recipe["outcomes"]["vniah_small"]["answered"] == 4
+    assert recipe["engine"]["tokens_computed"] < recipe["engine"]["tokens_asked"]
+
+    from longva_eval.needle.results import read_accuracies
+
+    rows = read_accuracies(written(tmp_path / "out", "*_samples_vniah_small.jsonl"))
+    assert [row["Num. Frame"] for row in rows] == [16]
+    assert rows[0]["Score"] == pytest.approx(score)
+
+
+@pytest.mark.parametrize("variant", ["frames", "clip"])
+def test_needles_can_be_asked_of_models_that_only_generate(tmp_path: Path, variant: str) -> None:
+    task = f"vniah_generate_{variant}"
+    done = lmms_eval(
+        tmp_path,
+        "--model", "longva",
+        "--model_args", f"pretrained={OPEN / 'longva_tiny'},device=cpu,max_frames_num=17",
+        "--tasks", task,
+        "--limit", "2",
+        "--output_path", "out",
+        "--log_samples",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    samples = samples_of(tmp_path / "out", task)
+    assert [sample["vniah_accuracy"]["num_frames"] for sample in samples] == [16, 16]
+    assert {"frames": "frames as pictures", "clip": "composed clip"}[variant] in samples[0][
+        "vniah_accuracy"
+    ]["scoring"]
+    assert samples[0]["longva_eval"]["num_visual_tokens"] == 17 * 144
+
+
+def test_a_missing_checkpoint_is_explained(tmp_path: Path) -> None:
+    done = lmms_eval(
+        tmp_path,
+        "--model", "longva",
+        "--model_args", "pretrained=lmms-lab/LongVA-7B",
+        "--tasks", "videomme",
+    )  # fmt: skip
+    text = " ".join((done.stdout + done.stderr).split())
+    assert "lmms-lab/LongVA-7B is neither a folder here nor in the local hub cache" in text
+    assert "hf download lmms-lab/LongVA-7B" in text
+
+
+def test_a_missing_haystack_is_explained(tmp_path: Path) -> None:
+    done = lmms_eval(
+        tmp_path,
+        "--model", "longva",
+        "--model_args", f"pretrained={OPEN / 'longva_tiny'},device=cpu",
+        "--tasks", "vniah",
+    )  # fmt: skip
+    text = done.stdout + done.stderr
+    assert "V-NIAH finds no haystack" in text
+    assert str(tmp_path / "hf" / "vniah" / "haystack") in text

@@ -1,0 +1,124 @@
+"""Published scores: each with its source, conflicts shown, nothing averaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from longva_eval.errors import MediaError, SettingsError
+from longva_eval.reports.tables.published import (
+    SCORES,
+    benchmark_of,
+    find_benchmark,
+    published_rows,
+    read_published,
+)
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return read_published()
+
+
+def rows_of(scores, name, **settings):
+    return published_rows(scores, find_benchmark(name, scores), **settings)
+
+
+def test_the_copy_in_the_package_is_the_collected_file(shared_folder: Path) -> None:
+    assert SCORES.read_bytes() == (shared_folder / "published" / "scores.csv").read_bytes()
+
+
+def test_every_number_has_a_source(scores) -> None:
+    assert len(scores) == 3896
+    assert all(score.source_url.startswith("https://") and score.source_table for score in scores)
+
+
+def test_longva_s_table_of_frames_is_reproduced(scores) -> None:
+    """LongVA (arXiv 2406.16852), table 4."""
+    rows, _ = rows_of(scores, "Video-MME", subtitles=["w/o"])
+    own = [
+        r for r in rows if r.model == "LongVA" and r.sources[0].table.startswith("LongVA Table 4")
+    ]
+    assert [row.frames for row in own] == ["8", "16", "32", "64", "128", "384"]
+    assert [row.percent(3) for row in own] == [47.9, 49.7, 51.8, 52.4, 52.6, 51.8]
+    assert [row.percent(2) for row in own] == [42.1, 43.6, 45.4, 45.0, 46.2, 46.1]
+
+
+def test_the_image_table_is_reproduced(scores) -> None:
+    """LongVA, table 6."""
+    rows, left_out = rows_of(scores, "images")
+    values = {row.model: [row.percent(place) for place in range(6)] for row in rows}
+    assert left_out == 0
+    assert len(values) == 5
+    assert values["LongVA (UniRes)"] == [70.7, 70.4, 80.8, 49.4, 60.0, 42.6]
+
+
+def test_the_three_published_heatmaps_have_a_row_each(scores) -> None:
+    rows, _ = rows_of(scores, "v-niah")
+    means = [sum(row.percent(n) for n in row.values) / len(row.values) for row in rows]
+    assert [f"{mean:.1f}" for mean in means] == ["90.9", "14.7", "28.4"]
+    assert rows[0].percent(1400) == pytest.approx(93.33)
+
+
+def test_sources_that_disagree_are_both_shown_and_marked(scores) -> None:
+    rows, _ = rows_of(scores, "LongVideoBench")
+    longva = [row for row in rows if row.model == "LongVA"]
+    assert sorted(row.percent(4) for row in longva) == [47.8, 47.8, 49.7, 51.3]
+    assert all(row.disagrees for row in longva)
+
+
+def test_sources_that_agree_share_a_row(scores) -> None:
+    rows, _ = rows_of(scores, "Video-MME", models=["LongVA"], subtitles=["w/o"])
+    (row,) = [r for r in rows if r.model == "LongVA" and r.frames == "128"]
+    assert row.percent(3) == 52.6
+    assert not row.disagrees
+    assert len(row.sources) >= 8
+    assert len({source.url for source in row.sources}) >= 8
+
+
+def test_models_are_chosen_by_parts_of_their_names(scores) -> None:
+    rows, left_out = rows_of(scores, "Video-MME", models=["qwen2-vl"], subtitles=["w/o"])
+    assert rows
+    assert all("qwen2-vl" in row.model.lower() for row in rows)
+    everyone, none = rows_of(scores, "Video-MME", models=["all"], subtitles=["w/o"])
+    assert none == 0
+    assert len(everyone) > len(rows) + left_out
+    with pytest.raises(SettingsError, match="has Gemma-9 in its name; --models all shows all"):
+        rows_of(scores, "Video-MME", models=["Gemma-9"])
+
+
+def test_every_published_benchmark_can_be_shown(scores) -> None:
+    for name in dict.fromkeys(score.benchmark for score in scores):
+        if name != "model_properties":
+            rows, _ = rows_of(scores, name, models=["all"])
+            assert rows, name
+
+
+def test_an_unknown_benchmark_is_answered_with_names(scores) -> None:
+    with pytest.raises(SettingsError, match=r"Did you mean Video-MME.*There are: ActivityNet-QA"):
+        find_benchmark("VideoMNE", scores)
+
+
+@pytest.mark.parametrize(
+    ("task", "benchmark"),
+    [
+        ("videomme", "Video-MME"), ("longva_videomme", "Video-MME"),
+        ("videomme_w_subtitle", "Video-MME"), ("mlvu_dev", "MLVU"), ("mlvu_test", "MLVU test"),
+        ("longvideobench_val_v", "LongVideoBench"), ("lvbench", "LVBench"), ("vniah", "V-NIAH"),
+        ("nextqa_mc_test", "NExT-QA"), ("longva_docvqa_val", "DocVQA"), ("mmmu_val", "MMMU"),
+        ("videomme_no_visual", None), ("longva_videomme_v2", None), ("mmmu_pro", None),
+    ],
+)  # fmt: skip
+def test_tasks_of_both_suites_find_their_benchmark(task, benchmark) -> None:
+    found = benchmark_of(task)
+    assert (found.name if found else None) == benchmark
+
+
+def test_a_file_with_other_columns_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("model,value\nLongVA,52.6\n")
+    with pytest.raises(MediaError, match="lacks the columns benchmark, frames"):
+        read_published(path)
+    with pytest.raises(MediaError, match="cannot be read"):
+        read_published(tmp_path / "none.csv")

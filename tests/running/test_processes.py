@@ -1,0 +1,77 @@
+"""Whole runs as a user starts them: killed and resumed, on one process and two, and broken."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from kill_resume import kill_and_resume
+from small_task import result_files, run_command, run_environment, write_tasks
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_killed_run_is_resumed_on_two_processes_with_the_files_of_a_whole_one(
+    tmp_path: Path,
+) -> None:
+    # benchmarks/kill_resume.py kills 20 times; docs/reliability.md has what that gave.
+    killing = kill_and_resume(tmp_path, kills=2, processes=1, videos=2, last_processes=2)
+    assert killing.differing == []
+    assert killing.computed_twice == 0
+    results = json.loads(result_files(tmp_path / "killed1")[0].read_text(encoding="utf-8"))
+    work = results["longva_eval"]["journal"]
+    assert work["processes"] == 2
+    assert work["answers_taken_over"] + work["answers_computed"] == killing.answers == 30
+    assert work["answers_taken_over"] >= killing.kept_at_kills[-1]
+
+
+def test_one_failed_process_ends_all_of_them(tmp_path: Path) -> None:
+    rows = write_tasks(tmp_path / "tasks", num_videos=2)
+    # The second process is given documents 1, 3 and 5; the first finds nothing wrong.
+    lines = [row | ({"path": "/nowhere/film.mp4"} if n == 5 else {}) for n, row in enumerate(rows)]
+    (tmp_path / "tasks" / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    command = run_command(
+        tmp_path / "tasks",
+        tmp_path / "out",
+        names=["small_generate"],
+        processes=2,
+        program=["lmms_eval"],
+    )
+    began = time.monotonic()
+    done = subprocess.run(
+        command,
+        env=run_environment(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode != 0
+    assert "Task small_generate, document 5: " in done.stderr
+    assert "/nowhere/film.mp4" in done.stderr
+    assert "process 1 failed and ends the run" in done.stderr
+    assert result_files(tmp_path / "out") == []
+    assert time.monotonic() - began < 300  # mostly imports, on a busy machine
+
+
+def test_an_error_that_lmms_eval_only_prints_is_a_status(tmp_path: Path) -> None:
+    command = run_command(tmp_path, tmp_path / "out", names=["no_such_task"])
+    done = subprocess.run(
+        command,
+        env=run_environment(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 1
+    assert "longva-eval run: ValueError: Tasks not found: no_such_task" in done.stderr
