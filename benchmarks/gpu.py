@@ -30,7 +30,7 @@ from needle_grid import grid_queries
 from random_model import LONGVA_7B, TOWER_336, TOWER_TINY, random_session
 from visual_tokens import RandomTokens, frame
 
-from longva_eval.engine.prefix import PrefixEngine, Query
+from longva_eval.engine.prefix import PrefixEngine
 from longva_eval.engine.session import Session
 from longva_eval.engine.sources import VideoFrames
 from longva_eval.media.decode import Frames
@@ -39,6 +39,7 @@ from longva_eval.media.images import frames_to_pixel_values
 from longva_eval.media.probe import VideoInfo
 from longva_eval.needle.grid import NeedleGrid
 from longva_eval.prompts.pieces import Prompt, TextPiece
+from longva_eval.prompts.visits import Query
 
 PEAK_FLOPS = 989.4e12
 """Dense bfloat16 of an H100 or H200 SXM (NVIDIA data sheet)."""

@@ -20,9 +20,10 @@ from harness import interleave, machine, say_ratio
 from random_model import BODY_30M, BODY_106M, random_session
 from visual_tokens import RandomTokens, frame
 
-from longva_eval.engine.prefix import PrefixEngine, Query
+from longva_eval.engine.prefix import PrefixEngine
 from longva_eval.needle.grid import LatticeGrid, NeedleCell, NeedleGrid
 from longva_eval.prompts.pieces import Prompt, TextPiece
+from longva_eval.prompts.visits import Query
 
 QUESTION_TOKENS = 40
 

@@ -20,7 +20,8 @@ sys.path.insert(0, sys.argv[2])
 import torch
 from harness import peak_bytes
 from random_model import random_session
-from longva_eval.engine.prefix import PrefixEngine, Query
+from longva_eval.engine.prefix import PrefixEngine
+from longva_eval.prompts.visits import Query
 from longva_eval.prompts.pieces import Prompt, TextPiece
 from visual_tokens import RandomTokens
 torch.set_num_threads(1)

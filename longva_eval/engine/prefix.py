@@ -10,9 +10,6 @@ distinct prefix is computed once: no approximation, only no repetition.
 other rows beside it. So the prompts are cut into chunks at fixed absolute positions (multiples of
 `chunk_tokens`) and at the points where prompts branch, and `reuse=False` prefills each prompt
 alone *through the same cuts*. Both ways then run the same kernels on the same shapes.
-
-The cache is one preallocated buffer per layer. transformers' `DynamicCache` copies everything it
-holds at each append; `StaticCache` attends over its whole length under a mask.
 """
 
 from __future__ import annotations
@@ -26,22 +23,19 @@ from typing import Any, Protocol
 import torch
 from loguru import logger
 from transformers import Cache
-from transformers.cache_utils import CacheLayerMixin
 
+from longva_eval.engine.kv_buffer import BufferLayer
 from longva_eval.errors import MediaError, NumericalError, ResourceError, SettingsError
 from longva_eval.model.modeling import execution_device
-from longva_eval.prompts.pieces import Piece, Prompt, TextPiece, VisualPiece
+from longva_eval.prompts.pieces import Piece, TextPiece, VisualPiece
+from longva_eval.prompts.visits import Query, VisitPlan, pieces_from, plan_visits, read_beside
 
 __all__ = [
-    "BufferLayer",
     "EngineCounts",
     "PrefixEngine",
-    "Query",
     "Visit",
-    "VisitPlan",
     "VisualTokens",
     "is_out_of_memory",
-    "plan_visits",
 ]
 
 
@@ -83,19 +77,6 @@ class VisualTokens(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Query:
-    """A prompt, and from where on its logits are wanted."""
-
-    prompt: Prompt
-    read_from: int | None = None
-    """First position whose logits are read; the last one if None."""
-
-    @property
-    def first_read(self) -> int:
-        return self.prompt.num_tokens - 1 if self.read_from is None else self.read_from
-
-
 @dataclass
 class EngineCounts:
     """What the engine did so far; reports and benchmarks read it."""
@@ -107,57 +88,6 @@ class EngineCounts:
     prefill_seconds: float = 0.0
     smallest_chunk: int | None = None
     """Tokens of the chunks that memory was enough for, where it was not for `chunk_tokens`."""
-
-
-class BufferLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
-    """Keys and values of one layer in a preallocated tensor; a view of it is attended to."""
-
-    is_croppable = True
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self.capacity = capacity
-        self.length = 0
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        shape = (*key_states.shape[:2], self.capacity, key_states.shape[3])
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys = key_states.new_empty(shape)
-        self.values = value_states.new_empty((*shape[:3], value_states.shape[3]))
-        self.is_initialized = True
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        end = self.length + key_states.shape[2]
-        assert end <= self.capacity, "the engine reserves room before it extends"
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def get_max_length(self) -> int:
-        return self.capacity
-
-    def reserve(self, capacity: int) -> None:
-        """Make room for `capacity` tokens, keeping what is held."""
-        if capacity <= self.capacity:
-            return
-        if self.is_initialized:
-            old_keys, old_values = self.keys, self.values
-            self.capacity = capacity
-            self.lazy_initialization(old_keys, old_values)
-            self.keys[:, :, : self.length] = old_keys[:, :, : self.length]
-            self.values[:, :, : self.length] = old_values[:, :, : self.length]
-        self.capacity = capacity
 
 
 @dataclass
@@ -247,10 +177,10 @@ class PrefixEngine:
         self._reserve(longest + room)
         self._crop(0)
         asked = [
-            _pieces_from(queries[index].prompt.pieces, plan.kept[index] if self.reuse else 0)
+            pieces_from(queries[index].prompt.pieces, plan.kept[index] if self.reuse else 0)
             for index in plan.order
         ]
-        self._visuals.expect([*asked, *_read_beside(queries, plan.order)])
+        self._visuals.expect([*asked, *read_beside(queries, plan.order)])
         try:
             yield from self._visit_all(queries, plan, keep_going)
         finally:
@@ -278,7 +208,7 @@ class PrefixEngine:
         start, total = self.length, query.prompt.num_tokens
         # Pieces that come with tokens of their own, by reference: only a chunk at a time is put
         # together, since the embeddings of 432,000 tokens would be 3 GB more.
-        wanted = _pieces_from(query.prompt.pieces, start)
+        wanted = pieces_from(query.prompt.pieces, start)
         with _memory_for("encoding frames (a smaller vision_batch_size needs less)"):
             tokens = dict(zip((p.key for p in wanted), self._visuals.encode(wanted), strict=True))
         read: list[torch.Tensor] = []
@@ -395,157 +325,6 @@ class PrefixEngine:
             for layer in self._layers:
                 if capacity > layer.capacity:
                     layer.reserve(rounded)
-
-
-@dataclass(frozen=True)
-class VisitPlan:
-    """How a batch of prompts goes through one cache."""
-
-    order: tuple[int, ...]
-    """Indices of the queries, as they are visited."""
-    kept: tuple[int, ...]
-    """For each query, the tokens it takes over from the one visited before it."""
-    cuts: tuple[tuple[int, ...], ...]
-    """For each query, where its prefill is cut, ascending; the last is its length."""
-
-    def only(self, indices: Collection[int]) -> VisitPlan:
-        """The same plan with some of the visits, each through the same cuts."""
-        chosen = set(indices)
-        order, kept = [], list(self.kept)
-        left = 0
-        for index in self.order:
-            # Of the prompt visited last, no more is left than every edge in between shares.
-            left = min(left, self.kept[index])
-            if index in chosen:
-                order.append(index)
-                kept[index] = left
-                left = self.cuts[index][-1]
-        return VisitPlan(tuple(order), tuple(kept), self.cuts)
-
-
-def plan_visits(queries: Sequence[Query], *, chunk_tokens: int) -> VisitPlan:
-    """Order prompts so that neighbours share most, and decide where their prefills are cut.
-
-    A prompt is cut at multiples of `chunk_tokens`, at branch points, and at its end. A branch
-    point is where some prompt leaves its neighbour, or where its logits begin to be read (a
-    prefix is taken over only up to there). *Every* prompt that runs through a branch point is cut
-    there, whether computed first or later, alone or not: that makes cached and uncached runs
-    the same sequence of kernel calls.
-    """
-    order = _visiting_order([query.prompt for query in queries])
-    # At each edge between neighbours: the prefix they share, and how much of it is taken over.
-    common = [0] * (len(order) + 1)
-    kept_at = [0] * (len(order) + 1)
-    for edge in range(1, len(order)):
-        one, two = queries[order[edge - 1]], queries[order[edge]]
-        common[edge] = _shared_tokens(one.prompt.pieces, two.prompt.pieces)
-        kept_at[edge] = min(common[edge], two.first_read)
-    cuts: list[set[int]] = [set() for _ in queries]
-    # In sorted order, the prompts that run through a branch point lie side by side around it:
-    # carry it to the right and to the left while the shared prefix is long enough.
-    for edges_before in (range(len(order)), range(len(order), 0, -1)):
-        branch_points: set[int] = set()
-        forward = edges_before.step == 1
-        for edge in edges_before:
-            branch_points = {point for point in branch_points if point <= common[edge]}
-            branch_points.add(kept_at[edge])
-            cuts[order[edge if forward else edge - 1]].update(branch_points)
-    chunks = []
-    for query, points in zip(queries, cuts, strict=True):
-        total = query.prompt.num_tokens
-        points.update(range(chunk_tokens, total, chunk_tokens))
-        chunks.append((*sorted(point for point in points if 0 < point < total), total))
-    kept = [0] * len(queries)
-    for place, index in enumerate(order):
-        kept[index] = kept_at[place]
-    return VisitPlan(tuple(order), tuple(kept), tuple(chunks))
-
-
-def _visiting_order(prompts: Sequence[Prompt]) -> list[int]:
-    """Sort prompts so that those with a common prefix lie side by side.
-
-    That is a depth-first walk through their prefix tree. Videos and pictures come in the order
-    in which they were first seen.
-    """
-    seen: dict[str, int] = {}
-    for prompt in prompts:
-        for piece in prompt.visual_pieces:
-            seen.setdefault(piece.key, len(seen))
-
-    def elements(prompt: Prompt) -> list[tuple[int, int]]:
-        sequence: list[tuple[int, int]] = []
-        for piece in prompt.pieces:
-            if isinstance(piece, VisualPiece):
-                sequence.append((0, seen[piece.key]))
-            else:
-                sequence.extend((1, token_id) for token_id in piece.token_ids)
-        return sequence
-
-    keys = [elements(prompt) for prompt in prompts]
-    return sorted(range(len(prompts)), key=keys.__getitem__)
-
-
-def _pieces_from(pieces: Sequence[Piece], start: int) -> list[VisualPiece]:
-    """The visual pieces that reach beyond position `start`."""
-    wanted: list[VisualPiece] = []
-    position = 0
-    for piece in pieces:
-        position += piece.num_tokens
-        if position > start and isinstance(piece, VisualPiece):
-            wanted.append(piece)
-    return wanted
-
-
-def _read_beside(queries: Sequence[Query], visited: Sequence[int]) -> list[list[VisualPiece]]:
-    """Pieces of prompts that are not visited, of pictures and videos that are read anyway.
-
-    Frames go through the vision tower in blocks. With the same frames asked for, they are the same
-    blocks, to the last bits.
-    """
-    if len(visited) == len(queries):
-        return []
-    asked = {piece.key: piece for index in visited for piece in queries[index].prompt.visual_pieces}
-    needed = {piece.source.media_key for piece in asked.values() if piece.source is not None}
-    beside: dict[str, VisualPiece] = {}
-    for index in set(range(len(queries))) - set(visited):
-        for piece in queries[index].prompt.visual_pieces:
-            if piece.key in asked or piece.source is None:
-                continue
-            if piece.source.media_key in needed:
-                beside.setdefault(piece.key, piece)
-    return [list(beside.values())] if beside else []
-
-
-def _shared_tokens(one: Sequence[Piece], two: Sequence[Piece]) -> int:
-    """Length in tokens of the longest common prefix of two prompts."""
-    total = 0
-    left, right = _runs(one), _runs(two)
-    for a, b in zip(left, right, strict=False):
-        if a == b:
-            total += a.num_tokens
-            continue
-        if isinstance(a, TextPiece) and isinstance(b, TextPiece):
-            for first, second in zip(a.token_ids, b.token_ids, strict=False):
-                if first != second:
-                    break
-                total += 1
-        break
-    return total
-
-
-def _runs(pieces: Sequence[Piece]) -> Iterator[Piece]:
-    """The pieces with neighbouring texts joined, so that equal token sequences compare equal."""
-    text: list[int] = []
-    for piece in pieces:
-        if isinstance(piece, TextPiece):
-            text.extend(piece.token_ids)
-            continue
-        if text:
-            yield TextPiece(tuple(text))
-            text = []
-        yield piece
-    if text:
-        yield TextPiece(tuple(text))
 
 
 def _require_finite(logits: torch.Tensor, model: LanguageModel) -> torch.Tensor:

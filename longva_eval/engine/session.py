@@ -30,7 +30,7 @@ from longva_eval.engine.generation import (
     parse_gen_kwargs,
     score_tokens,
 )
-from longva_eval.engine.prefix import PrefixEngine, Query
+from longva_eval.engine.prefix import PrefixEngine
 from longva_eval.engine.sources import FrameStack, Picture, ReadFrames, VideoFrames
 from longva_eval.errors import MediaError, NumericalError, PromptError, SettingsError
 from longva_eval.media.decode import DecodeBackend, read_frames
@@ -53,6 +53,7 @@ from longva_eval.prompts.pieces import (
     tokenize,
 )
 from longva_eval.prompts.processor_template import load_processor_template
+from longva_eval.prompts.visits import Query
 from longva_eval.running.tensor_parallel import SharedModel, current_team
 
 __all__ = [

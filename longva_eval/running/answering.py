@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from longva_eval.engine.generation import Generation, GenerationSettings, TokenScores, is_degenerate
-from longva_eval.engine.prefix import Query, plan_visits
 from longva_eval.engine.session import (
     Conversation,
     Failure,
@@ -28,6 +27,7 @@ from longva_eval.engine.session import (
 )
 from longva_eval.errors import EvaluationError, MediaError, NumericalError, PromptError
 from longva_eval.prompts.pieces import Piece, Prompt, TextPiece, VisualPiece
+from longva_eval.prompts.visits import Query, plan_visits
 from longva_eval.running.journal import Journal
 from longva_eval.running.ranks import Ranks, Share, assign
 from longva_eval.running.run_log import RunLog

@@ -39,7 +39,8 @@ from torch import distributed
 from torch.distributed.tensor import DTensor
 from transformers import Cache
 
-from longva_eval.engine.prefix import BufferLayer, is_out_of_memory
+from longva_eval.engine.kv_buffer import BufferLayer
+from longva_eval.engine.prefix import is_out_of_memory
 from longva_eval.errors import CheckpointError, EvaluationError, ResourceError, SettingsError
 from longva_eval.model.modeling import VisionLanguageModel
 from longva_eval.model.rope import RopeSettings

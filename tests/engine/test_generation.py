@@ -22,9 +22,9 @@ from longva_eval.engine.generation import (
     parse_gen_kwargs,
     score_tokens,
 )
-from longva_eval.engine.prefix import Query
 from longva_eval.errors import SettingsError
 from longva_eval.prompts.pieces import Piece, Prompt, TextPiece, VisualPiece, tokenize
+from longva_eval.prompts.visits import Query
 
 DEFAULTS = GenerationConfig(eos_token_id=[1002, 1000], repetition_penalty=1.05)
 

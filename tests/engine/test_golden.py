@@ -69,7 +69,7 @@ def test_prompt_and_answer_equal_the_original(golden: Golden, case_id: str) -> N
 def test_last_logits_equal_the_original(golden: Golden, case_id: str) -> None:
     case = golden.cases[case_id]
     conversation = ask(golden, case)
-    from longva_eval.engine.prefix import Query
+    from longva_eval.prompts.visits import Query
 
     (visit,) = golden.session.engine.visit([Query(conversation.prompt)])
     entries = golden.session.checkpoint.num_tokenizer_entries

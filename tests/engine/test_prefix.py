@@ -11,9 +11,10 @@ from conftest import Golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from longva_eval.engine.prefix import PrefixEngine, Query, plan_visits
+from longva_eval.engine.prefix import PrefixEngine
 from longva_eval.errors import MediaError, NumericalError, ResourceError, SettingsError
 from longva_eval.prompts.pieces import Prompt, TextPiece, VisualPiece
+from longva_eval.prompts.visits import Query, plan_visits
 
 NUM_TOKENS_OF_PIECE = 5
 

@@ -33,7 +33,6 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
 
-from longva_eval.engine.prefix import Query
 from longva_eval.engine.session import Conversation, Media, Session, open_session
 from longva_eval.engine.sources import Picture
 from longva_eval.errors import CheckpointError, EvaluationError, PromptError, SettingsError
@@ -47,6 +46,7 @@ from longva_eval.needle.grid import NeedleGrid, run_grid
 from longva_eval.needle.media import Needle, open_haystack
 from longva_eval.prompts.pieces import Prompt, Turn
 from longva_eval.prompts.processor_template import MediaTokens, load_processor_template
+from longva_eval.prompts.visits import Query
 from longva_eval.studies.cost import read_model_shape
 
 VIDEO = OPEN / "inputs/landscape_320x180.mp4"

@@ -32,10 +32,10 @@ from tiny_llava_next import make_checkpoint
 
 from longva_eval.commands.niah import main as niah
 from longva_eval.commands.run import _tensor_parallel
-from longva_eval.engine.prefix import Query
 from longva_eval.engine.session import open_session
 from longva_eval.errors import SettingsError
 from longva_eval.model_adapters.longva import LongVA
+from longva_eval.prompts.visits import Query
 from longva_eval.running.tensor_parallel import check_divisible, check_tensor_parallel, joined
 
 TESTS = Path(__file__).parents[1]

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from longva_eval import embedded
 from longva_eval.commands.plan import main
-from longva_eval.engine.prefix import Query, plan_visits
 from longva_eval.errors import CheckpointError, SettingsError
 from longva_eval.needle.grid import insert_index
 from longva_eval.prompts.pieces import Prompt, TextPiece, VisualPiece
+from longva_eval.prompts.visits import Query, plan_visits
 from longva_eval.studies.cost import (
     GPUS,
     LONGVA_7B,

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from longva_eval.engine.generation import GenerationSettings
-from longva_eval.engine.prefix import Query
 from longva_eval.engine.session import Session, open_session
 from longva_eval.errors import EvaluationError
 from longva_eval.media.frames import FramePolicy
 from longva_eval.model.rope import RopeSettings
 from longva_eval.prompts.pieces import tokenize
+from longva_eval.prompts.visits import Query
 from longva_eval.running import tensor_parallel as parallel
 from longva_eval.running.tensor_parallel import joined
 
