@@ -10,13 +10,14 @@ from pathlib import Path
 
 from longva_eval import embedded
 from longva_eval.cli import load
-from longva_eval.commands.niah import NiahRun, control_text, heatmap_panel, run_and_write
+from longva_eval.commands.niah import control_text, heatmap_panel
 from longva_eval.commands.sweep import run_study
 from longva_eval.engine.session import Session, open_session
 from longva_eval.errors import SettingsError
 from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.media import load_needles, open_haystack
+from longva_eval.needle.run import NiahRun, run_and_write
 from longva_eval.studies.study import Study
 
 __all__ = ["main"]
@@ -87,6 +88,8 @@ def main(arguments: Sequence[str]) -> int:
             run = run_and_write(session, haystack, needles, grid, folder)
         except SettingsError:  # as in _sweep; or --quick was given for one of the two
             run = run_and_write(session, haystack, needles, grid, folder, fresh=True)
+        if run.was_there:
+            print(f"{folder} is complete already: nothing is computed.")
         session.change_rope(RopeSettings())
         print(load("longva_eval.reports.figures.heatmap:accuracy_table")(run.rows))
         print(control_text(run.summary), end="\n\n")

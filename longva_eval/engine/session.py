@@ -165,6 +165,17 @@ class ForcedAnswer:
     generated: str
     """What greedy decoding says, without penalty; empty if nothing was decoded."""
 
+    def to_json(self) -> dict[str, Any]:
+        """As it is written down: for the host, in journals and in results of needle tests."""
+        return {
+            "generated": self.generated,
+            "correct": self.scores.is_greedy,
+            "logprob": self.scores.log_prob,
+            "answer_ids": list(self.scores.token_ids),
+            "pred_ids": list(self.scores.argmax_ids),
+            "min_margin": self.scores.min_margin,
+        }
+
 
 @dataclass(kw_only=True)
 class Session:

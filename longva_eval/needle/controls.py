@@ -14,37 +14,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from dataclasses import replace
+from typing import Final, get_args
 
 from longva_eval.errors import SettingsError
 from longva_eval.needle.media import Needle
+from longva_eval.needle.results import Control
 
-__all__ = ["CONTROLS", "Control", "ControlResult", "circular_needles"]
+__all__ = ["CONTROLS", "circular_needles"]
 
-Control = Literal["no needle", "blind", "needle only"]
-CONTROLS: Final[tuple[Control, ...]] = ("no needle", "blind", "needle only")
+CONTROLS: Final[tuple[Control, ...]] = get_args(Control)
 
 _OPTION = re.compile(r"^([A-Z])\. (.*)$", re.MULTILINE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ControlResult:
-    """One question under one control."""
-
-    control: Control
-    num_frames: int
-    """Frames in the prompt: the haystack's length, 0, or 1."""
-    needle: int
-    """Place of the needle in the list."""
-    correct: bool
-    logprob: float
-    """Of the true answer."""
-    generated: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The line in `controls.jsonl`."""
-        return dict(vars(self))
 
 
 def circular_needles(needles: Sequence[Needle]) -> list[Needle]:

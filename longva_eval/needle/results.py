@@ -1,23 +1,112 @@
-"""Needle results on disk: reading the rows of a grid from every form they come in. No torch."""
+"""An answer of a needle test, in memory and on disk, and files that hold answers. No torch."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from longva_eval.errors import MediaError
 
-__all__ = ["mean_by_place", "read_accuracies"]
+__all__ = [
+    "Control",
+    "NeedleAnswer",
+    "is_answer",
+    "mean_by_place",
+    "read_accuracies",
+    "read_answers",
+    "rows_by_depth",
+    "rows_by_index",
+    "to_lines",
+]
+
+Control = Literal["no needle", "blind", "needle only"]
+"""What a needle test is compared with (`longva_eval.needle.controls`)."""
 
 _KEYS = ("Num. Frame", "Frame Depth", "Score")
 _SAMPLE_METRIC = "vniah_accuracy"
 
 
+@dataclass(frozen=True, kw_only=True)
+class NeedleAnswer:
+    """One question, scored with the true answer as input: a line of `cells.jsonl` and its like.
+
+    Teacher-forced, as in the original: it is correct if every answer token is the model's first
+    choice, which is the same as greedy decoding beginning with exactly the answer.
+    """
+
+    control: Control | None = None
+    """Of which control; None for a cell of the grid."""
+    num_frames: int
+    """Haystack frames in the prompt."""
+    depth: float | None = None
+    """Where the needle stands, 0 to 1; None in a control."""
+    insert_index: int | None = None
+    """The haystack frame it stands before; None in a control."""
+    needle: int
+    """Its place in the list of needles."""
+    needle_name: str = ""
+    rotation: int = 0
+    """By how many places its options are rotated."""
+    answer_ids: tuple[int, ...]
+    pred_ids: tuple[int, ...]
+    """First choice at each answer position, with the true answer as input."""
+    correct: bool
+    logprob: float
+    """Of the answer, natural logarithm, over the whole output layer, padding rows included: as in
+    the original."""
+    min_margin: float
+    """Smallest gap between the best and second-best logit at the answer's positions."""
+    generated: str
+    """What greedy decoding says; empty if nothing was decoded."""
+    num_prompt_tokens: int
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> NeedleAnswer:
+        """From a line of `cells.jsonl`, also of one that an earlier version wrote.
+
+        Raises:
+            TypeError: If a field is missing or unknown.
+        """
+        values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**values)
+
+
+def to_lines(answers: Iterable[NeedleAnswer]) -> str:
+    """The answers as lines of JSON."""
+    return "".join(json.dumps(vars(answer), ensure_ascii=False) + "\n" for answer in answers)
+
+
+def read_answers(path: Path) -> list[NeedleAnswer]:
+    """The answers of `cells.jsonl`.
+
+    Raises:
+        OSError, ValueError, TypeError, AttributeError: If it is missing or holds anything else.
+    """
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return [NeedleAnswer.from_json(json.loads(line)) for line in lines]
+
+
+def rows_by_depth(answers: Iterable[NeedleAnswer]) -> list[dict[str, float]]:
+    """The rows of `all_accuracies.json`: the share of needles found at each place."""
+    return mean_by_place((each.num_frames, each.depth or 0.0, each.correct) for each in answers)
+
+
+def rows_by_index(answers: Iterable[NeedleAnswer]) -> list[dict[str, float]]:
+    """As `rows_by_depth`, by absolute position: `Insert Index` in place of `Frame Depth`."""
+    places = (((each.num_frames, each.insert_index or 0), each.correct) for each in answers)
+    return [
+        {"Num. Frame": count, "Insert Index": index, "Score": score}
+        for (count, index), score in _means(places)
+    ]
+
+
 def mean_by_place(cells: Iterable[tuple[int, float, bool]]) -> list[dict[str, float]]:
-    """The rows of `all_accuracies.json`: the share of needles found at each place.
+    """The rows of `all_accuracies.json` from answers of any kind.
 
     Args:
         cells: Number of frames, depth (0 to 1) and whether the needle was found, one per needle.
@@ -27,13 +116,18 @@ def mean_by_place(cells: Iterable[tuple[int, float, bool]]) -> list[dict[str, fl
         The original rounds depths to tens, which gives two depths one name when they are 25 %
         apart (docs/differences.md).
     """
-    found: dict[tuple[int, float], list[bool]] = {}
-    for num_frames, depth, correct in cells:
-        found.setdefault((num_frames, round(depth * 100, 1)), []).append(correct)
+    places = (((count, round(depth * 100, 1)), correct) for count, depth, correct in cells)
     return [
-        {"Num. Frame": num_frames, "Frame Depth": depth, "Score": sum(correct) / len(correct)}
-        for (num_frames, depth), correct in found.items()
+        {"Num. Frame": count, "Frame Depth": depth, "Score": score}
+        for (count, depth), score in _means(places)
     ]
+
+
+def _means(places: Iterable[tuple[tuple[int, Any], bool]]) -> list[tuple[tuple[int, Any], float]]:
+    found: dict[tuple[int, Any], list[bool]] = {}
+    for place, correct in places:
+        found.setdefault(place, []).append(correct)
+    return [(place, sum(correct) / len(correct)) for place, correct in found.items()]
 
 
 def read_accuracies(path: str | Path) -> list[dict[str, float]]:
@@ -108,3 +202,21 @@ def _is_number(value: object) -> bool:
         return math.isfinite(value)
     except OverflowError:  # an integer beyond floats
         return False
+
+
+def is_answer(text: str, answer: str) -> bool:
+    """Whether a generated text gives the answer: for models that can only generate.
+
+    Case and closing punctuation do not count. A letter of a choice may carry its bracket, dot or
+    option text (`(B)`, `B.`, `B. San Diego`); a word or number must be all of the first line, or
+    be followed by punctuation. A blank answer is given by no text.
+    """
+    if not text.strip() or not answer.strip():
+        return False
+    line = text.strip().splitlines()[0].strip()
+    bare = re.escape(answer.strip())
+    if re.fullmatch(r"[A-Z]", answer.strip()):
+        return re.match(rf"[(\[*\"']*{bare}(?:[)\].:,*\"']|$)", line) is not None
+    # Punctuation ends an answer where a blank or the end follows: `3.5` and `3:30` are not `3`.
+    end = r"[\"'*]*(?:[.,;:!]+[\"'*]*(?:\s|$)|$)"
+    return re.match(rf"[\"'*]*{bare}{end}", line, re.IGNORECASE) is not None

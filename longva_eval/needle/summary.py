@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
-from longva_eval.needle.controls import CONTROLS, ControlResult
-from longva_eval.needle.grid import CellResult, GridRun
+from longva_eval.needle.controls import CONTROLS
 from longva_eval.needle.media import Needle
+from longva_eval.needle.results import NeedleAnswer
 from longva_eval.stats import effective_frames, wilson_interval
 
 __all__ = ["summarize_grid"]
 
 
-def summarize_grid(run: GridRun, needles: Sequence[Needle]) -> dict[str, Any]:
+def summarize_grid(answers: Sequence[NeedleAnswer], needles: Sequence[Needle]) -> dict[str, Any]:
     """What `summary.json` holds.
 
     Args:
-        run: All answers, of rotated needles too.
-        needles: Those that were asked, in the numbering of `run`.
+        answers: All of a run, of controls and rotated needles too.
+        needles: Those that were asked, in the numbering of the answers.
 
     Returns:
         `columns`: for each length, needles found, asked, and the Wilson interval of the share;
@@ -29,9 +29,9 @@ def summarize_grid(run: GridRun, needles: Sequence[Needle]) -> dict[str, Any]:
         score on the needle alone (None without controls); `controls` (None without); `circular`
         (None where no needle has rotated options).
     """
-    plain = {number for number, needle in enumerate(needles) if not needle.rotation}
-    columns = _columns(cell for cell in run.cells if cell.needle in plain)
-    controls = _controls([found for found in run.controls if found.needle in plain], needles)
+    plain = [answer for answer in answers if not answer.rotation]
+    columns = _columns(answer for answer in plain if answer.control is None)
+    controls = _controls([answer for answer in plain if answer.control])
     reach = None
     if controls is not None:
         found = effective_frames(columns, needle_only=controls["needle_only"])
@@ -51,11 +51,11 @@ def summarize_grid(run: GridRun, needles: Sequence[Needle]) -> dict[str, Any]:
         },
         "effective_frames": reach,
         "controls": controls,
-        "circular": _circular(run.cells, needles),
+        "circular": _circular([answer for answer in answers if not answer.control], needles),
     }
 
 
-def _columns(cells: Iterable[CellResult]) -> dict[int, tuple[int, int]]:
+def _columns(cells: Iterable[NeedleAnswer]) -> dict[int, tuple[int, int]]:
     columns: dict[int, tuple[int, int]] = {}
     for cell in cells:
         right, asked = columns.get(cell.num_frames, (0, 0))
@@ -63,7 +63,7 @@ def _columns(cells: Iterable[CellResult]) -> dict[int, tuple[int, int]]:
     return columns
 
 
-def _controls(results: Sequence[ControlResult], needles: Sequence[Needle]) -> dict[str, Any] | None:
+def _controls(results: Sequence[NeedleAnswer]) -> dict[str, Any] | None:
     """Shares of right answers, and which needles are known without being seen.
 
     Those are answered blind, or in at least half of the clean haystacks.
@@ -83,7 +83,7 @@ def _controls(results: Sequence[ControlResult], needles: Sequence[Needle]) -> di
             by_frames.setdefault(result.num_frames, []).append(result.correct)
         blind = any(result.correct for result in mine if result.control == "blind")
         if blind or _mean(result.correct for result in clean) >= 0.5:
-            known.append(needles[number].name)
+            known.append(mine[0].needle_name)
     return {
         **shares,
         "no_needle_by_frames": {str(count): _mean(right) for count, right in by_frames.items()},
@@ -91,7 +91,7 @@ def _controls(results: Sequence[ControlResult], needles: Sequence[Needle]) -> di
     }
 
 
-def _circular(cells: Sequence[CellResult], needles: Sequence[Needle]) -> dict[str, Any] | None:
+def _circular(cells: Sequence[NeedleAnswer], needles: Sequence[Needle]) -> dict[str, Any] | None:
     """Lettered needles: the share found as they are, and with every rotation of their options."""
     groups: dict[Hashable, list[bool]] = {}
     original = -1

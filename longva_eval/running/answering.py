@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from longva_eval.engine.generation import Generation, GenerationSettings, TokenScores, is_degenerate
+from longva_eval.engine.generation import Generation, GenerationSettings, is_degenerate
 from longva_eval.engine.session import (
     Conversation,
     Failure,
@@ -32,7 +32,7 @@ from longva_eval.running.journal import Journal
 from longva_eval.running.ranks import Ranks, Share, assign
 from longva_eval.running.run_log import RunLog
 
-__all__ = ["Answering", "Job", "JobKind", "force_journaled", "job_key"]
+__all__ = ["Answering", "Job", "JobKind", "job_key"]
 
 JobKind = Literal["generate", "force", "score"]
 """Say something; score the true answer as input; score a continuation."""
@@ -416,14 +416,7 @@ def _value(job: Job, answer: Generation | ForcedAnswer | ScoredText) -> dict[str
         return asdict(answer) | {"token_ids": list(answer.token_ids)}
     length = {"num_prompt_tokens": job.conversation.prompt.num_tokens}
     if isinstance(answer, ForcedAnswer):
-        return length | {
-            "generated": answer.generated,
-            "correct": answer.scores.is_greedy,
-            "logprob": answer.scores.log_prob,
-            "answer_ids": list(answer.scores.token_ids),
-            "pred_ids": list(answer.scores.argmax_ids),
-            "min_margin": answer.scores.min_margin,
-        }
+        return length | answer.to_json()
     return length | {"mean_loss": answer.mean_loss, "is_greedy": answer.continuation.is_greedy}
 
 
@@ -558,67 +551,3 @@ def _pack_failure(failure: EvaluationError | None) -> list[str] | None:
 
 def _unpack_failure(packed: Sequence[str] | None) -> EvaluationError | None:
     return None if packed is None else _ERRORS.get(packed[0], EvaluationError)(packed[1])
-
-
-def force_journaled(
-    session: Session,
-    prompts: Sequence[Prompt],
-    answers: Sequence[tuple[int, ...]],
-    *,
-    journal: Journal | None,
-    max_new_tokens: int = 0,
-    on_answer: Callable[[int, ForcedAnswer], None] = lambda *_: None,
-) -> list[ForcedAnswer]:
-    """`Session.force`, with answers kept as they come and taken over from earlier runs.
-
-    `on_answer` hears of those that are taken over first.
-
-    Raises:
-        MediaError: If a picture or video cannot be decoded.
-        NumericalError: If logits are NaN or infinite.
-    """
-    keys = [
-        {
-            "kind": "needle",
-            "prompt": prompt.digest,
-            "answer": list(answer),
-            "max_new_tokens": max_new_tokens,
-        }
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-    found: dict[int, ForcedAnswer] = {}
-    for place, key in enumerate(keys if journal is not None else ()):
-        value = journal.get(key) if journal is not None else None
-        known = value and _forced_from(value)
-        if known:
-            found[place] = known
-            on_answer(place, known)
-
-    def keep(place: int, answer: ForcedAnswer) -> None:
-        found[place] = answer
-        if journal is not None:
-            value = {"scores": asdict(answer.scores), "generated": answer.generated}
-            journal.put(keys[place], value)
-        on_answer(place, answer)
-
-    session.force(
-        prompts,
-        answers,
-        max_new_tokens=max_new_tokens,
-        on_answer=keep,
-        only=[place for place in range(len(prompts)) if place not in found],
-    )
-    return [found[place] for place in range(len(prompts))]
-
-
-def _forced_from(value: Mapping[str, Any]) -> ForcedAnswer | None:
-    """A forced answer from the journal; None if its line holds something else."""
-    try:
-        scores: Any = {
-            name: tuple(part) if isinstance(part, list) else part
-            for name, part in value["scores"].items()
-        }
-        answer = ForcedAnswer(scores=TokenScores(**scores), generated=str(value["generated"]))
-    except (KeyError, TypeError, AttributeError):
-        return None
-    return answer

@@ -1,6 +1,6 @@
 """V-NIAH for lmms-eval: a grid becomes documents, documents become videos, answers become scores.
 
-Thin: the work is done in `longva_eval.needle.grid`. lmms-eval loads this file by path, once for
+Thin: the work is done in `longva_eval.needle`. lmms-eval loads this file by path, once for
 each function that a YAML names.
 """
 
@@ -17,8 +17,9 @@ from typing import Any
 from longva_eval import embedded
 from longva_eval.errors import EvaluationError, MediaError
 from longva_eval.media.images import image_digest
-from longva_eval.needle import grid as needle
 from longva_eval.needle import media as needle_media
+from longva_eval.needle.grid import NeedleGrid
+from longva_eval.needle.results import is_answer
 from longva_eval.questions.outcomes import FAILED
 from longva_eval.studies import ranges
 
@@ -30,16 +31,14 @@ def expand_grid(dataset: Any) -> Any:
     from datasets import Dataset
 
     (row,) = dataset
-    grid = needle.NeedleGrid(
+    grid = NeedleGrid(
         frame_counts=tuple(int(n) for n in ranges.parse_range(row["frames"], name="frames")),
         depths=tuple(ranges.parse_range(row["depths"], name="depths")),
     )
     videos, needle_source = _media_of(row)
     needles = needle_media.load_needles(needle_source)
     haystack = _haystack(tuple(videos))
-    needle_media.needle_clip(
-        haystack, None, num_frames=max(grid.frame_counts)
-    )  # is it long enough?
+    haystack.check_length(max(grid.frame_counts))
     return Dataset.from_list(
         [
             {
@@ -137,7 +136,7 @@ def mean_score(items: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _generated(doc: Mapping[str, Any], text: str, scoring: str) -> dict[str, Any]:
-    correct = needle.is_answer(text, doc["answer"])
+    correct = is_answer(text, doc["answer"])
     return {"vniah_accuracy": _record(doc, correct, text, scoring)}
 
 

@@ -15,8 +15,10 @@ from longva_eval.commands.run import Finished, problems_of, summary_lines
 from longva_eval.errors import EvaluationError, NumericalError, SettingsError
 from longva_eval.host.plugin import HostRun
 from longva_eval.model_adapters.longva import LongVA
-from longva_eval.needle.grid import GridRun, NeedleGrid, run_grid
+from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.media import open_haystack
+from longva_eval.needle.results import NeedleAnswer
+from longva_eval.needle.run import run_grid
 from longva_eval.questions.outcomes import FAILED
 from longva_eval.running.journal import Journal, journal_settings
 
@@ -273,10 +275,10 @@ def test_a_needle_grid_is_resumed(open_golden: Golden, tmp_path: Path) -> None:
     haystack = open_haystack(open_golden.haystack_videos())
     grid = NeedleGrid(frame_counts=(2, 4), depths=(0.0, 1.0))
 
-    def run(journal: Journal | None, on_result: Any = None) -> GridRun:
+    def run(journal: Journal | None, on_answer: Any = lambda _: None) -> list[NeedleAnswer]:
         return run_grid(
             open_golden.session, haystack, open_golden.needles()[:2], grid,
-            max_new_tokens=2, journal=journal, on_result=on_result,
+            max_new_tokens=2, journal=journal, on_answer=on_answer,
         )  # fmt: skip
 
     settings = journal_settings(open_golden.session.describe())

@@ -42,8 +42,9 @@ from longva_eval.model.checkpoint import Checkpoint, load_checkpoint
 from longva_eval.model.llava_next import LlavaNext
 from longva_eval.model.modeling import pool_visual_tokens
 from longva_eval.model.rope import RopeSettings
-from longva_eval.needle.grid import NeedleGrid, run_grid
+from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.media import Needle, open_haystack
+from longva_eval.needle.run import run_grid
 from longva_eval.prompts.pieces import Prompt, Turn
 from longva_eval.prompts.processor_template import MediaTokens, load_processor_template
 from longva_eval.prompts.visits import Query
@@ -353,8 +354,10 @@ def test_needles_are_frames_of_the_models_own_prompt(opened: Callable[..., Basel
         model = baseline.model.model.language_model
         text.rope_parameters = {"rope_type": "default", "rope_theta": theta}
         model.rotary_emb = type(model.rotary_emb)(text)
-        for cell in run_grid(session, haystack, [needle], grid, max_new_tokens=2).cells:
-            pixels = needle_pixels(session, haystack, needle, cell.num_frames, cell.insert_index)
+        for cell in run_grid(session, haystack, [needle], grid, max_new_tokens=2):
+            pixels = needle_pixels(
+                session, haystack, needle, cell.num_frames, cell.insert_index or 0
+            )
             frames = len(pixels)
             assert frames == cell.num_frames + 1
             ids = [*before, *[baseline.model.config.video_token_id] * (4 * frames), *after, *answer]

@@ -11,12 +11,14 @@ import pytest
 from PIL import Image
 
 from longva_eval import embedded
-from longva_eval.commands.niah import control_text, heatmap_panel, run_and_write
+from longva_eval.commands.niah import control_text, heatmap_panel
 from longva_eval.engine.session import Session, open_session
 from longva_eval.errors import SettingsError
 from longva_eval.needle.controls import circular_needles
-from longva_eval.needle.grid import NeedleGrid, run_grid
+from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.media import Needle, load_needles, open_haystack
+from longva_eval.needle.results import NeedleAnswer
+from longva_eval.needle.run import run_and_write, run_grid
 from longva_eval.needle.summary import summarize_grid
 
 QUESTION = "\nWhere is the bear?\nA. Rome\nB. Oslo\nC. Cairo\nAnswer with the letter."
@@ -31,6 +33,10 @@ def session() -> Session:
 def lettered(answer: str = "C", question: str = QUESTION) -> Needle:
     image = Image.fromarray(np.full((64, 64, 3), 90, np.uint8))
     return Needle(name="bear.png", image=image, question=question, answer=answer)
+
+
+def controls_of(answers: list[NeedleAnswer]) -> list[NeedleAnswer]:
+    return [answer for answer in answers if answer.control]
 
 
 def test_each_rotation_moves_the_true_option_to_another_letter() -> None:
@@ -56,16 +62,16 @@ def test_controls_equal_the_same_questions_asked_alone(session: Session) -> None
     needles = load_needles(embedded.NEEDLES)[:2]
     haystack = open_haystack([embedded.HAYSTACK])
     run = run_grid(session, haystack, needles, GRID, max_new_tokens=2, controls=True)
-    assert len(run.cells) == 2 * 2 * 2
-    assert [(c.control, c.num_frames, c.needle) for c in run.controls] == [
+    assert len(run) - len(controls_of(run)) == 2 * 2 * 2
+    assert [(c.control, c.num_frames, c.needle) for c in controls_of(run)] == [
         (control, count, needle)
         for needle in (0, 1)
         for control, count in (("blind", 0), ("needle only", 1), ("no needle", 4), ("no needle", 8))
     ]
     alone = run_grid(session, haystack, needles[1:], NeedleGrid(frame_counts=(8,), depths=(1.0,)),
                      max_new_tokens=2, controls=True)  # fmt: skip
-    for control in alone.controls:
-        twin = next(c for c in run.controls if (c.control, c.num_frames, c.needle) == (
+    for control in controls_of(alone):
+        twin = next(c for c in controls_of(run) if (c.control, c.num_frames, c.needle) == (
             control.control, control.num_frames, 1))  # fmt: skip
         assert twin.logprob == pytest.approx(control.logprob, abs=1e-4)
         assert twin.generated == control.generated
@@ -87,7 +93,7 @@ def test_controls_cost_little_beside_the_grid() -> None:
 def test_a_needle_known_without_being_seen_is_named(session: Session) -> None:
     needles = load_needles(embedded.NEEDLES)[:1]
     run = run_grid(session, open_haystack([embedded.HAYSTACK]), needles, GRID, controls=True)
-    blind = next(control for control in run.controls if control.control == "blind")
+    blind = next(control for control in controls_of(run) if control.control == "blind")
     assert blind.generated
     told = replace(needles[0], answer=blind.generated.split()[0])
     run = run_grid(session, open_haystack([embedded.HAYSTACK]), [told], GRID, controls=True)

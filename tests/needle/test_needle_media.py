@@ -19,11 +19,7 @@ from longva_eval.errors import MediaError, SettingsError
 from longva_eval.media.decode import read_frames
 from longva_eval.media.images import open_image
 from longva_eval.media.probe import probe_video
-from longva_eval.needle.grid import (
-    NeedleGrid,
-    insert_index,
-    is_answer,
-)
+from longva_eval.needle.grid import NeedleGrid, insert_index
 from longva_eval.needle.media import (
     HUB_NEEDLES,
     clip_pictures,
@@ -32,7 +28,7 @@ from longva_eval.needle.media import (
     open_haystack,
     write_clip,
 )
-from longva_eval.needle.results import mean_by_place, read_accuracies
+from longva_eval.needle.results import is_answer, mean_by_place, read_accuracies
 from longva_eval.studies.ranges import parse_range, parse_whole_range
 
 LANDSCAPE = OPEN / "inputs" / "landscape_320x180.mp4"

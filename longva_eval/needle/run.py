@@ -1,0 +1,350 @@
+"""V-NIAH: one picture hidden in a long video, asked for at every depth and length.
+
+All prompts of a grid go through the prefix engine at once: haystack frames before a needle are
+shared by all cells, and the lengths of one needle at one insertion index are prefixes of each
+other. Frames and needles are padded to squares of the mean colour (videos elsewhere are cropped),
+as in the original.
+
+Source: LongVA, arXiv:2406.16852 section 4; repository commit f4c8781, `vision_niah/`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from longva_eval.engine.session import ComposedClip, ForcedAnswer, Session
+from longva_eval.errors import MediaError, SettingsError
+from longva_eval.needle.controls import circular_needles
+from longva_eval.needle.grid import LatticeGrid, NeedleGrid
+from longva_eval.needle.media import Haystack, Needle, needle_clip
+from longva_eval.needle.results import (
+    NeedleAnswer,
+    read_answers,
+    rows_by_depth,
+    rows_by_index,
+    to_lines,
+)
+from longva_eval.needle.summary import summarize_grid
+from longva_eval.prompts.pieces import Prompt, TextPiece, VisualPiece, tokenize
+from longva_eval.running.journal import Journal, journal_settings, settings_difference
+from longva_eval.running.progress import progress_bar
+
+__all__ = ["NiahRun", "run_and_write", "run_grid"]
+
+_FILES = (
+    "run.json",
+    "all_accuracies.json",
+    "lattice_accuracies.json",
+    "cells.jsonl",
+    "controls.jsonl",
+    "circular.jsonl",
+    "summary.json",
+    "heatmap.png",
+    "heatmap.svg",
+)
+"""All that a finished test leaves. `run.json` is written after all numbers."""
+
+
+def run_grid(
+    session: Session,
+    haystack: Haystack,
+    needles: Sequence[Needle],
+    grid: NeedleGrid | LatticeGrid,
+    *,
+    max_new_tokens: int = 8,
+    controls: bool = False,
+    journal: Journal | None = None,
+    on_answer: Callable[[NeedleAnswer], None] = lambda _: None,
+) -> list[NeedleAnswer]:
+    """Ask for every needle at every place of the grid.
+
+    Args:
+        session: The model.
+        haystack: From `open_haystack`.
+        needles: What to hide.
+        grid: Where.
+        max_new_tokens: Tokens to decode of what the model would say by itself; 0 for none.
+        controls: Also ask without the needle (at every length), without frames, and about the
+            needle alone, in the same pass (`longva_eval.needle.controls`).
+        journal: Where answers are kept as they come, and taken over from.
+        on_answer: Called with each answer as soon as it is there, in the engine's order; first
+            with those that were taken over.
+
+    Returns:
+        An answer for each cell and needle (lengths, then depths, then needles), then the controls'.
+
+    Raises:
+        MediaError: If the haystack is too short, or a frame cannot be decoded.
+        NumericalError: If logits are NaN or infinite.
+    """
+    tokenizer = session.checkpoint.tokenizer
+    longest = max(grid.frame_counts)
+    trunk, _ = session.visual(needle_clip(haystack, None, num_frames=longest))
+    pictures, _ = session.visual(
+        ComposedClip(parts=tuple(needle.image for needle in needles), aspect="pad")
+    )
+    texts = [session.template.around_video(tokenizer, needle.question) for needle in needles]
+    places: list[dict[str, Any]] = []
+    prompts: list[Prompt] = []
+
+    def ask(frames: Sequence[VisualPiece], **place: Any) -> None:
+        before, after = texts[place["needle"]]
+        places.append(place)
+        prompts.append(Prompt((TextPiece(before), *frames, TextPiece(after))))
+
+    for cell in grid.cells():
+        frames, index = trunk[: cell.num_frames], cell.insert_index
+        for number, picture in enumerate(pictures):
+            ask([*frames[:index], picture, *frames[index:]], needle=number, **vars(cell))
+    for number, picture in enumerate(pictures if controls else ()):
+        ask([], control="blind", num_frames=0, needle=number)
+        ask([picture], control="needle only", num_frames=1, needle=number)
+        for count in grid.frame_counts:
+            ask(trunk[:count], control="no needle", num_frames=count, needle=number)
+
+    def answer_at(number: int, scored: Mapping[str, Any]) -> NeedleAnswer:
+        needle = needles[places[number]["needle"]]
+        named = {"needle_name": needle.name, "rotation": needle.rotation}
+        length = {"num_prompt_tokens": prompts[number].num_tokens}
+        return NeedleAnswer.from_json({**places[number], **named, **scored, **length})
+
+    answer_ids = [tokenize(tokenizer, needles[place["needle"]].answer) for place in places]
+    for place, ids in zip(places, answer_ids, strict=True):
+        if not ids:
+            needle = needles[place["needle"]]
+            raise MediaError(f"The answer {needle.answer!r} of needle {needle.name} has no tokens.")
+    keys = [
+        {"kind": "needle", "prompt": prompt.digest, "answer": ids, "max_new_tokens": max_new_tokens}
+        for prompt, ids in zip(prompts, answer_ids, strict=True)
+    ]
+    answers: dict[int, NeedleAnswer] = {}
+    for number, key in enumerate(keys):
+        known = None if journal is None else journal.get(key)
+        if known is not None:
+            answers[number] = answer_at(number, known)
+            on_answer(answers[number])
+
+    def keep(number: int, forced: ForcedAnswer) -> None:
+        answers[number] = answer_at(number, forced.to_json())
+        if journal is not None:
+            journal.put(keys[number], forced.to_json())
+        on_answer(answers[number])
+
+    session.force(
+        prompts,
+        answer_ids,
+        max_new_tokens=max_new_tokens,
+        on_answer=keep,
+        only=[number for number in range(len(prompts)) if number not in answers],
+    )
+    return [answers[number] for number in range(len(prompts))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NiahRun:
+    """A finished needle test."""
+
+    folder: Path
+    rows: list[dict[str, float]]
+    """As in `all_accuracies.json`; of a lattice, as in `lattice_accuracies.json`."""
+    cells: list[NeedleAnswer]
+    """Of the needles as they are, without rotated options."""
+    summary: dict[str, Any]
+    """What the heatmap must be compared with, as in `summary.json`."""
+    was_there: bool = False
+    """Whether it was read from the folder, not computed now."""
+
+
+def run_and_write(
+    session: Session,
+    haystack: Haystack,
+    needles: Sequence[Needle],
+    grid: NeedleGrid | LatticeGrid,
+    folder: Path,
+    *,
+    max_new_tokens: int = 8,
+    controls: bool = True,
+    circular: bool = False,
+    fresh: bool = False,
+) -> NiahRun:
+    """Run a grid with a progress bar and write its results into a folder.
+
+    `all_accuracies.json` is the original's file, `cells.jsonl` has every answer in the grid's
+    order, `controls.jsonl` those of the controls, `summary.json` what is concluded from them,
+    `run.json` how all that was made. Until they are written, answers are in a journal beside them,
+    from which a run that was interrupted is resumed. What the same settings have written before
+    is read, not computed again.
+
+    Args:
+        session: The model.
+        haystack: From `open_haystack`.
+        needles: What to hide.
+        grid: Where.
+        folder: For the results.
+        max_new_tokens: As in `run_grid`.
+        controls: As in `run_grid`.
+        circular: Also ask lettered needles with every rotation of their options.
+        fresh: Start over instead of resuming; earlier results are set aside.
+
+    Raises:
+        SettingsError: If the folder cannot be written, or holds a run with other settings.
+        MediaError: If the haystack is too short, or a frame cannot be decoded.
+        NumericalError: If logits are NaN or infinite.
+    """
+    haystack.check_length(max(grid.frame_counts))
+    asked = circular_needles(needles) if circular else list(needles)
+    settings = {
+        "grid": grid.describe(),
+        "haystack": haystack.describe(),
+        "needles": [needle.describe() for needle in asked],
+        "model": session.describe(),
+        "max_new_tokens": max_new_tokens,
+        "controls": controls,
+        "circular": circular,
+    }
+    if fresh:
+        _set_aside(folder)
+    elif (folder / "run.json").exists():
+        return _finished(folder, settings)
+    journal = Journal(folder / "journal", journal_settings(session.describe()), fresh=fresh)
+    began = time.perf_counter()
+    counts = replace(session.engine.counts)
+    questions_a_needle = len(grid.cells()) + (len(grid.frame_counts) + 2 if controls else 0)
+    with journal, progress_bar(len(asked) * questions_a_needle, "V-NIAH", unit="cell") as bar:
+        frames_seen = 0
+
+        def show(answer: NeedleAnswer) -> None:
+            nonlocal frames_seen
+            frames_seen += answer.num_frames + (answer.control is None)
+            rate = frames_seen / (time.perf_counter() - began)
+            bar.set_postfix_str(f"{rate:,.0f} frames/s", refresh=False)
+            bar.update(1)
+
+        answers = run_grid(
+            session,
+            haystack,
+            asked,
+            grid,
+            max_new_tokens=max_new_tokens,
+            controls=controls,
+            journal=journal,
+            on_answer=show,
+        )
+    if journal.num_taken_over:
+        logger.info("{} answers were taken over from an earlier run", journal.num_taken_over)
+    seconds = round(time.perf_counter() - began, 1)
+    in_grid = [answer for answer in answers if answer.control is None]
+    originals = [number for number, needle in enumerate(asked) if not needle.rotation]
+    cells = [
+        replace(answer, needle=originals.index(answer.needle))
+        for answer in in_grid
+        if not answer.rotation
+    ]
+    rows = by_depth = rows_by_depth(cells)
+    summary = summarize_grid(answers, asked)
+    _write(folder / "cells.jsonl", to_lines(cells))
+    if controls:
+        _write(folder / "controls.jsonl", to_lines(each for each in answers if each.control))
+    if circular:
+        _write(folder / "circular.jsonl", to_lines(in_grid))
+    _write(folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    _write(folder / "all_accuracies.json", json.dumps(by_depth, indent=4) + "\n")
+    if isinstance(grid, LatticeGrid):
+        rows = rows_by_index(cells)
+        _write(folder / "lattice_accuracies.json", json.dumps(rows, indent=4) + "\n")
+    record = {
+        "test": "V-NIAH, teacher-forced",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "average_accuracy": sum(row["Score"] for row in rows) / len(rows),
+        "num_answers": len(cells),
+        "seconds": seconds,
+        "frame_rule": "one a second: every round(average fps)-th frame from the first",
+        "frame_preparation": "pad to a square of the mean colour, pool 2 x 2 by average",
+        **settings,
+        "engine": {
+            "tokens_asked": session.engine.counts.tokens_asked - counts.tokens_asked,
+            "tokens_computed": session.engine.counts.tokens_computed - counts.tokens_computed,
+            "answers_taken_over": journal.num_taken_over,
+        },
+    }
+    _write(folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    journal.finish(remove=True)
+    logger.debug("V-NIAH: {} answers in {:.1f} s", len(cells), seconds)
+    return NiahRun(folder=folder, rows=rows, cells=cells, summary=summary)
+
+
+def _finished(folder: Path, settings: Mapping[str, Any]) -> NiahRun:
+    """The results that lie in a folder, if they were made with these settings."""
+    ways_out = "Give another --out, or set what is there aside with --fresh."
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        there, now = _comparable(record), _comparable(json.loads(json.dumps(settings)))
+        if there != now:
+            raise SettingsError(
+                f"{folder} holds a finished needle test with other settings: "
+                f"{settings_difference(there, now)}. {ways_out}"
+            )
+        is_lattice = settings["grid"]["kind"] == "lattice"
+        name = "lattice_accuracies.json" if is_lattice else "all_accuracies.json"
+        run = NiahRun(
+            folder=folder,
+            rows=json.loads((folder / name).read_text(encoding="utf-8")),
+            cells=read_answers(folder / "cells.jsonl"),
+            summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")),
+            was_there=True,
+        )
+        if len(run.cells) != record["num_answers"]:
+            raise ValueError(f"cells.jsonl has {len(run.cells)} of {record['num_answers']} answers")
+    except SettingsError:  # it is a ValueError, too
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise SettingsError(
+            f"{folder} holds a finished needle test that cannot be read "
+            f"({type(error).__name__}: {error}). {ways_out}"
+        ) from error
+    return run
+
+
+def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `run.json` can move a number, in a form whose differences can be named."""
+    listed = {
+        name: {str(number): item for number, item in enumerate(record[name])}
+        for name in ("haystack", "needles")
+    }
+    rest = {name: record.get(name) for name in ("max_new_tokens", "controls", "circular")}
+    model = journal_settings(record["model"])
+    return {**listed, **rest, "grid": record["grid"], "model": model}
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename earlier results, so that new ones never lie among them."""
+    names = [name for name in _FILES if (folder / name).exists()]
+    if not names:
+        return
+    number = 1
+    while any((folder / f"{name}.{number}").exists() for name in _FILES):
+        number += 1
+    try:
+        for name in names:
+            (folder / name).rename(folder / f"{name}.{number}")
+    except OSError as error:
+        raise SettingsError(
+            f"Earlier results in {folder} cannot be set aside: {error.strerror}. Give another "
+            "--out, or move them."
+        ) from error
+    logger.info("Starting over: earlier results were set aside as {}", folder / f"*.{number}")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that is complete or absent."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
