@@ -51,7 +51,6 @@ from longva_eval.running.journal import Journal, journal_settings
 from longva_eval.running.progress import progress_bar
 from longva_eval.running.ranks import Ranks, current_ranks, end_all
 from longva_eval.running.run_log import FailurePolicy, RunLog
-from longva_eval.running.tensor_parallel import CONTEXT_PARALLEL
 
 __all__ = ["LongVA"]
 
@@ -59,12 +58,18 @@ _LARGEST = 1 << 53
 _MOST_ROUNDS = 100
 """A failed document's rounds are asked for no more often than that."""
 
+_LARGER_THAN_ONE_DEVICE = (
+    "several GPUs that each hold the model take whole videos each (torchrun --nproc-per-node N); "
+    "device_map=auto spreads one model over all of them; for more, use the host's --model vllm or "
+    "sglang with our tasks (docs/parallel.md)"
+)
 _NO_LONGER_NEEDED = {
     "model_name": "the architecture is read from the checkpoint's config.json",
     "truncation": "use long_prompt=error, keep_question or original",
     "customized_config": "edit the checkpoint's config.json",
     "token_strategy": "visual tokens always stand where the prompt says <image>",
-    "context_parallel": CONTEXT_PARALLEL,
+    "tensor_parallel": _LARGER_THAN_ONE_DEVICE,
+    "context_parallel": _LARGER_THAN_ONE_DEVICE,
 }
 """Arguments of the built-in adapter, and what takes their place."""
 
@@ -92,8 +97,6 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         revision: Branch, tag or commit of the hub repository.
         device: `cpu`, `cuda`, `cuda:1`, or `auto`: a GPU if there is one, each process its own.
         device_map: `auto` spreads one model over all devices.
-        tensor_parallel: Among how many processes one model is divided, each with its own GPU:
-            `torchrun --nproc-per-node N -m longva_eval run ...` (docs/parallel.md).
         dtype: `auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16`, `float16`.
         attn_implementation: `sdpa`, `flash_attention_2` if installed, `eager`, or `sdpa_masked`,
             which is transformers' own `sdpa` with its explicit mask.
@@ -143,7 +146,6 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         revision: str | None = None,
         device: str = "auto",
         device_map: str | None = None,
-        tensor_parallel: int = 1,
         dtype: str = "auto",
         attn_implementation: str = "sdpa",
         conv_template: str = "auto",
@@ -185,7 +187,6 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             revision=revision,
             device=_own_device(device),
             device_map=device_map or None,
-            tensor_parallel=_whole_number("tensor_parallel", tensor_parallel),
             dtype=dtype,  # type: ignore[arg-type]  # checked when the checkpoint is loaded
             attn_implementation=attn_implementation,  # type: ignore[arg-type]  # checked there
             conv_template=conv_template,

@@ -15,7 +15,6 @@ from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.grid import LatticeGrid, NeedleGrid
 from longva_eval.needle.media import HUB_NEEDLES, load_needles, open_haystack
 from longva_eval.needle.run import NiahRun, run_and_write
-from longva_eval.running.tensor_parallel import joined
 from longva_eval.studies.ranges import parse_range, parse_whole_range
 
 __all__ = ["control_text", "draw", "heatmap_panel", "main"]
@@ -24,11 +23,6 @@ __all__ = ["control_text", "draw", "heatmap_panel", "main"]
 def main(arguments: Sequence[str]) -> int:
     """Run the needle test and write its results."""
     options = _parser().parse_args(arguments)
-    with joined(options.tensor_parallel) as leads:
-        return _run(options) if leads else 0
-
-
-def _run(options: argparse.Namespace) -> int:
     frame_counts = parse_whole_range(options.frames, name="frames")
     grid: NeedleGrid | LatticeGrid
     if options.lattice is not None:
@@ -48,7 +42,6 @@ def _run(options: argparse.Namespace) -> int:
         revision=options.revision,
         device=options.device,
         device_map=options.device_map,
-        tensor_parallel=options.tensor_parallel,
         dtype=options.dtype,
         attn_implementation=options.attn_implementation,
         conv_template=options.conv_template,
@@ -190,13 +183,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", required=True, help="folder for the results")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add("--device-map", help="auto spreads the model over all devices")
-    add(
-        "--tensor-parallel",
-        type=int,
-        default=1,
-        metavar="N",
-        help="divide the model among N processes: torchrun --nproc-per-node N -m longva_eval niah",
-    )
     add("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     add("--attn-implementation", default="sdpa", help="sdpa, flash_attention_2, eager")
     add(

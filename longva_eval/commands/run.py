@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longva_eval.errors import EvaluationError, SettingsError
+from longva_eval.errors import EvaluationError
 from longva_eval.questions.outcomes import FAILED
 
 __all__ = ["Finished", "main", "problems_of", "reason_of", "summary_lines"]
@@ -57,17 +57,6 @@ def main(arguments: Sequence[str]) -> int:
         from longva_eval.host.plugin import start_over
 
         start_over()
-    size = _tensor_parallel(given)
-    if size < 2:
-        return _run(given)
-    from longva_eval.running.tensor_parallel import joined
-
-    with joined(size) as leads:
-        return _run(given) if leads else 0
-
-
-def _run(given: Sequence[str]) -> int:
-    """Evaluate in this process; the exit status."""
     status, runs = _run_host(given)
     if not runs:  # it ended before an evaluation began, or was only asked to tell something
         return status
@@ -84,47 +73,6 @@ def _run(given: Sequence[str]) -> int:
     if not problems and is_leader and status == 0:
         print("Everything that was asked for is there.")
     return 1 if problems else status
-
-
-def _tensor_parallel(arguments: Sequence[str]) -> int:
-    """Among how many processes the command divides our model: lmms-eval must not see them."""
-    from lmms_eval import __main__ as host
-    from lmms_eval.utils import simple_parse_args_string
-
-    from longva_eval.host.plugin import MODEL_CLASSES
-
-    if not any("tensor_parallel" in text or text.startswith(("-c", "--c")) for text in arguments):
-        return 1
-    argv, sys.argv = sys.argv, ["lmms-eval", *arguments]
-    try:
-        _, args = host.parse_eval_args()
-    finally:
-        sys.argv = argv
-    runs = [vars(args)]
-    if args.config and Path(args.config).is_file():
-        import yaml
-
-        found = yaml.safe_load(Path(args.config).read_text(encoding="utf-8"))
-        # What the command line says goes before what the file says.
-        said = {name: value for name, value in runs[0].items() if name in ("model", "model_args")
-                and f"--{name}" in arguments}  # fmt: skip
-        runs = [dict(run) | said for run in (found if isinstance(found, list) else [found])]
-    sizes = set()
-    for run in runs:
-        given = run.get("model_args") or {}
-        if isinstance(given, str):
-            given = simple_parse_args_string(given)
-        asked = given.get("tensor_parallel", 1) if isinstance(given, Mapping) else 1
-        sizes.add(asked if run.get("model") in MODEL_CLASSES else 1)
-    if len(sizes) > 1:
-        raise SettingsError(
-            f"The runs of {args.config} divide their models among {sorted(map(str, sizes))} "
-            "processes; start them as commands of their own."
-        )
-    (size,) = sizes
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise SettingsError(f"tensor_parallel={size!r} must be a whole number.")
-    return size
 
 
 def _run_host(arguments: Sequence[str]) -> tuple[int, list[Finished]]:

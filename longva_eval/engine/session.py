@@ -54,7 +54,6 @@ from longva_eval.prompts.pieces import (
 )
 from longva_eval.prompts.processor_template import load_processor_template
 from longva_eval.prompts.visits import Query
-from longva_eval.running.tensor_parallel import SharedModel, current_team
 
 __all__ = [
     "AttentionKind",
@@ -198,8 +197,6 @@ class Session:
     read: ReadFrames = read_frames
     encoder: VisualEncoder
     engine: PrefixEngine
-    shared: SharedModel | None = None
-    """The model as several processes share it (`tensor_parallel`)."""
 
     def prompt(
         self,
@@ -439,16 +436,12 @@ class Session:
         Raises:
             SettingsError: If the settings do not fit the checkpoint.
         """
-        changed = change_rope(self.checkpoint, rope)
-        if self.shared is not None:
-            self.shared.change_rope(rope)
-        self.checkpoint = changed
+        self.checkpoint = change_rope(self.checkpoint, rope)
 
     def describe(self) -> dict[str, Any]:
         """How every number of this session was made."""
         return {
             **self.checkpoint.describe(),
-            **({} if self.shared is None else {"tensor_parallel": self.shared.size}),
             "attn_implementation": self.attention,
             "conv_template": self.template.name,
             "frames": self.frames.describe(),
@@ -620,7 +613,6 @@ def open_session(
     aspect: ImageAspectRatio | None = None,
     patch_merge: PatchMerge | None = None,
     architectures: Sequence[str] | None = None,
-    tensor_parallel: int = 1,
     pool_after_projection: bool = False,
     pool_stride: int | None = None,
     pool_mode: PoolMode | None = None,
@@ -682,7 +674,6 @@ def open_session(
         ),
         rope=rope,
         architectures=architectures,
-        tensor_parallel=tensor_parallel,
     )
     config = checkpoint.config
     if patch_merge is not None:
@@ -714,8 +705,6 @@ def open_session(
         identity = f"{__version__}/{checkpoint.vision_digest()}/{device_kind}/{backend}"
         cache = FeatureCache(feature_cache, identity=identity, max_bytes=feature_cache_bytes)
     encoder = VisualEncoder(checkpoint, batch_size=vision_batch_size, cache=cache)
-    team = current_team()
-    shared = None if team is None else team.shared(checkpoint.model)
     return Session(
         checkpoint=checkpoint,
         template=template,
@@ -731,10 +720,7 @@ def open_session(
         probe=DecodeWorker().probe_video if decode_process else probe_video,
         read=DecodeWorker().read_frames if decode_process else read_frames,
         encoder=encoder,
-        engine=PrefixEngine(
-            shared or checkpoint.model, encoder, chunk_tokens=chunk_tokens, reuse=reuse
-        ),
-        shared=shared,
+        engine=PrefixEngine(checkpoint.model, encoder, chunk_tokens=chunk_tokens, reuse=reuse),
     )
 
 

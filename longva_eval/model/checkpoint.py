@@ -16,9 +16,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,6 @@ from transformers import (
     CLIPVisionModel,
     GenerationConfig,
 )
-from transformers.distributed import DistributedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
@@ -66,7 +65,6 @@ from longva_eval.model.modeling import (
 )
 from longva_eval.model.rope import RopeSettings, describe_rope, resolve_rope_parameters
 from longva_eval.prompts.processor_template import MediaTokens, read_chat_template
-from longva_eval.running.tensor_parallel import check_divisible, check_tensor_parallel, current_team
 
 __all__ = [
     "Checkpoint",
@@ -74,7 +72,6 @@ __all__ = [
     "change_rope",
     "find_checkpoint",
     "load_checkpoint",
-    "load_part",
     "resolve_dtype",
 ]
 
@@ -212,7 +209,6 @@ def load_checkpoint(
     attn_implementation: str = "sdpa",
     rope: RopeSettings | None = None,
     architectures: Sequence[str] | None = None,
-    tensor_parallel: int = 1,
 ) -> Checkpoint:
     """Load a checkpoint of LongVA, LLaVA-NeXT or LLaVA-NeXT-Video.
 
@@ -227,67 +223,16 @@ def load_checkpoint(
             tower, which is not causal, uses `sdpa` unless this is `eager`.
         rope: What to change of the rotary embedding; nothing if None.
         architectures: Which of the known ones are wanted; all if None.
-        tensor_parallel: Among how many processes the language model is divided; they have joined
-            (`longva_eval.running.tensor_parallel.joined`).
 
     Raises:
         CheckpointError: If files are missing, unreadable, or hold another model.
         SettingsError: If a setting is unknown or contradicts the checkpoint.
     """
-    check_tensor_parallel(tensor_parallel, device=device, device_map=device_map)
     # Before 16 GB are downloaded.
-    _load_options(device, device_map, dtype, attn_implementation, tensor_parallel=tensor_parallel)
+    _load_options(device, device_map, dtype, attn_implementation)
     folder, commit = find_checkpoint(pretrained, revision=revision)
     raw = read_json(folder / "config.json")
     _check_wanted(raw, folder, architectures)
-    team = current_team()
-    settings: dict[str, Any] = {
-        "rope": rope,
-        "device": device,
-        "device_map": device_map,
-        "dtype": dtype,
-        "attn_implementation": attn_implementation,
-        "tensor_parallel": tensor_parallel,
-    }
-
-    def tell_the_others() -> None:
-        if team is not None:
-            asked = None if rope is None else asdict(rope)
-            place = {"pretrained": str(pretrained), "revision": commit}
-            team.load({**settings, **place, "rope": asked})
-
-    with nullcontext() if team is None else team.loading():
-        checkpoint = _load(
-            pretrained, folder, commit, raw, before_weights=tell_the_others, **settings
-        )
-        if team is not None:
-            team.loaded(checkpoint)
-    return checkpoint
-
-
-def load_part(pretrained: str, *, revision: str | None, **settings: Any) -> Checkpoint:
-    """What a process holds that shares the model another one has loaded; with its settings."""
-    transformers_logging.disable_progress_bar()
-    folder, commit = find_checkpoint(pretrained, revision=revision)
-    raw = read_json(folder / "config.json")
-    return _load(pretrained, folder, commit, raw, before_weights=lambda: None, **settings)
-
-
-def _load(
-    pretrained: str | Path,
-    folder: Path,
-    commit: str | None,
-    raw: dict[str, Any],
-    *,
-    rope: RopeSettings | None,
-    device: str,
-    device_map: str | None,
-    dtype: str,
-    attn_implementation: str,
-    tensor_parallel: int,
-    before_weights: Callable[[], None],
-) -> Checkpoint:
-    """Load from a folder; `before_weights` is called when all but the weights is known."""
     began = time.perf_counter()
     load = _load_llava_next if is_llava_next(raw) else _load_longva
     for part in (raw, raw.get("text_config"), raw.get("vision_config")):
@@ -302,8 +247,6 @@ def _load(
             device_map=device_map,
             dtype=dtype,
             attn_implementation=attn_implementation,
-            tensor_parallel=tensor_parallel,
-            before_weights=before_weights,
         )
     except (EvaluationError, MemoryError, torch.OutOfMemoryError):
         raise
@@ -343,8 +286,6 @@ def _load_longva(
     device_map: str | None,
     dtype: str,
     attn_implementation: str,
-    tensor_parallel: int,
-    before_weights: Callable[[], None],
 ) -> dict[str, Any]:
     """The parts of a `Checkpoint` that depend on the layout; here LongVA's."""
     _check_architecture(raw, folder)
@@ -354,14 +295,10 @@ def _load_longva(
     check_memory(folder, config, tower_config)
     own_rope_parameters = dict(config.rope_parameters)
     config.rope_parameters = _resolve_rope(config, own_rope_parameters, rope)
-    check_divisible(tensor_parallel, config, raw, folder)
-    options = _load_options(
-        device, device_map, dtype, attn_implementation, tensor_parallel=tensor_parallel
-    )
+    options = _load_options(device, device_map, dtype, attn_implementation)
     # Small files before the large ones, so that what is wrong with them is said at once.
     tokenizer = _tokenizer(folder, config)
     generation_config = _generation_config(folder, config, tokenizer)
-    before_weights()
     with _no_bar_if_small(folder):
         model, report = LongVAForCausalLM.from_pretrained(folder, config=config, **options)
     check_shapes(report, folder)
@@ -391,8 +328,6 @@ def _load_llava_next(
     device_map: str | None,
     dtype: str,
     attn_implementation: str,
-    tensor_parallel: int,
-    before_weights: Callable[[], None],
 ) -> dict[str, Any]:
     """As `_load_longva`, of LLaVA-NeXT and LLaVA-NeXT-Video in transformers' layout."""
     config = llava_next_config(raw, folder)
@@ -401,15 +336,11 @@ def _load_llava_next(
     check_memory(folder, language, config.vision_config)
     own_rope_parameters = dict(language.rope_parameters)
     language.rope_parameters = _resolve_rope(language, own_rope_parameters, rope)
-    check_divisible(tensor_parallel, language, raw, folder)
-    options = _load_options(
-        device, device_map, dtype, attn_implementation, tensor_parallel=tensor_parallel
-    )
+    options = _load_options(device, device_map, dtype, attn_implementation)
     processor_settings = llava_next_processor_settings(raw, folder)
     tokenizer = _tokenizer(folder, config)
     generation_config = _generation_config(folder, language, tokenizer)
     media_tokens = _media_tokens(config, tokenizer, folder)
-    before_weights()
     with _no_bar_if_small(folder):
         model = load_llava_next(folder, config, options)
     return {
@@ -445,12 +376,7 @@ def _media_tokens(config: Any, tokenizer: Any, folder: Path) -> MediaTokens:
 
 
 def _load_options(
-    device: str,
-    device_map: str | None,
-    dtype: str,
-    attn_implementation: str,
-    *,
-    tensor_parallel: int = 1,
+    device: str, device_map: str | None, dtype: str, attn_implementation: str
 ) -> dict[str, Any]:
     """Arguments of `from_pretrained` beside folder and configuration."""
     torch_device, placement = _resolve_placement(device, device_map)
@@ -463,11 +389,7 @@ def _load_options(
         "local_files_only": True,
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # they are reported, with the checkpoint's name
-        **(
-            {"device_map": placement}
-            if tensor_parallel == 1
-            else {"distributed_config": DistributedConfig(tp_size=tensor_parallel)}
-        ),
+        "device_map": placement,
     }
 
 
