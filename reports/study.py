@@ -20,8 +20,7 @@ from typing import Any, Final
 
 from longva_eval import stats
 from longva_eval.errors import MediaError, SettingsError
-from longva_eval.reports.figures.curve import CurveLine, CurvePanel, draw_curves, save_figure
-from longva_eval.reports.figures.rope_map import MapCell, MapPanel, draw_rope_maps
+from longva_eval.reports.figures.panels import CurveLine, CurvePanel, GridCell, GridPanel
 from longva_eval.reports.reading.runs import Question, Run, read_run
 from longva_eval.reports.tables.published import (
     benchmark_of,
@@ -38,6 +37,7 @@ __all__ = [
     "StudyRuns",
     "TaskCurves",
     "read_study",
+    "rope_grid",
     "study_curves",
     "study_results",
     "study_tables",
@@ -430,6 +430,8 @@ def write_study(folder: Path, *, by: str = "", published: str = "") -> tuple[lis
         MediaError: If a run cannot be read.
         SettingsError: If nothing is published under that name, or not by number of frames.
     """
+    from longva_eval.reports.figures.paper import save_figure  # matplotlib, which is slow to load
+
     study = read_study(folder)
     found = study_curves(study, by=by)
     files = []
@@ -510,6 +512,8 @@ def _curve_figure(
     study: StudyRuns, task: TaskCurves, beside: Mapping[str, CurveLine], remark: str
 ) -> Any:
     """A line for each subset; with several RoPE settings a panel for each subset instead."""
+    from longva_eval.reports.figures.curve import draw_curves
+
     overall = task.curves[-1].estimates[0]
     note = (
         f"{overall.num_questions:,} questions on {overall.num_clusters:,} videos. Bands hold at 95 "
@@ -565,23 +569,43 @@ def _line(curve: Curve, label: str) -> CurveLine:
 
 
 def _rope_figure(study: StudyRuns, task: TaskCurves) -> Any:
-    panels = []
-    for subset in [OVERALL, *(s for s in task.subsets if s != OVERALL)]:
-        cells = {}
-        for rope in task.ropes:
-            curve = task.find(rope, subset)
-            for frames, found in zip(curve.frames, curve.estimates, strict=True) if curve else ():
-                cells[rope, frames] = MapCell(
-                    mean=found.mean, low=found.interval.low, high=found.interval.high
-                )
-        panels.append(MapPanel(title=subset, cells=cells))
+    from longva_eval.reports.figures.heatmap import draw_grids
+
     overall = task.curves[-1].estimates[0]
     note = (
         f"{overall.num_questions:,} questions on {overall.num_clusters:,} videos; small: 95 % "
         "interval of each cell, clustered by video."
     )
-    return draw_rope_maps(
-        panels, ropes=task.ropes, title=f"{study.name} on {task.task}: RoPE by frames", note=note
+    subsets = [OVERALL, *(subset for subset in task.subsets if subset != OVERALL)]
+    return draw_grids(
+        [rope_grid(task, subset) for subset in subsets],
+        label="Accuracy (%)",
+        title=f"{study.name} on {task.task}: RoPE by frames",
+        note=note,
+    )
+
+
+def rope_grid(task: TaskCurves, subset: str) -> GridPanel:
+    """The scores of a subset by RoPE setting and number of frames."""
+    curves = [curve for rope in task.ropes if (curve := task.find(rope, subset)) is not None]
+    cells = {}
+    for curve in curves:
+        for frames, found in zip(curve.frames, curve.estimates, strict=True):
+            low, high = found.interval.low, found.interval.high
+            title = (
+                f"{curve.rope}, {frames:,} frames: {100 * found.mean:.1f} % "
+                f"({100 * low:.1f} to {100 * high:.1f}), {found.num_questions:,} questions"
+            )
+            cells[curve.rope, f"{frames:,}"] = GridCell(
+                share=found.mean, interval=(low, high), title=title
+            )
+    return GridPanel(
+        title=subset,
+        rows=task.ropes,
+        columns=[f"{n:,}" for n in sorted({n for curve in curves for n in curve.frames})],
+        cells=cells,
+        row_title="",
+        column_title="Frames shown to the model",
     )
 
 

@@ -32,6 +32,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("heatmap.png"), help="png, svg or pdf (heatmap.png)"
     )
+    parser.add_argument(
+        "--width",
+        choices=("column", "page"),
+        default="page",
+        help="true width in a two-column paper: 3.3 or 6.9 inches (page)",
+    )
     options = parser.parse_args(arguments)
     files = [_file_of(path) for path in options.files]
     titles = options.title or [_title_of(path) for path in files]
@@ -46,7 +52,9 @@ def main(arguments: Sequence[str]) -> int:
         rows = read_accuracies(path)
         panels.append(panel_type(title=title, rows=rows))
         print(f"{mean_accuracy(rows):.4f}  {title}  ({path})")
-    load("longva_eval.reports.figures.heatmap:save_heatmaps")(panels, options.out)
+    load("longva_eval.reports.figures.heatmap:save_heatmaps")(
+        panels, options.out, width=options.width
+    )
     print(f"Wrote {options.out}")
     return 0
 

@@ -8,117 +8,97 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from longva_eval.reports.figures.colours import INK, MUTED
+from longva_eval.reports.figures.panels import CurveLine, CurvePanel
+from longva_eval.reports.figures.paper import FigureWidth, paper_style, save_figure, start_figure
+
 __all__ = ["CurveLine", "CurvePanel", "draw_curves", "save_figure"]
 
-INK: Final = "#22252a"
-MUTED: Final = "#5c636b"
 _GRID: Final = "#e3e6e9"
 _DURATIONS: Final = {
-    "short": ("#2f8f83", "o", "-"),
-    "medium": ("#c98a2b", "s", "-"),
+    "short": ("#2a788e", "o", "-"),
+    "medium": ("#b07418", "s", "-"),
     "long": ("#8c1d40", "^", "-"),
-    "overall": ("#5c636b", "D", "--"),
+    "overall": ("#22252a", "D", "--"),
 }
 _OTHERS: Final = (
-    ("#2f8f83", "o", "-"), ("#c98a2b", "s", "-"), ("#8c1d40", "^", "-"), ("#3f6fb0", "v", "-"),
+    ("#2a788e", "o", "-"), ("#b07418", "s", "-"), ("#8c1d40", "^", "-"), ("#3f6fb0", "v", "-"),
     ("#7a5aa6", "P", "-"), ("#5c636b", "D", "-"), ("#b5651d", "X", "-"), ("#1d6b8c", "<", "-"),
 )  # fmt: skip
-
-
 _PUBLISHED: Final[dict[str, Any]] = {
-    "linestyle": (0, (1, 1.6)), "linewidth": 1.3, "markerfacecolor": "white",
+    "linestyle": (0, (1, 1.6)), "linewidth": 1, "markerfacecolor": "white",
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class CurveLine:
-    """One line: scores from 0 to 1 at numbers of frames."""
-
-    label: str
-    """In the legend; `short`, `medium`, `long` and `overall` have colours of their own."""
-    frames: Sequence[int]
-    means: Sequence[float]
-    intervals: Sequence[tuple[float, float]] = ()
-    """A band around the line; none for published numbers, which have no samples."""
-    plateau: int | None = None
-    """Number of frames from which on it rises no more: its point is ringed."""
-    is_published: bool = False
-    """Drawn thin, with open markers, in the colour of the line of the same label."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurvePanel:
-    """Lines on one pair of axes."""
-
-    title: str
-    lines: Sequence[CurveLine]
-    chance: float | None = None
-    """Score of guessing."""
-
-
 def draw_curves(
-    panels: Sequence[CurvePanel], *, title: str, note: str = "", legend_title: str = ""
+    panels: Sequence[CurvePanel],
+    *,
+    title: str,
+    note: str = "",
+    legend_title: str = "",
+    width: FigureWidth = "page",
 ) -> Figure:
-    """Draw the panels, two in a row, on equal axes, with one legend.
+    """Draw the panels, two in a row on a page, on equal axes, with one legend.
 
     Args:
         panels: At least one, with at least one line each.
         title: Above the figure.
         note: Below it, in small print.
         legend_title: What the lines differ in.
+        width: Of the figure.
 
     Raises:
         ValueError: If there is nothing to draw.
     """
     if not panels or not all(panel.lines for panel in panels):
         raise ValueError("A curve needs at least one line.")
-    columns = min(2, len(panels))
+    columns = 1 if width == "column" else min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
-    size = (7.9, 5.0) if len(panels) == 1 else (10.6, 3.7 * rows + 0.9)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    places = list(grid.flat)
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
     styles = {label: _DURATIONS[label] for label in labels if label in _DURATIONS}
     if len(styles) < len(labels):
         styles = {label: _OTHERS[n % len(_OTHERS)] for n, label in enumerate(labels)}
-    low, high = _limits(panels)
     ticks = sorted({frames for panel in panels for line in panel.lines for frames in line.frames})
-    for number, (panel, axes) in enumerate(zip(panels, places, strict=False)):
-        _draw_panel(axes, panel, styles, ticks)
-        axes.set_ylim(low, high)
-        if len(panels) > 1:
-            axes.set_title(panel.title, loc="left", fontsize=10.5, color=INK)
-        if number % columns == 0:
-            axes.set_ylabel("Accuracy (%)", color=INK)
-        if number + columns >= len(panels):
-            axes.set_xlabel("Frames shown to the model", color=INK)
-            axes.tick_params(labelbottom=True)
-    for axes in places[len(panels) :]:
-        axes.set_visible(False)
-    _add_legend(figure, panels, styles, legend_title)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
-    if note:
-        figure.supxlabel(note, x=0.01, ha="left", fontsize=8.5, color=MUTED)
+    beside = len(panels) == 1 and width == "page"
+    handles = _legend_handles(panels, styles)
+    columns_of_legend = min(len(handles), 2 if width == "column" else 4)
+    lines_of_legend = math.ceil(len(handles) / columns_of_legend) + bool(legend_title)
+    with paper_style():
+        figure, bottom = start_figure(
+            width,
+            3.0 if beside else 2.1 * rows,
+            title=title,
+            note=note,
+            below_inches=0 if beside else 0.16 * lines_of_legend + 0.05,
+        )
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        places = list(grid.flat)
+        for number, (panel, axes) in enumerate(zip(panels, places, strict=False)):
+            _draw_panel(axes, panel, styles, ticks)
+            axes.set_ylim(*_limits(panels))
+            if len(panels) > 1:
+                axes.set_title(panel.title, loc="left", color=INK)
+            if number % columns == 0:
+                axes.set_ylabel("Accuracy (%)", color=INK)
+            if number + columns >= len(panels):
+                axes.set_xlabel("Frames shown to the model", color=INK)
+                axes.tick_params(labelbottom=True)
+        for axes in places[len(panels) :]:
+            axes.set_visible(False)
+        place: dict[str, Any] = {"loc": "outside right upper"}
+        if not beside:
+            place = {"loc": "lower left", "bbox_to_anchor": (0.02, bottom)}
+            place |= {"ncols": columns_of_legend, "borderaxespad": 0}
+        figure.legend(
+            handles=handles, frameon=False, title=legend_title or None, alignment="left", **place
+        )
     return figure
-
-
-def save_figure(figure: Figure, *paths: Path) -> None:
-    """Write a figure; the format is that of each file's suffix (png, svg, pdf)."""
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, dpi=150, metadata=metadata)
 
 
 def _draw_panel(
@@ -131,25 +111,17 @@ def _draw_panel(
         axes.axhline(100 * panel.chance, color=MUTED, linewidth=1, linestyle=":", zorder=1)
         axes.annotate(
             "guessing", (1, 100 * panel.chance), xycoords=("axes fraction", "data"),
-            xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=8, color=MUTED,
+            xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=6.5, color=MUTED,
         )  # fmt: skip
     for line in panel.lines:
         colour, marker, dashes = styles[line.label]
         means = [100 * mean for mean in line.means]
         if line.is_published:
-            axes.plot(
-                line.frames,
-                means,
-                color=colour,
-                marker=marker,
-                markersize=5,
-                zorder=2,
-                **_PUBLISHED,
-            )
+            axes.plot(line.frames, means, color=colour, marker=marker, zorder=2, **_PUBLISHED)
             continue
         axes.plot(
-            line.frames, means, color=colour, marker=marker, linestyle=dashes, linewidth=1.9,
-            markersize=6, zorder=4, clip_on=False,
+            line.frames, means, color=colour, marker=marker, linestyle=dashes, zorder=4,
+            clip_on=False,
         )  # fmt: skip
         if line.intervals:
             axes.fill_between(
@@ -161,8 +133,8 @@ def _draw_panel(
         if line.plateau is not None and line.plateau in line.frames:
             place = list(line.frames).index(line.plateau)
             axes.plot(
-                [line.plateau], [means[place]], marker="o", markersize=13, linestyle="none",
-                markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.3, zorder=5,
+                [line.plateau], [means[place]], marker="o", markersize=9, linestyle="none",
+                markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1, zorder=5,
                 clip_on=False,
             )  # fmt: skip
     axes.set_xscale("log", base=2)
@@ -192,12 +164,9 @@ def _limits(panels: Sequence[CurvePanel]) -> tuple[float, float]:
     return low, high
 
 
-def _add_legend(
-    figure: Figure,
-    panels: Sequence[CurvePanel],
-    styles: dict[str, tuple[str, str, str]],
-    title: str,
-) -> None:
+def _legend_handles(
+    panels: Sequence[CurvePanel], styles: dict[str, tuple[str, str, str]]
+) -> list[Line2D]:
     lines = [line for panel in panels for line in panel.lines]
     own = {line.label for line in lines if not line.is_published}
     handles = []
@@ -211,10 +180,7 @@ def _add_legend(
         handles.append(Line2D([], [], color=MUTED, marker="o", label="published", **_PUBLISHED))
     if any(line.plateau is not None for line in lines):
         handles.append(
-            Line2D([], [], marker="o", markersize=11, linestyle="none", markerfacecolor="none",
-                   markeredgecolor=MUTED, markeredgewidth=1.3, label="stops rising")
+            Line2D([], [], marker="o", markersize=8, linestyle="none", markerfacecolor="none",
+                   markeredgecolor=MUTED, markeredgewidth=1, label="stops rising")
         )  # fmt: skip
-    figure.legend(
-        handles=handles, loc="outside right upper", frameon=False, title=title, title_fontsize=9,
-        fontsize=9, alignment="left", labelspacing=0.7,
-    )  # fmt: skip
+    return handles

@@ -1,8 +1,7 @@
-"""The needle heatmap: depth against length, one panel a model, all on one scale.
+"""Grids of shares in colour: needles by depth and length, scores by RoPE setting and frames.
 
-Rows in, figure out. Depth 0 is at the top, as in the paper's figure 4. The colours differ in
-lightness as well as hue, and cells carry their number where there is room, so the figure reads in
-grey and without red-green vision.
+Rows in, figure out. Depth 0 is at the top, as in the paper's figure 4. Cells carry their number
+where it can be read at the figure's width.
 """
 
 from __future__ import annotations
@@ -11,37 +10,40 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from longva_eval.reports.figures.colours import COLOURS, INK, MUTED, ink_on
+from longva_eval.reports.figures.panels import GridCell, GridPanel
+from longva_eval.reports.figures.paper import FigureWidth, paper_style, save_figure, start_figure
 
 __all__ = [
-    "COLOURS",
+    "COLOUR_MAP",
     "HeatmapPanel",
     "accuracy_table",
+    "draw_grids",
     "draw_heatmaps",
     "mean_accuracy",
     "save_heatmaps",
 ]
 
-COLOURS = LinearSegmentedColormap.from_list(
-    "needle", ["#8c1d40", "#d9544f", "#f2b46d", "#cfe3a1", "#7cc4a5", "#2f8f83"]
-)
-_INK = "#22252a"
-_MUTED = "#5c636b"
-_MOST_LABELLED_COLUMNS = 12
-_GAP = 0.25
-"""Between the grid and the row without a needle, in rows."""
+COLOUR_MAP: Final = LinearSegmentedColormap.from_list("shares", COLOURS, N=1001)
+_GAP: Final = 0.25
+"""Above a row that stands apart, in rows."""
+_SMALLEST_POINTS: Final = 4.5
+_LARGEST_POINTS: Final = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeatmapPanel:
-    """One model's grid."""
+    """One model's needle grid."""
 
     title: str
     rows: Sequence[Mapping[str, float]]
@@ -58,41 +60,127 @@ def mean_accuracy(rows: Sequence[Mapping[str, float]]) -> float:
     return math.fsum(row["Score"] for row in rows) / len(rows)
 
 
-def draw_heatmaps(panels: Sequence[HeatmapPanel]) -> Figure:
-    """Draw the panels side by side, two in a row, with one colour scale.
+def draw_heatmaps(panels: Sequence[HeatmapPanel], *, width: FigureWidth = "page") -> Figure:
+    """Draw needle grids on one colour scale.
 
     Raises:
         ValueError: If there is no panel.
     """
-    if not panels:
-        raise ValueError("A heatmap needs at least one panel.")
-    columns = min(2, len(panels))
+    grids = [_needle_grid(panel) for panel in panels]
+    return draw_grids(grids, label="Needles found (%)", low=0, high=100, width=width)
+
+
+def save_heatmaps(
+    panels: Sequence[HeatmapPanel], *paths: Path, width: FigureWidth = "page"
+) -> None:
+    """Draw the panels and write them; the format is that of each file's suffix (png, svg, pdf)."""
+    save_figure(draw_heatmaps(panels, width=width), *paths)
+
+
+def draw_grids(
+    panels: Sequence[GridPanel],
+    *,
+    label: str,
+    low: int | None = None,
+    high: int | None = None,
+    title: str = "",
+    note: str = "",
+    width: FigureWidth = "page",
+) -> Figure:
+    """Draw the panels on one colour scale: side by side on a page, below each other in a column.
+
+    Args:
+        panels: At least one, with at least one cell each.
+        label: Of the colour scale.
+        low: Its lower end, in percent; the next ten below all scores if left out.
+        high: Its upper end.
+        title: Above the figure.
+        note: Below it, in small print.
+        width: Of the figure.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    if not panels or not all(panel.cells for panel in panels):
+        raise ValueError("A heatmap needs at least one panel with one cell.")
+    shares = [100 * cell.share for panel in panels for cell in panel.cells.values()]
+    low = 10 * math.floor(min(shares) / 10) if low is None else low
+    high = max(low + 10, min(100, 10 * math.ceil(max(shares) / 10))) if high is None else high
+    columns = 1 if width == "column" else min(2, len(panels))
     lines = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(7.2 * columns + 0.8, 4.3 * lines), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(lines, columns, squeeze=False)
-    places = list(grid.flat)
-    for panel, axes in zip(panels, places, strict=False):
-        _draw_panel(axes, panel)
-    for axes in places[len(panels) :]:
-        axes.set_visible(False)
-    scale = ScalarMappable(Normalize(0, 1), COLOURS)
-    bar = figure.colorbar(scale, ax=places[: len(panels)], fraction=0.03, pad=0.015)
-    bar.set_label("Needles found", color=_INK, fontsize=10)
-    bar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0 %", "25 %", "50 %", "75 %", "100 %"])
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0, labelsize=9, labelcolor=_MUTED)
+    tallest = max(len(panel.rows) for panel in panels)
+    row = 0.24 if any(cell.interval for panel in panels for cell in panel.cells.values()) else 0.19
+    with paper_style():
+        height = lines * (row * tallest + 0.85) + 0.2
+        figure, _ = start_figure(width, height, title=title, note=note)
+        places = list(figure.subplots(lines, columns, squeeze=False).flat)
+        scale = Normalize(low, high)
+        most = max(len(panel.columns) for panel in panels)
+        cell_points = 72 * figure.get_figwidth() * 0.8 / columns / most
+        for panel, axes in zip(panels, places, strict=False):
+            _draw_panel(axes, panel, scale, cell_points)
+        for axes in places[len(panels) :]:
+            axes.set_visible(False)
+        bar = figure.colorbar(
+            ScalarMappable(scale, COLOUR_MAP),
+            ax=places[: len(panels)],
+            fraction=0.03,
+            pad=0.015,
+            aspect=12 * lines,
+        )
+        bar.set_label(label, color=INK)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(length=0, labelcolor=MUTED)
     return figure
 
 
-def save_heatmaps(panels: Sequence[HeatmapPanel], *paths: Path) -> None:
-    """Draw the panels and write them; the format is that of each file's suffix (png, svg, pdf)."""
-    figure = draw_heatmaps(panels)
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A fixed salt and no date: the same numbers give the same bytes.
-        metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, dpi=150, metadata=metadata)
+def _draw_panel(axes: Axes, panel: GridPanel, scale: Normalize, cell_points: float) -> None:
+    """One grid. `cell_points`: about how wide a cell is."""
+    tops = [row + (_GAP if name == panel.row_apart else 0) for row, name in enumerate(panel.rows)]
+    # Three digits are about twice as wide as their size; an interval has five.
+    size = min(_LARGEST_POINTS, cell_points / 2.3)
+    small = min(6.0, cell_points / 3.2)
+    for (row, column), cell in panel.cells.items():
+        x, y = panel.columns.index(column), tops[panel.rows.index(row)]
+        place = float(scale(100 * cell.share))
+        axes.add_patch(Rectangle((x, y), 1, 1, facecolor=COLOUR_MAP(place), edgecolor="white"))
+        if size < _SMALLEST_POINTS:
+            continue
+        has_interval = cell.interval is not None and small >= _SMALLEST_POINTS
+        digits = 1 if has_interval and cell_points > 22 else 0
+        axes.text(
+            x + 0.5, y + (0.36 if has_interval else 0.5), f"{100 * cell.share:.{digits}f}",
+            ha="center", va="center_baseline", fontsize=size, color=ink_on(place),
+        )  # fmt: skip
+        if has_interval and cell.interval is not None:
+            low, high = (f"{100 * end:.0f}" for end in cell.interval)
+            axes.text(
+                x + 0.5, y + 0.76, f"{low}\N{EN DASH}{high}", ha="center", va="center_baseline",
+                fontsize=small, color=ink_on(place),
+            )  # fmt: skip
+    axes.set_xlim(0, len(panel.columns))
+    axes.set_ylim(tops[-1] + 1, 0)
+    axes.set_facecolor("white" if panel.row_apart else "#eceef0")  # a place that was not asked
+    upright = cell_points < 18 and max(map(len, panel.columns)) > 3
+    axes.set_xticks(
+        np.arange(len(panel.columns)) + 0.5, panel.columns, rotation=90 if upright else 0
+    )
+    axes.set_yticks([top + 0.5 for top in tops], panel.rows)
+    axes.set_xlabel(panel.column_title, color=INK)
+    axes.set_ylabel(panel.row_title, color=INK)
+    axes.tick_params(length=0, labelcolor=MUTED)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_title(panel.title, loc="left", fontweight="bold", color=INK,
+                   pad=15 if panel.note else 5)  # fmt: skip
+    if panel.note:
+        axes.annotate(
+            panel.note, (0, 1), xytext=(0, 4), xycoords="axes fraction",
+            textcoords="offset points", fontsize=6.5, color=MUTED,
+        )  # fmt: skip
+
+
+# Needle grids -------------------------------------------------------------------------------------
 
 
 def accuracy_table(rows: Sequence[Mapping[str, float]]) -> str:
@@ -149,73 +237,28 @@ def _grid(
         return sums / np.where(counts == 0, np.nan, counts), frames, depths
 
 
-def _draw_panel(axes: Axes, panel: HeatmapPanel) -> None:
+def _needle_grid(panel: HeatmapPanel) -> GridPanel:
     values, frames, depths = _grid(panel.rows)
-    axes.pcolormesh(
-        np.arange(len(frames) + 1),
-        np.arange(len(depths) + 1),
-        np.ma.masked_invalid(values),
-        cmap=COLOURS,
-        vmin=0,
-        vmax=1,
-        edgecolors="white",
-        linewidth=1.5,
+    columns = [f"{count:g}" for count in frames]
+    rows = [f"{depth:g}" for depth in depths]
+    cells = {
+        (rows[line], columns[column]): GridCell(share=float(value))
+        for (line, column), value in np.ndenumerate(values)
+        if not math.isnan(value)
+    }
+    apart = "no needle" if panel.no_needle else ""
+    cells |= {
+        (apart, f"{count:g}"): GridCell(share=share)
+        for count, share in panel.no_needle.items()
+        if f"{count:g}" in columns
+    }
+    return GridPanel(
+        title=f"{panel.title}   mean {100 * mean_accuracy(panel.rows):.1f} %",
+        rows=[*rows, apart] if apart else rows,
+        columns=columns,
+        cells=cells,
+        row_title="Needle before frame" if _is_lattice(panel.rows) else "Needle depth (%)",
+        column_title="Frames in the video",
+        row_apart=apart,
+        note=panel.note,
     )
-    labels = [f"{depth:g}" for depth in depths]
-    places = list(np.arange(len(depths)) + 0.5)
-    if panel.no_needle:
-        clean = np.array([[panel.no_needle.get(int(count), math.nan) for count in frames]])
-        top = len(depths) + _GAP
-        axes.pcolormesh(
-            np.arange(len(frames) + 1),
-            [top, top + 1],
-            np.ma.masked_invalid(clean),
-            cmap=COLOURS,
-            vmin=0,
-            vmax=1,
-            edgecolors="white",
-            linewidth=1.5,
-        )
-        axes.axhspan(len(depths), top, color="white")
-        labels.append("no needle")
-        places.append(top + 0.5)
-        values = np.vstack([values, clean])
-    axes.invert_yaxis()
-    axes.set_facecolor("#eceef0")  # a place that was not asked
-    axes.set_xticks(np.arange(len(frames)) + 0.5, [_frames_label(count) for count in frames])
-    axes.set_yticks(places, labels)
-    axes.set_xlabel("Frames in the video", color=_INK, fontsize=10)
-    where = "Needle before frame" if _is_lattice(panel.rows) else "Needle depth (%)"
-    axes.set_ylabel(where, color=_INK, fontsize=10)
-    axes.tick_params(length=0, labelsize=9, labelcolor=_MUTED)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    if len(frames) <= _MOST_LABELLED_COLUMNS:
-        for (line, column), value in np.ndenumerate(values):
-            if not math.isnan(value):
-                light = 0.3 < value < 0.95
-                axes.text(
-                    column + 0.5,
-                    places[line],
-                    f"{100 * value:.0f}",
-                    ha="center",
-                    va="center",
-                    fontsize=9,
-                    color=_INK if light else "white",
-                )
-    axes.set_title(
-        f"{panel.title}   mean {100 * mean_accuracy(panel.rows):.1f} %",
-        loc="left",
-        fontsize=12,
-        fontweight="bold",
-        color=_INK,
-        pad=22 if panel.note else 10,
-    )
-    if panel.note:
-        axes.text(
-            0, 1.02, panel.note, transform=axes.transAxes, fontsize=9, color=_MUTED, va="bottom"
-        )
-
-
-def _frames_label(count: float) -> str:
-    return f"{count / 1000:.1f}K" if count >= 1000 else f"{count:g}"

@@ -1,7 +1,7 @@
 """The figures of the page, as SVG that takes its colours from the page's style.
 
-Numbers in, markup out. Fixed colours are only those of the needle grid, the same as in
-`reports.heatmap`; everything else is a class, so that light and dark are the style sheet's matter.
+Numbers in, markup out. Fixed colours are only those of grids; everything else is a class,
+so that light and dark are the style sheet's matter.
 """
 
 from __future__ import annotations
@@ -11,51 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from longva_eval.reports.figures.colours import BLACK, colour_of, ink_on
 from longva_eval.reports.page.markup import Markup, joined, tag
 
 __all__ = [
-    "GRID_COLOURS",
     "CurvePoint",
     "HeatCell",
     "curve",
     "difference_bar",
-    "grid_colour",
     "heatmap",
     "interval_bar",
     "outcome_bar",
 ]
 
-GRID_COLOURS: Final = ("#8c1d40", "#d9544f", "#f2b46d", "#cfe3a1", "#7cc4a5", "#2f8f83")
-"""From no needle found to all, as in `reports.heatmap`."""
-_INK: Final = "#000000"
 _MARKS: Final = ("circle", "square", "triangle", "diamond")
-
-
-def grid_colour(share: float) -> tuple[str, str]:
-    """The colour of a share, and that of text upon it (contrast at least 4.5)."""
-    place = min(max(share, 0.0), 1.0) * (len(GRID_COLOURS) - 1)
-    left = min(int(place), len(GRID_COLOURS) - 2)
-    mixed = [
-        round(a + (b - a) * (place - left))
-        for a, b in zip(_rgb(GRID_COLOURS[left]), _rgb(GRID_COLOURS[left + 1]), strict=True)
-    ]
-    light = _luminance(mixed)
-    ink_contrast = (light + 0.05) / (_luminance(_rgb(_INK)) + 0.05)
-    white_contrast = 1.05 / (light + 0.05)
-    colour = "#" + "".join(f"{value:02x}" for value in mixed)
-    return colour, _INK if ink_contrast >= white_contrast else "#ffffff"
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
-def _luminance(rgb: Sequence[int]) -> float:
-    linear = [
-        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
-        for value in (channel / 255 for channel in rgb)
-    ]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 # Bars in tables -----------------------------------------------------------------------------------
@@ -286,14 +255,14 @@ def heatmap(
                 tag("rect", class_="empty", x=x, y=y, width=wide - 2, height=high - 2, rx=2)
             )
             return
-        colour, ink = grid_colour(cell.share)
         parts.append(
             tag(
                 "g",
                 tag("title", cell.title),
-                tag("rect", x=x, y=y, width=wide - 2, height=high - 2, rx=2, fill=colour),
+                tag("rect", x=x, y=y, width=wide - 2, height=high - 2, rx=2,
+                    fill=colour_of(cell.share)),
                 tag("text", f"{100 * cell.share:.0f}", x=x + wide / 2 - 1, y=y + high / 2 + 3,
-                    text_anchor="middle", class_="light" if ink != _INK else "dark",
+                    text_anchor="middle", class_="dark" if ink_on(cell.share) == BLACK else "light",
                     aria_hidden="true"),
                 class_="cell", role="img", aria_label=cell.title, data_cell=number[id(cell)],
                 data_x=column, data_y=round(y),

@@ -19,7 +19,6 @@ from longva_eval.errors import MediaError, SettingsError
 from longva_eval.media.images import image_digest, open_image
 from longva_eval.media.probe import probe_video
 from longva_eval.questions.outcomes import FAILED
-from longva_eval.reports.page.charts import GRID_COLOURS, grid_colour
 from longva_eval.reports.page.common import PageRun
 from longva_eval.reports.page.film import (
     MediaFinder,
@@ -159,9 +158,6 @@ def test_colours_of_text_stand_out_from_their_ground() -> None:
                 assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
         for mark in [f"run-{number}" for number in range(8)] + ["right", "wrong", "failed"]:
             assert contrast(colours[mark], colours["paper"]) >= 3.0, mark
-    for place in range(101):
-        ground, ink = grid_colour(place / 100)
-        assert contrast(ground, ink) >= 4.5, place
 
 
 def contrast(first: str, second: str) -> float:
@@ -174,15 +170,6 @@ def contrast(first: str, second: str) -> float:
 
     darker, lighter = sorted([luminance(first), luminance(second)])
     return (lighter + 0.05) / (darker + 0.05)
-
-
-def test_the_heatmaps_colours_are_those_of_the_figure() -> None:
-    from matplotlib.colors import to_hex
-
-    from longva_eval.reports.figures.heatmap import COLOURS
-
-    drawn = [to_hex(COLOURS(place / (len(GRID_COLOURS) - 1))) for place in range(6)]
-    assert drawn == list(GRID_COLOURS)
 
 
 def test_text_is_escaped_unless_it_is_markup() -> None:
