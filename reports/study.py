@@ -21,7 +21,7 @@ from typing import Any, Final
 from longva_eval import stats
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.reports.figures.panels import CurveLine, CurvePanel, GridCell, GridPanel
-from longva_eval.reports.reading.runs import Question, Run, read_run
+from longva_eval.reports.reading.runs import Sample, Run, read_run
 from longva_eval.reports.tables.published import (
     benchmark_of,
     find_benchmark,
@@ -161,7 +161,7 @@ def study_curves(study: StudyRuns, *, by: str = "") -> list[TaskCurves]:
     found = [curves for task in tasks if (curves := _task_curves(study, task, by)) is not None]
     if by and found and all(curves.subsets == (OVERALL,) for curves in found):
         known = sorted(
-            {name for run in runs for task in run.tasks.values() for question in task.questions
+            {name for run in runs for task in run.tasks.values() for question in task.samples
              for name in question.categories}
         )  # fmt: skip
         raise SettingsError(
@@ -173,10 +173,10 @@ def study_curves(study: StudyRuns, *, by: str = "") -> list[TaskCurves]:
 
 def _task_curves(study: StudyRuns, name: str, by: str) -> TaskCurves | None:
     points = [
-        (point, {question.key: question for question in point.run.tasks[name].questions})
+        (point, {question.key: question for question in point.run.tasks[name].samples})
         for point in study.points
         if point.run is not None and name in point.run.tasks
-        and point.run.tasks[name].is_share and point.run.tasks[name].questions
+        and point.run.tasks[name].is_share and point.run.tasks[name].samples
     ]  # fmt: skip
     if not points:
         return None
@@ -218,7 +218,7 @@ def _task_curves(study: StudyRuns, name: str, by: str) -> TaskCurves | None:
 
 
 def _subsets(
-    keys: Sequence[str], questions: Mapping[str, Question], by: str
+    keys: Sequence[str], questions: Mapping[str, Sample], by: str
 ) -> dict[str, list[str]]:
     names = [by] if by else _DURATIONS
     groups: dict[str, list[str]] = {}
@@ -238,7 +238,7 @@ def _curve(
     rope: str,
     subset: str,
     keys: Sequence[str],
-    line: Sequence[tuple[int, Mapping[str, Question]]],
+    line: Sequence[tuple[int, Mapping[str, Sample]]],
 ) -> Curve:
     clusters = [line[0][1][key].cluster for key in keys]
     scores = [[questions[key].score for key in keys] for _, questions in line]
@@ -261,7 +261,7 @@ def _curve(
     )
 
 
-def _chance(questions: Sequence[Question]) -> float | None:
+def _chance(questions: Sequence[Sample]) -> float | None:
     if not all(len(question.options) > 1 for question in questions):
         return None
     return math.fsum(1 / len(question.options) for question in questions) / len(questions)

@@ -167,7 +167,7 @@ def _film(
     for place, run in enumerate(runs):
         needles = _NeedleMedia(run, finder)
         for task in run.tasks.values():
-            for question in task.questions:
+            for question in task.samples:
                 if question.outcome == "failed":
                     continue
                 plan = _plan(question, finder, needles)

@@ -18,9 +18,9 @@ from typing import Any, Final
 
 from longva_eval.errors import DataError
 from longva_eval.reports.boards import official
-from longva_eval.reports.reading.samples import Question
+from longva_eval.reports.reading.samples import Sample
 
-__all__ = ["BOARDS", "Board", "Comparison", "Difference", "Row", "natural_order"]
+__all__ = ["BOARDS", "Board", "Comparison", "Difference", "RuleScore", "natural_order"]
 
 _MLVU_TYPES: Final = (
     "topic_reasoning", "anomaly_reco", "needleQA", "ego", "plotQA", "sportsQA", "order", "count",
@@ -29,7 +29,7 @@ _MLVU_TYPES: Final = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class RuleScore:
     """A score by the board's rule and by ours."""
 
     label: str
@@ -52,7 +52,7 @@ class Difference:
 class Comparison:
     """The board's number and ours."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[RuleScore, ...]
     """Empty where the board keeps the answers to itself."""
     differences: tuple[Difference, ...]
 
@@ -67,11 +67,11 @@ class Board:
     """Our tasks whose runs it takes, with the number of questions of a whole run."""
     layouts: Mapping[str, str]
     """Task -> name of its local data (`longva-eval prepare`), for the names of questions."""
-    build: Callable[[Sequence[Question]], Any]
+    build: Callable[[Sequence[Sample]], Any]
     """The content of the file."""
     check: Callable[[Any], list[str]]
     """What is wrong with such a content, by the board's form."""
-    compare: Callable[[Sequence[Question]], Comparison]
+    compare: Callable[[Sequence[Sample]], Comparison]
     where: str
     """What to do with the file."""
     silence: str
@@ -81,7 +81,7 @@ class Board:
 # ---- Video-MME ----------------------------------------------------------------------------------
 
 
-def _build_videomme(questions: Sequence[Question]) -> list[dict[str, Any]]:
+def _build_videomme(questions: Sequence[Sample]) -> list[dict[str, Any]]:
     """The template's list of videos, each with its questions, in the benchmark's order."""
     videos: dict[str, dict[str, Any]] = {}
     for question in sorted(questions, key=lambda q: natural_order(q.question_id or "")):
@@ -138,9 +138,9 @@ def _check_videomme(content: Any) -> list[str]:
     return wrong
 
 
-def _compare_videomme(questions: Sequence[Question]) -> Comparison:
+def _compare_videomme(questions: Sequence[Sample]) -> Comparison:
     rows = []
-    groups: dict[str, Sequence[Question]] = {"overall": questions}
+    groups: dict[str, Sequence[Sample]] = {"overall": questions}
     for name in official.VIDEOMME_DURATIONS:
         groups[name] = [q for q in questions if q.categories.get("duration") == name]
     for name, group in groups.items():
@@ -165,7 +165,7 @@ def _compare_videomme(questions: Sequence[Question]) -> Comparison:
 # ---- LongVideoBench -----------------------------------------------------------------------------
 
 
-def _build_longvideobench(questions: Sequence[Question]) -> dict[str, str]:
+def _build_longvideobench(questions: Sequence[Sample]) -> dict[str, str]:
     return {str(question.question_id): question.generated for question in questions}
 
 
@@ -177,7 +177,7 @@ def _check_texts(content: Any) -> list[str]:
     ]
 
 
-def _compare_longvideobench(questions: Sequence[Question]) -> Comparison:
+def _compare_longvideobench(questions: Sequence[Sample]) -> Comparison:
     read = {id(q): official.longvideobench_letter(q.generated) for q in questions}
     return Comparison(
         rows=_rows_with_draws(questions, read),
@@ -196,7 +196,7 @@ def _compare_longvideobench(questions: Sequence[Question]) -> Comparison:
 # ---- MLVU ---------------------------------------------------------------------------------------
 
 
-def _build_mlvu(questions: Sequence[Question]) -> list[dict[str, str]]:
+def _build_mlvu(questions: Sequence[Sample]) -> list[dict[str, str]]:
     return [
         {
             "question_id": str(question.question_id),
@@ -218,7 +218,7 @@ def _check_mlvu(content: Any) -> list[str]:
     return wrong
 
 
-def _compare_mlvu(questions: Sequence[Question]) -> Comparison:
+def _compare_mlvu(questions: Sequence[Sample]) -> Comparison:
     """M-Avg is the mean over the nine task types, as the board has it."""
     read = {id(q): _letter_or_none(official.mlvu_option(q.generated)) for q in questions}
     rows = []
@@ -229,7 +229,7 @@ def _compare_mlvu(questions: Sequence[Question]) -> Comparison:
                 right = sum(read[id(q)] == q.answer for q in group)
                 rows.append(_row(name, group, 100 * right / len(group)))
         rows.append(
-            Row(
+            RuleScore(
                 label="M-Avg",
                 num_questions=len(questions),
                 official_percent=sum(r.official_percent for r in rows) / len(rows),
@@ -253,7 +253,7 @@ def _compare_mlvu(questions: Sequence[Question]) -> Comparison:
 # ---- MMMU ---------------------------------------------------------------------------------------
 
 
-def _build_mmmu(questions: Sequence[Question]) -> dict[str, str]:
+def _build_mmmu(questions: Sequence[Sample]) -> dict[str, str]:
     """Letters of multiple-choice questions; answers to open ones as they were given."""
     return {
         str(question.question_id): (question.choice or "")
@@ -273,13 +273,13 @@ def _check_mmmu(content: Any) -> list[str]:
     return wrong
 
 
-def _compare_mmmu(questions: Sequence[Question]) -> Comparison:
+def _compare_mmmu(questions: Sequence[Sample]) -> Comparison:
     choices = [question for question in questions if question.options]
     read = {
         id(q): official.mmmu_letter(q.generated, dict(zip(_letters(q), _bare(q), strict=True)))
         for q in choices
     }
-    rows: list[Row] = []
+    rows: list[RuleScore] = []
     if any(question.answer for question in questions):
         opened = [question for question in questions if not question.options]
         rows += [replace(row, label="multiple choice") for row in _rows_with_draws(choices, read)]
@@ -288,7 +288,7 @@ def _compare_mmmu(questions: Sequence[Question]) -> Comparison:
             rows.append(_row("open", opened, 100 * right / len(opened)))
         total = len(questions)
         rows.append(
-            Row(
+            RuleScore(
                 label="overall",
                 num_questions=total,
                 official_percent=sum(r.official_percent * r.num_questions for r in rows) / total,
@@ -312,7 +312,7 @@ def _compare_mmmu(questions: Sequence[Question]) -> Comparison:
     )
 
 
-def _accepted(question: Question) -> list[str]:
+def _accepted(question: Sample) -> list[str]:
     answer = question.record.get("answer", question.answer)
     return [str(each) for each in answer] if isinstance(answer, list) else [str(answer)]
 
@@ -320,7 +320,7 @@ def _accepted(question: Question) -> list[str]:
 # ---- DocVQA, InfoVQA, EgoSchema -----------------------------------------------------------------
 
 
-def _build_spans(questions: Sequence[Question]) -> list[dict[str, Any]]:
+def _build_spans(questions: Sequence[Sample]) -> list[dict[str, Any]]:
     wrong = [q.question_id for q in questions if not str(q.question_id).isdigit()]
     if wrong:
         raise DataError(f"The board's question ids are whole numbers; the run has {wrong[:5]}.")
@@ -338,7 +338,7 @@ def _check_spans(content: Any) -> list[str]:
     ]
 
 
-def _build_egoschema(questions: Sequence[Question]) -> dict[str, int]:
+def _build_egoschema(questions: Sequence[Sample]) -> dict[str, int]:
     return {
         str(question.question_id): "ABCDE".index(question.choice) if question.choice else -1
         for question in questions
@@ -353,16 +353,16 @@ def _check_egoschema(content: Any) -> list[str]:
     ]
 
 
-def _nothing_to_compare(_questions: Sequence[Question]) -> Comparison:
+def _nothing_to_compare(_questions: Sequence[Sample]) -> Comparison:
     return Comparison(rows=(), differences=())
 
 
 # ---- comparing ----------------------------------------------------------------------------------
 
 
-def _row(label: str, group: Sequence[Question], official_percent: float) -> Row:
+def _row(label: str, group: Sequence[Sample], official_percent: float) -> RuleScore:
     right = sum(question.score for question in group)
-    return Row(
+    return RuleScore(
         label=label,
         num_questions=len(group),
         official_percent=official_percent,
@@ -371,8 +371,8 @@ def _row(label: str, group: Sequence[Question], official_percent: float) -> Row:
 
 
 def _rows_with_draws(
-    questions: Sequence[Question], read: Mapping[int, str | None]
-) -> tuple[Row, ...]:
+    questions: Sequence[Sample], read: Mapping[int, str | None]
+) -> tuple[RuleScore, ...]:
     """Of rules that draw an option: what is to be expected of the draw."""
     if not questions or not any(question.answer for question in questions):
         return ()
@@ -384,7 +384,7 @@ def _rows_with_draws(
 
 
 def _differences(
-    questions: Sequence[Question],
+    questions: Sequence[Sample],
     read: Mapping[int, str | None],
     *,
     other: str,
@@ -393,7 +393,7 @@ def _differences(
     our_silent: str,
 ) -> tuple[Difference, ...]:
     """Sort the questions that are read differently by reason; the most frequent first."""
-    groups: dict[str, list[Question]] = {}
+    groups: dict[str, list[Sample]] = {}
     for question in sorted(questions, key=lambda q: natural_order(q.question_id or "")):
         letter = read[id(question)]
         if letter is None:
@@ -422,11 +422,11 @@ def _short(text: str) -> str:
     return shown if len(shown) <= 60 else f'{shown[:56]}..."'
 
 
-def _letters(question: Question) -> list[str]:
+def _letters(question: Sample) -> list[str]:
     return [chr(ord("A") + number) for number in range(len(question.options))]
 
 
-def _bare(question: Question) -> list[str]:
+def _bare(question: Sample) -> list[str]:
     """The options without their letters."""
     return [re.sub(r"^\(?[A-Z][.)]\s*", "", option) for option in question.options]
 

@@ -21,7 +21,7 @@ from longva_eval.errors import DataError, SettingsError
 from longva_eval.local.files import write_atomically
 from longva_eval.local.prepare import read_prepared
 from longva_eval.reports.boards.boards import BOARDS, Board, Comparison, natural_order
-from longva_eval.reports.reading.runs import Run, Task
+from longva_eval.reports.reading.runs import Run, TaskRun
 from longva_eval.reports.reading.samples import count_of
 
 __all__ = ["BOARDS", "Submission", "submit"]
@@ -76,7 +76,7 @@ def submit(
             f"{run.path} is no complete run of {chosen.name}, and {board.title} takes no other. "
             f"Nothing was written.\n{listed}"
         )
-    content = board.build(chosen.questions)
+    content = board.build(chosen.samples)
     with write_atomically(out) as temporary:
         temporary.write_text(
             json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -94,9 +94,9 @@ def submit(
         task=chosen.name,
         run=run,
         path=out,
-        num_questions=len(chosen.questions),
-        num_silent=sum(question.outcome == "no answer" for question in chosen.questions),
-        comparison=board.compare(chosen.questions),
+        num_questions=len(chosen.samples),
+        num_silent=sum(question.outcome == "no answer" for question in chosen.samples),
+        comparison=board.compare(chosen.samples),
         notes=tuple(problem.text for problem in run.problems if problem.kind == "several runs"),
     )
 
@@ -104,7 +104,7 @@ def submit(
 # ---- is the run complete ------------------------------------------------------------------------
 
 
-def _choose_task(board: Board, run: Run, name: str | None) -> Task:
+def _choose_task(board: Board, run: Run, name: str | None) -> TaskRun:
     fitting = [task for task in board.tasks if task in run.tasks]
     if name is not None:
         if name not in fitting:
@@ -125,17 +125,17 @@ def _choose_task(board: Board, run: Run, name: str | None) -> Task:
     return run.tasks[fitting[0]]
 
 
-def _incomplete(board: Board, run: Run, task: Task, hf_home: Path | None) -> list[str]:
+def _incomplete(board: Board, run: Run, task: TaskRun, hf_home: Path | None) -> list[str]:
     """Why the run is not complete, a line each; empty if it is."""
     problems = [p.text for p in run.problems_of(task.name) if p.kind in _BLOCKING]
     if not task.is_ours:
         problems.append(f"its samples hold no records of ours; run {task.name} of longva-eval")
         return problems
     # The record's own: where ids repeat, a reader of runs gives none.
-    ids = [str(q.record.get("question_id") or q.question_id or "") for q in task.questions]
-    failed = [i for q, i in zip(task.questions, ids, strict=True) if q.outcome == "failed"]
+    ids = [str(q.record.get("question_id") or q.question_id or "") for q in task.samples]
+    failed = [i for q, i in zip(task.samples, ids, strict=True) if q.outcome == "failed"]
     if failed:
-        reasons = Counter(q.reason or "no reason given" for q in task.questions if q.reason)
+        reasons = Counter(q.reason or "no reason given" for q in task.samples if q.reason)
         most = f" Most often: {reasons.most_common(1)[0][0]}" if reasons else ""
         problems.append(f"{count_of(len(failed), 'question')} failed: {_some(failed)}.{most}")
     repeated = [name for name, count in Counter(ids).items() if count > 1]

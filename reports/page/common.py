@@ -10,7 +10,7 @@ from urllib.parse import quote
 from longva_eval import stats
 from longva_eval.reports.page.markup import Markup, isolated, tag
 from longva_eval.reports.reading.needle_runs import Controls, grid_of
-from longva_eval.reports.reading.runs import Question, Run, Task
+from longva_eval.reports.reading.runs import Run, Sample, TaskRun
 from longva_eval.reports.reading.samples import as_mapping
 
 __all__ = [
@@ -122,19 +122,19 @@ def all_tasks(shown: Sequence[ShownRun]) -> list[str]:
     return list(dict.fromkeys(name for each in shown for name in each.run.tasks))
 
 
-def with_task(shown: Sequence[ShownRun], name: str) -> list[tuple[ShownRun, Task]]:
+def with_task(shown: Sequence[ShownRun], name: str) -> list[tuple[ShownRun, TaskRun]]:
     """The runs that have a task."""
     return [(each, each.run.tasks[name]) for each in shown if name in each.run.tasks]
 
 
-def is_hidden(task: Task) -> bool:
+def is_hidden(task: TaskRun) -> bool:
     """Whether nobody but the board knows the right answers."""
-    return bool(task.questions) and all(
-        question.record.get("hidden_answer") is True for question in task.questions
+    return bool(task.samples) and all(
+        question.record.get("hidden_answer") is True for question in task.samples
     )
 
 
-def estimate(questions: Sequence[Question], *, is_share: bool) -> stats.Estimate | None:
+def estimate(questions: Sequence[Sample], *, is_share: bool) -> stats.Estimate | None:
     """Mean score with its clustered interval; None of nothing."""
     if not questions:
         return None

@@ -24,7 +24,7 @@ from longva_eval.reports.page.common import (
 )
 from longva_eval.reports.page.markup import Markup, isolated, joined, script_json, tag
 from longva_eval.reports.reading.needle_runs import Controls, Grid, GridCell, grid_of
-from longva_eval.reports.reading.runs import Question, Run, Task
+from longva_eval.reports.reading.runs import Run, Sample, TaskRun
 
 __all__ = ["category_figures", "frame_curves", "needle_grids"]
 
@@ -40,10 +40,10 @@ def frame_curves(shown: Sequence[ShownRun]) -> Markup:
     """A curve for each model and task that was run at several numbers of frames."""
     figures = []
     for name in all_tasks(shown):
-        families: dict[str, list[tuple[float, ShownRun, Task]]] = {}
+        families: dict[str, list[tuple[float, ShownRun, TaskRun]]] = {}
         for each, task in with_task(shown, name):
             frames = _asked_frames(each.run, task)
-            if frames is None or not task.is_share or not task.questions or is_hidden(task):
+            if frames is None or not task.is_share or not task.samples or is_hidden(task):
                 continue
             if grid_of(task) is None:
                 rope = rope_text(each.run)
@@ -63,13 +63,13 @@ def frame_curves(shown: Sequence[ShownRun]) -> Markup:
     return joined(tag("div", *figures, class_="figures"), tag("p", note, class_="note"))
 
 
-def _frames_of(point: tuple[float, ShownRun, Task]) -> float:
+def _frames_of(point: tuple[float, ShownRun, TaskRun]) -> float:
     return point[0]
 
 
-def _asked_frames(run: Run, task: Task) -> float | None:
+def _asked_frames(run: Run, task: TaskRun) -> float | None:
     """One number of frames for a task: what was asked of most questions, or of the model."""
-    asked = [question.frames_asked for question in task.questions if question.frames_asked]
+    asked = [question.frames_asked for question in task.samples if question.frames_asked]
     if asked:
         return float(max(set(asked), key=asked.count))
     try:
@@ -78,8 +78,10 @@ def _asked_frames(run: Run, task: Task) -> float | None:
         return None
 
 
-def _curve_figure(family: str, name: str, points: Sequence[tuple[float, ShownRun, Task]]) -> Markup:
-    by_key = [{question.key: question for question in task.questions} for _, _, task in points]
+def _curve_figure(
+    family: str, name: str, points: Sequence[tuple[float, ShownRun, TaskRun]]
+) -> Markup:
+    by_key = [{question.key: question for question in task.samples} for _, _, task in points]
     common = [key for key in by_key[0] if all(key in questions for questions in by_key)]
     if not common:
         return Markup("")
@@ -143,7 +145,7 @@ def _curve_figure(family: str, name: str, points: Sequence[tuple[float, ShownRun
     )  # fmt: skip
 
 
-def _rope_maps(name: str, points: Sequence[tuple[float, ShownRun, Task]]) -> list[Markup]:
+def _rope_maps(name: str, points: Sequence[tuple[float, ShownRun, TaskRun]]) -> list[Markup]:
     """A heatmap for each model that was run with several RoPE settings and frames."""
     figures = []
     for model in dict.fromkeys(each.run.name for _, each, _ in points):
@@ -154,7 +156,7 @@ def _rope_maps(name: str, points: Sequence[tuple[float, ShownRun, Task]]) -> lis
             continue
         cells, info = [], []
         for count, each, task in own:
-            found = estimate(task.questions, is_share=True)
+            found = estimate(task.samples, is_share=True)
             if found is None:
                 continue
             title = (
@@ -193,7 +195,7 @@ def _rope_maps(name: str, points: Sequence[tuple[float, ShownRun, Task]]) -> lis
     return figures
 
 
-def _chance(questions: Sequence[Question]) -> float | None:
+def _chance(questions: Sequence[Sample]) -> float | None:
     """Score of guessing, in percent, if all questions have options."""
     if not all(len(question.options) > 1 for question in questions):
         return None
@@ -235,7 +237,7 @@ def _grid_figure(each: ShownRun, name: str, grid: Grid) -> Markup:
     cells = [
         HeatCell(
             column=f"{cell.num_frames:,}", row=_place_text(_place(cell, grid), grid),
-            share=cell.found / len(cell.questions), title=_cell_title(cell, grid),
+            share=cell.found / len(cell.samples), title=_cell_title(cell, grid),
         )
         for cell in grid.cells
     ]  # fmt: skip
@@ -267,7 +269,7 @@ def _grid_figure(each: ShownRun, name: str, grid: Grid) -> Markup:
             "title": shown.title,
             "missed": [
                 [str(q.record.get("needle_name", q.cluster)), q.answer, q.generated[:80]]
-                for q in cell.questions
+                for q in cell.samples
                 if q.score < 1
             ],
             "link": f"#task={quoted(name)}&run={each.place}"
@@ -301,7 +303,7 @@ def _place_text(place: float, grid: Grid) -> str:
 
 
 def _cell_title(cell: GridCell, grid: Grid) -> str:
-    asked = len(cell.questions)
+    asked = len(cell.samples)
     low, high = stats.wilson_interval(cell.found, asked)
     where = (
         f"before frame {cell.insert_index:,}"
@@ -350,8 +352,8 @@ def _grid_table(grid: Grid, lengths: Sequence[int], places: Sequence[float]) -> 
     def text(cell: GridCell | None) -> str:
         if cell is None:
             return ""
-        low, high = stats.wilson_interval(cell.found, len(cell.questions))
-        share = cell.found / len(cell.questions)
+        low, high = stats.wilson_interval(cell.found, len(cell.samples))
+        share = cell.found / len(cell.samples)
         return f"{percent(share)} ({percent(low, 0)} to {percent(high, 0)})"
 
     head = "Before frame" if grid.is_lattice else "Depth"
@@ -381,7 +383,7 @@ def category_figures(shown: Sequence[ShownRun]) -> Markup:
         having = [
             (each, task)
             for each, task in with_task(shown, name)
-            if task.questions and task.is_share and not is_hidden(task) and grid_of(task) is None
+            if task.samples and task.is_share and not is_hidden(task) and grid_of(task) is None
         ]
         if not having:
             continue
@@ -406,10 +408,10 @@ def category_figures(shown: Sequence[ShownRun]) -> Markup:
     return joined(*parts)
 
 
-def _category_values(tasks: Sequence[Task]) -> dict[str, list[str]]:
+def _category_values(tasks: Sequence[TaskRun]) -> dict[str, list[str]]:
     found: dict[str, dict[str, None]] = {}
     for task in tasks:
-        for question in task.questions:
+        for question in task.samples:
             for name, value in question.categories.items():
                 found.setdefault(name, {})[value] = None
     ordered: list[str] = ["short", "medium", "long"]
@@ -422,17 +424,17 @@ def _category_values(tasks: Sequence[Task]) -> dict[str, list[str]]:
 
 
 def _category_figure(
-    category: str, values: Sequence[str], having: Sequence[tuple[ShownRun, Task]]
+    category: str, values: Sequence[str], having: Sequence[tuple[ShownRun, TaskRun]]
 ) -> Markup:
     rows = []
     for value in values:
         for number, (each, task) in enumerate(having):
-            chosen = [q for q in task.questions if q.categories.get(category) == value]
+            chosen = [q for q in task.samples if q.categories.get(category) == value]
             found = estimate(chosen, is_share=True)
             cells: list[Markup] = []
             if number == 0:
                 sizes = {
-                    sum(q.categories.get(category) == value for q in other.questions)
+                    sum(q.categories.get(category) == value for q in other.samples)
                     for _, other in having
                 }
                 size = " / ".join(f"{n:,}" for n in sorted(sizes))

@@ -34,7 +34,7 @@ from longva_eval.reports.page.figures import category_figures, frame_curves, nee
 from longva_eval.reports.page.markup import Markup, isolated, joined, script_json, tag
 from longva_eval.reports.page.samples import Film, Samples, collect_samples
 from longva_eval.reports.page.scores import comparison_table, summary_table
-from longva_eval.reports.reading.runs import Question
+from longva_eval.reports.reading.runs import Sample
 from longva_eval.reports.reading.samples import count_of
 
 __all__ = ["PageRun", "build_page"]
@@ -219,14 +219,14 @@ def _unanswered(shown: Sequence[ShownRun]) -> Markup:
     for each in shown:
         for name, task in each.run.tasks.items():
             for outcome in ("failed", "no answer"):
-                found = [q for q in task.questions if q.outcome == outcome]
+                found = [q for q in task.samples if q.outcome == outcome]
                 if found:
-                    parts.append(_unanswered_list(each, name, outcome, found, len(task.questions)))
+                    parts.append(_unanswered_list(each, name, outcome, found, len(task.samples)))
     return joined(*parts)
 
 
 def _unanswered_list(
-    each: ShownRun, name: str, outcome: str, found: Sequence[Question], asked: int
+    each: ShownRun, name: str, outcome: str, found: Sequence[Sample], asked: int
 ) -> Markup:
     rows = []
     for question in found[:_MOST_LISTED]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from longva_eval.reports.page.film import Strip
 from longva_eval.reports.page.markup import Markup, script_json
 from longva_eval.reports.reading.needle_runs import grid_of
-from longva_eval.reports.reading.runs import Question, Run
+from longva_eval.reports.reading.runs import Run, Sample
 
 __all__ = ["Film", "Samples", "collect_samples", "option_probabilities", "question_categories"]
 
@@ -67,7 +67,7 @@ def collect_samples(runs: Sequence[Run], film: Film) -> Samples:
     )
 
 
-def question_categories(question: Question, *, in_grid: bool) -> dict[str, str]:
+def question_categories(question: Sample, *, in_grid: bool) -> dict[str, str]:
     """The subsets of a question; its place, if it belongs to a needle grid."""
     if not in_grid:
         return dict(question.categories)
@@ -78,7 +78,7 @@ def question_categories(question: Question, *, in_grid: bool) -> dict[str, str]:
     }
 
 
-def option_probabilities(question: Question) -> dict[str, float]:
+def option_probabilities(question: Sample) -> dict[str, float]:
     """The model's probability of each option, where the run recorded it.
 
     Read from `option_probabilities`, or `option_log_probs`, by letter or in the options' order.
@@ -119,9 +119,9 @@ class _Cutter:
         return f"{text[: self._length]} … [{len(text) - self._length:,} characters left out]"
 
 
-def _questions(run: Run, name: str) -> Sequence[Question]:
+def _questions(run: Run, name: str) -> Sequence[Sample]:
     task = run.tasks.get(name)
-    return task.questions if task is not None else ()
+    return task.samples if task is not None else ()
 
 
 def _task(
@@ -132,7 +132,7 @@ def _task(
         name in runs[place].tasks and grid_of(runs[place].tasks[name]) is not None
         for place in places
     )
-    by_key: dict[str, dict[int, Question]] = {}
+    by_key: dict[str, dict[int, Sample]] = {}
     for place in places:
         for question in _questions(runs[place], name):
             by_key.setdefault(question.key, {})[place] = question
@@ -171,7 +171,7 @@ def _task(
 
 
 def _answer(
-    question: Question,
+    question: Sample,
     strip: Strip | str | None,
     strips: Mapping[int, int],
     reasons: dict[str, int],

@@ -27,7 +27,7 @@ from longva_eval.reports.page.common import (
 )
 from longva_eval.reports.page.markup import Markup, isolated, joined, tag
 from longva_eval.reports.reading.needle_runs import grid_of
-from longva_eval.reports.reading.runs import Task
+from longva_eval.reports.reading.runs import TaskRun
 
 __all__ = ["comparison_table", "summary_table"]
 
@@ -98,20 +98,20 @@ def summary_table(shown: Sequence[ShownRun]) -> Markup:
                       aria_label="Summary table"), key, tag("p", note, class_="note"))  # fmt: skip
 
 
-def _summary_cells(each: ShownRun, task: Task) -> list[Markup]:
+def _summary_cells(each: ShownRun, task: TaskRun) -> list[Markup]:
     frames = each.run.frames(task.name)
     counts = task.counts()
     failed = counts["failed"]
     if grid_of(task) is not None:
-        lengths = sorted({int(question.record["num_frames"]) for question in task.questions})
+        lengths = sorted({int(question.record["num_frames"]) for question in task.samples})
         frames = f"{lengths[0]:,} to {lengths[-1]:,}" if len(lengths) > 1 else f"{lengths[0]:,}"
-    asked = f"{len(task.questions):,}"
-    if task.num_in_benchmark and task.num_in_benchmark != len(task.questions):
+    asked = f"{len(task.samples):,}"
+    if task.num_in_benchmark and task.num_in_benchmark != len(task.samples):
         asked += f" of {task.num_in_benchmark:,}"
-    if not task.questions:
+    if not task.samples:
         asked = f"{task.num_asked:,}" if task.num_asked else "\u2013"
     outcome: Markup | str = "\u2013"
-    if task.questions and not is_hidden(task):
+    if task.samples and not is_hidden(task):
         outcome = joined(
             outcome_bar({name: counts[name] for name in OUTCOMES}) if task.is_share else Markup(""),
             tag("span", _counts_text(counts, task), class_="counts"),
@@ -125,15 +125,15 @@ def _summary_cells(each: ShownRun, task: Task) -> list[Markup]:
     ]
 
 
-def _counts_text(counts: Mapping[str, int], task: Task) -> str:
+def _counts_text(counts: Mapping[str, int], task: TaskRun) -> str:
     if not task.is_share:
         return f"{sum(counts.values()):,} scored"
-    partial = sum(0.0 < question.score < 1.0 for question in task.questions)
+    partial = sum(0.0 < question.score < 1.0 for question in task.samples)
     parts = [f"{counts[name]:,} {name}" for name in OUTCOMES if counts[name] or name == "right"]
     return ", ".join(parts) + (f" ({partial:,} with partial credit)" if partial else "")
 
 
-def _score(each: ShownRun, task: Task, failed: int) -> Markup:
+def _score(each: ShownRun, task: TaskRun, failed: int) -> Markup:
     problems = each.run.problems_of(task.name)
     kinds = dict.fromkeys(problem.kind for problem in problems)
     marks = [
@@ -144,9 +144,9 @@ def _score(each: ShownRun, task: Task, failed: int) -> Markup:
     if "predict only" in kinds or is_hidden(task):
         why = "The right answers are not public: nothing to score." if is_hidden(task) else ""
         return joined(tag("span", why or "No score", class_="none"), *marks)
-    if not task.questions:
+    if not task.samples:
         return joined(_as_written(task), *marks)
-    found = estimate(task.questions, is_share=task.is_share)
+    found = estimate(task.samples, is_share=task.is_share)
     assert found is not None
     parts = []
     if task.is_share:
@@ -166,7 +166,7 @@ def _score(each: ShownRun, task: Task, failed: int) -> Markup:
         )
     parts.append(bar)
     if failed:
-        rest = [question for question in task.questions if question.outcome != "failed"]
+        rest = [question for question in task.samples if question.outcome != "failed"]
         other = estimate(rest, is_share=task.is_share)
         if other is None:
             text = "all questions failed"
@@ -184,7 +184,7 @@ def _score(each: ShownRun, task: Task, failed: int) -> Markup:
     return joined(*parts, *marks)
 
 
-def _as_written(task: Task) -> Markup:
+def _as_written(task: TaskRun) -> Markup:
     """The score of a task without samples, as lmms-eval wrote it."""
     metric = task.main_metric()
     if metric is None:
@@ -248,7 +248,7 @@ def _pairs(shown: Sequence[ShownRun]) -> list[_Pair]:
         having = [
             (each, task)
             for each, task in with_task(shown, name)
-            if task.questions and not is_hidden(task)
+            if task.samples and not is_hidden(task)
         ]
         firsts = having[:-1] if len(having) <= 3 else having[:1]
         for number, (first, first_task) in enumerate(firsts):
@@ -257,9 +257,9 @@ def _pairs(shown: Sequence[ShownRun]) -> list[_Pair]:
     return pairs
 
 
-def _compare(name: str, first: ShownRun, a: Task, second: ShownRun, b: Task) -> _Pair:
-    ours = {question.key: question for question in a.questions}
-    theirs = {question.key: question for question in b.questions}
+def _compare(name: str, first: ShownRun, a: TaskRun, second: ShownRun, b: TaskRun) -> _Pair:
+    ours = {question.key: question for question in a.samples}
+    theirs = {question.key: question for question in b.samples}
     common = [key for key in ours if key in theirs]
     refusal = ""
     if not common:

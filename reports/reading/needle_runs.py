@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from longva_eval.errors import MediaError
-from longva_eval.reports.reading.runs import Metric, Run, Task
-from longva_eval.reports.reading.samples import Problem, Question, as_mapping, as_number, count_of
+from longva_eval.reports.reading.runs import Metric, Run, TaskRun
+from longva_eval.reports.reading.samples import Problem, Sample, as_mapping, as_number, count_of
 
 __all__ = ["NEEDLE_TASK", "Controls", "Grid", "GridCell", "grid_of", "is_needle_folder",
            "read_needle_run"]  # fmt: skip
@@ -47,11 +47,11 @@ class GridCell:
     depth: float
     """From 0 to 1."""
     insert_index: int | None
-    questions: tuple[Question, ...]
+    samples: tuple[Sample, ...]
 
     @property
     def found(self) -> float:
-        return math.fsum(question.score for question in self.questions)
+        return math.fsum(question.score for question in self.samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Grid:
 
     def mean(self) -> float:
         """Mean of the cells, as the original has it."""
-        return math.fsum(cell.found / len(cell.questions) for cell in self.cells) / len(self.cells)
+        return math.fsum(cell.found / len(cell.samples) for cell in self.cells) / len(self.cells)
 
 
 def is_needle_folder(path: Path) -> bool:
@@ -95,7 +95,7 @@ def read_needle_run(path: Path) -> tuple[Run, Controls | None]:
     record = _read_mapping(path / "run.json", problems)
     needles = [as_mapping(needle) for needle in record.get("needles") or []]
     needles = [needle for needle in needles if not needle.get("rotation")]
-    cells: list[Question] = []
+    cells: list[Sample] = []
     damaged, first = 0, ""
     lines = _text(file).split("\n")
     for number, line in enumerate(lines, start=1):
@@ -103,7 +103,7 @@ def read_needle_run(path: Path) -> tuple[Run, Controls | None]:
             continue
         try:
             row = json.loads(line)
-            cells.append(_question(len(cells), row, needles))
+            cells.append(_sample(len(cells), row, needles))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             damaged += 1
             if damaged == 1:
@@ -126,14 +126,14 @@ def read_needle_run(path: Path) -> tuple[Run, Controls | None]:
         name="vniah_accuracy", filter="none", value=mean, percent=100 * mean, standard_error=None,
         is_clustered=False, higher_is_better=True,
     )  # fmt: skip
-    task = Task(
+    task = TaskRun(
         name=NEEDLE_TASK,
         version="",
         metrics=(metric,),
         metric="vniah_accuracy",
         num_asked=None if asked is None else int(asked),
         num_in_benchmark=None,
-        questions=tuple(cells),
+        samples=tuple(cells),
         is_share=True,
         is_ours=True,
         read_from={"score": "correct", "question_id": "place and needle", "cluster": "needle"},
@@ -158,11 +158,11 @@ def read_needle_run(path: Path) -> tuple[Run, Controls | None]:
     return run, _read_controls(path, problems)
 
 
-def grid_of(task: Task) -> Grid | None:
+def grid_of(task: TaskRun) -> Grid | None:
     """The grid of a task whose questions say a length and a depth; None if they do not."""
-    places: dict[tuple[int, float], list[Question]] = {}
+    places: dict[tuple[int, float], list[Sample]] = {}
     indices: dict[tuple[int, float], int | None] = {}
-    for question in task.questions:
+    for question in task.samples:
         frames = as_number(question.record.get("num_frames"))
         depth = as_number(question.record.get("depth"))
         if frames is None or depth is None or not task.is_share:
@@ -176,7 +176,7 @@ def grid_of(task: Task) -> Grid | None:
     cells = tuple(
         GridCell(
             num_frames=frames, depth=depth, insert_index=indices[frames, depth],
-            questions=tuple(questions),
+            samples=tuple(questions),
         )
         for (frames, depth), questions in sorted(places.items())
     )  # fmt: skip
@@ -190,7 +190,7 @@ def _is_lattice(cells: Sequence[GridCell]) -> bool:
     return None not in indices and len(indices) < len(depths)
 
 
-def _question(number: int, row: Any, needles: Sequence[Mapping[str, Any]]) -> Question:
+def _sample(number: int, row: Any, needles: Sequence[Mapping[str, Any]]) -> Sample:
     if not isinstance(row, dict):
         raise ValueError("no cell")
     frames, depth = int(row["num_frames"]), float(row["depth"])
@@ -201,7 +201,7 @@ def _question(number: int, row: Any, needles: Sequence[Mapping[str, Any]]) -> Qu
     name = str(needle.get("name") or f"needle {place}")
     generated = str(row.get("generated", ""))
     tokens = as_number(row.get("num_prompt_tokens"))
-    return Question(
+    return Sample(
         key=f"{frames}-{depth:.3f}-{place}",
         question_id=f"{frames}-{depth:.3f}-{place}",
         doc_id=number,

@@ -8,7 +8,7 @@ What is unusual about these files, and why this module is longer than `json.load
 * A task's score may be a share, a percentage or a mean of categories, while the standard error
   beside it is always a share. `Metric.percent` is None where the scale cannot be told.
 * `doc_hash` is the same for all documents of a task. Questions of two runs are paired by the task's
-  question id, or by a digest of prompt and target (`Question.key`).
+  question id, or by a digest of prompt and target (`Sample.key`).
 
 What is wrong with a run (no samples, a truncated file, `--limit`) is a `Problem` in `Run.problems`.
 Only a path where nothing can be read is an error. No torch, no pandas.
@@ -31,14 +31,14 @@ from longva_eval.questions.outcomes import OUTCOMES
 from longva_eval.reports.reading.samples import (
     RECIPE_KEY,
     Problem,
-    Question,
     Reading,
+    Sample,
     as_mapping,
     as_number,
     count_of,
 )
 
-__all__ = ["Metric", "Problem", "Question", "Run", "Task", "find_results", "read_run", "read_runs"]
+__all__ = ["Metric", "Problem", "Run", "Sample", "TaskRun", "find_results", "read_run", "read_runs"]
 
 _DATE: Final = re.compile(r"^(\d{8}_\d{6})_(?:results\.json|samples_(.+)\.jsonl)$")
 _FRAME_ARGUMENTS: Final = (
@@ -64,7 +64,7 @@ class Metric:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class TaskRun:
     """What a run has of one task."""
 
     name: str
@@ -76,7 +76,7 @@ class Task:
     """Questions that lmms-eval says it asked."""
     num_in_benchmark: int | None
     """Questions that the benchmark has."""
-    questions: tuple[Question, ...]
+    samples: tuple[Sample, ...]
     is_share: bool
     """Whether every score lies within 0 and 1, so that percent makes sense."""
     is_ours: bool
@@ -94,7 +94,7 @@ class Task:
 
     def counts(self) -> dict[str, int]:
         """Questions per outcome; all of them are there."""
-        found = Counter(question.outcome for question in self.questions)
+        found = Counter(question.outcome for question in self.samples)
         return {**dict.fromkeys(OUTCOMES, 0), **found}
 
 
@@ -111,7 +111,7 @@ class Run:
     date: str
     limit: float | None
     offset: int
-    tasks: Mapping[str, Task]
+    tasks: Mapping[str, TaskRun]
     config: Mapping[str, Any]
     recipe: Mapping[str, Any]
     """What our adapters say of themselves; empty for other models."""
@@ -129,7 +129,7 @@ class Run:
         What the model saw comes before what was asked for, and both before its arguments.
         """
         chosen = [self.tasks[task]] if task in self.tasks else list(self.tasks.values())
-        questions = [question for each in chosen for question in each.questions]
+        questions = [question for each in chosen for question in each.samples]
         seen = [q.frames_seen for q in questions if q.frames_seen is not None]
         if seen:
             low, high = min(seen), max(seen)
@@ -361,7 +361,7 @@ def _build_run(
     limit, offset = as_number(config.get("limit")), int(as_number(config.get("offset")) or 0)
     model_args = _parse_arguments(config.get("model_args"))
     recipe = as_mapping(results.get(RECIPE_KEY))
-    tasks: dict[str, Task] = {}
+    tasks: dict[str, TaskRun] = {}
     for name in [*as_mapping(results.get("results")), *samples]:
         if name not in tasks:
             task, found = _build_task(name, results, samples.get(name), path)
@@ -385,7 +385,7 @@ def _build_run(
     )
 
 
-def _limits(tasks: Mapping[str, Task], limit: float | None, offset: int) -> list[Problem]:
+def _limits(tasks: Mapping[str, TaskRun], limit: float | None, offset: int) -> list[Problem]:
     """A problem for each task that was not run on the whole of its benchmark."""
     options = [f"--limit {limit:g}"] if limit is not None else []
     options += [f"--offset {offset}"] if offset else []
@@ -393,7 +393,7 @@ def _limits(tasks: Mapping[str, Task], limit: float | None, offset: int) -> list
         return []
     problems = []
     for task in tasks.values():
-        asked = len(task.questions) or task.num_asked
+        asked = len(task.samples) or task.num_asked
         if task.num_in_benchmark and asked == task.num_in_benchmark:
             continue  # a limit beyond the benchmark's size
         of = f" of {task.num_in_benchmark:,}" if task.num_in_benchmark else ""
@@ -436,7 +436,7 @@ def _build_task(
     results: Mapping[str, Any],
     samples: Sequence[Mapping[str, Any]] | None,
     path: Path,
-) -> tuple[Task | None, list[Problem]]:
+) -> tuple[TaskRun | None, list[Problem]]:
     problems: list[Problem] = []
     row = as_mapping(as_mapping(results.get("results")).get(name))
     config = as_mapping(as_mapping(results.get("configs")).get(name))
@@ -492,9 +492,9 @@ def _task(
     in_benchmark: float | None,
     asked: float | None,
     reading: Reading | None = None,
-) -> Task:
+) -> TaskRun:
     version = as_mapping(results.get("versions")).get(name)
-    return Task(
+    return TaskRun(
         name=name,
         version="" if version in (None, "Yaml", "N/A") else str(version),
         metrics=tuple(metrics),
@@ -502,7 +502,7 @@ def _task(
         # A fraction as --limit gives a fraction here, which is no number of questions.
         num_asked=int(asked) if asked is not None and asked >= 1 else None,
         num_in_benchmark=int(in_benchmark) if in_benchmark is not None else None,
-        questions=tuple(reading.questions) if reading else (),
+        samples=tuple(reading.samples) if reading else (),
         is_share=reading.is_share if reading else all(m.percent is not None for m in metrics),
         is_ours=reading.is_ours if reading else False,
         read_from=reading.read_from if reading else {},
@@ -612,10 +612,10 @@ def _order(doc_id: object) -> tuple[int, float, str]:
     return (1, 0.0, str(doc_id)) if number is None else (0, number, "")
 
 
-def _check(task: Task, reading: Reading) -> list[Problem]:
+def _check(task: TaskRun, reading: Reading) -> list[Problem]:
     """Where counts and scores of the results file and of the samples disagree."""
     problems = []
-    read = len(reading.questions)
+    read = len(reading.samples)
     # A question that was damaged or had no score has its own problem; here all lines count.
     if task.num_asked is not None and read and read != task.num_asked:
         text = (
@@ -623,7 +623,7 @@ def _check(task: Task, reading: Reading) -> list[Problem]:
             "read from the samples. Numbers here are of those."
         )
         problems.append(Problem(kind="number of samples", text=text, task=task.name))
-    failed = [question for question in task.questions if question.outcome == "failed"]
+    failed = [question for question in task.samples if question.outcome == "failed"]
     if failed:
         reasons = Counter(question.reason for question in failed if question.reason)
         why = f" Most often: {reasons.most_common(1)[0][0]}" if reasons else ""
@@ -632,7 +632,7 @@ def _check(task: Task, reading: Reading) -> list[Problem]:
             f"count 0 in the score.{why}"
         )
         problems.append(Problem(kind="failed", text=text, task=task.name))
-    hidden = sum(question.outcome == "not scored" for question in task.questions)
+    hidden = sum(question.outcome == "not scored" for question in task.samples)
     if hidden:
         text = (
             f"{task.name}: the right answers to {count_of(hidden, 'question')} are not public. "

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from longva_eval.questions.outcomes import FAILED, OUTCOMES
 
-__all__ = ["RECIPE_KEY", "Problem", "Question", "Reading", "as_mapping", "as_number", "count_of"]
+__all__ = ["RECIPE_KEY", "Problem", "Reading", "Sample", "as_mapping", "as_number", "count_of"]
 
 RECIPE_KEY: Final = "longva_eval"
 """Where our adapters say how an answer or a whole run was made."""
@@ -74,8 +74,8 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """One question of a run, with what became of it."""
+class Sample:
+    """A question as one run was asked it, with what became of it."""
 
     key: str
     """What pairs it with the same question in another run of the task."""
@@ -133,7 +133,7 @@ class Reading:
         prompts: Mapping[str, Any],
     ) -> None:
         self.problems: list[Problem] = []
-        self.questions: list[Question] = []
+        self.samples: list[Sample] = []
         self._task = task
         self.metric = self._choose_metric(samples, metrics)
         self.is_ours = any(_is_record(sample.get(self.metric)) for sample in samples)
@@ -154,8 +154,8 @@ class Reading:
             facts = as_mapping(sample.get(RECIPE_KEY)) or as_mapping(
                 prompts.get(str(sample["doc_id"]))
             )
-            self.questions.append(
-                _question(
+            self.samples.append(
+                _sample(
                     sample,
                     records[place],
                     score,
@@ -171,7 +171,7 @@ class Reading:
 
     def mean(self) -> float | None:
         """Mean score of the scored questions, if it is a share."""
-        scores = [question.score for question in self.questions if question.is_scored]
+        scores = [question.score for question in self.samples if question.is_scored]
         return math.fsum(scores) / len(scores) if scores and self.is_share else None
 
     def _choose_metric(self, samples: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str:
@@ -270,7 +270,7 @@ class Reading:
         return list(keys), ""
 
     def _say_what_is_missing(self, samples: Sequence[Mapping[str, Any]], unscored: int) -> None:
-        if samples and not self.questions:
+        if samples and not self.samples:
             text = (
                 f"{self._task}: no score per question was found in the samples; only the task's "
                 "own aggregate is shown."
@@ -341,7 +341,7 @@ def _categories(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return found
 
 
-def _question(
+def _sample(
     sample: Mapping[str, Any],
     record: Mapping[str, Any],
     score: float,
@@ -352,7 +352,7 @@ def _question(
     cluster: str,
     categories: Mapping[str, str],
     is_share: bool,
-) -> Question:
+) -> Sample:
     generated = record.get("generated")
     text = generated if isinstance(generated, str) else _text(sample.get("filtered_resps"))
     choice = _choice(record)
@@ -368,7 +368,7 @@ def _question(
     counted = as_mapping(tokens[0]) if isinstance(tokens, list) and tokens else {}
     num_tokens = as_number(facts.get("num_prompt_tokens", counted.get("input_tokens")))
     answer = next((record[k] for k in _ANSWER_KEYS if k in record), sample.get("target", ""))
-    return Question(
+    return Sample(
         key=key,
         question_id=question_id,
         doc_id=sample["doc_id"] if isinstance(sample["doc_id"], int) else str(sample["doc_id"]),

@@ -18,16 +18,16 @@ from typing import Any, Final
 
 from longva_eval import stats
 from longva_eval.errors import SettingsError
-from longva_eval.reports.reading.runs import Question, Run, Task
+from longva_eval.reports.reading.runs import Run, Sample, TaskRun
 from longva_eval.reports.tables.notes import Notes, joined_marks
 from longva_eval.reports.tables.published import (
     Benchmark,
+    PublishedColumn,
     PublishedRow,
     PublishedScore,
     benchmark_of,
     published_rows,
 )
-from longva_eval.reports.tables.published import Column as BenchmarkColumn
 from longva_eval.reports.tables.tables import Cell, Column, Row, Table
 
 __all__ = [
@@ -65,7 +65,7 @@ class Measured:
     """`%`, or empty for a metric that is no share."""
 
 
-def measure(questions: Sequence[Question], *, is_share: bool = True) -> Measured | None:
+def measure(questions: Sequence[Sample], *, is_share: bool = True) -> Measured | None:
     """Mean score of the scored questions with its clustered uncertainty; None of none."""
     questions = [question for question in questions if question.is_scored]
     if not questions:
@@ -243,7 +243,7 @@ def _number(value: float, unit: str) -> str:
 
 def _our_drafts(
     runs: Sequence[Run],
-    tasks_of: Callable[[Run], list[tuple[int, Task, BenchmarkColumn]]],
+    tasks_of: Callable[[Run], list[tuple[int, TaskRun, PublishedColumn]]],
     notes: Notes,
     *,
     beside_published: bool = False,
@@ -251,7 +251,7 @@ def _our_drafts(
     """Rows of runs. `tasks_of` gives the column, the task and what of it is shown."""
     drafts = []
     labels = run_labels(runs)
-    reference: dict[str, tuple[str, Task]] = {}
+    reference: dict[str, tuple[str, TaskRun]] = {}
     for run, label in zip(runs, labels, strict=True):
         places = tasks_of(run)
         if not places:
@@ -281,12 +281,12 @@ def _our_drafts(
             found = _column_value(task, column)
             if found is not None:
                 values[place] = found
-            others = [q for q in task.questions if q.outcome != "failed"]
+            others = [q for q in task.samples if q.outcome != "failed"]
             without = _column_value(task, column, others)
-            if without is not None and len(others) < len(task.questions):
+            if without is not None and len(others) < len(task.samples):
                 kept[place] = without
         failed = sum(task.counts()["failed"] for task in tasks)
-        asked = sum(len(task.questions) or task.num_asked or 0 for task in tasks)
+        asked = sum(len(task.samples) or task.num_asked or 0 for task in tasks)
         subtitles = subtitle_setting(tasks[0])
         data = {
             "row": label,
@@ -375,7 +375,7 @@ def _params(run: Run) -> str:
     return f"{found[1]}B" if found else ""
 
 
-def subtitle_setting(task: Task) -> str:
+def subtitle_setting(task: TaskRun) -> str:
     """`w/` or `w/o` for a task whose benchmark has both, else empty."""
     known = benchmark_of(task.name)
     if known is None or not known.subtitles:
@@ -384,7 +384,7 @@ def subtitle_setting(task: Task) -> str:
     return "w/" if re.search(r"(?<!o)_subtitle|w_sub|with_sub", name) else "w/o"
 
 
-def _other_data(task: Task) -> str:
+def _other_data(task: TaskRun) -> str:
     """What is wrong with the data of a task that has the name of a published benchmark."""
     known = benchmark_of(task.name)
     size = task.num_in_benchmark
@@ -397,7 +397,7 @@ def _other_data(task: Task) -> str:
     )
 
 
-def _differences(label: str, task: Task, reference: dict[str, tuple[str, Task]]) -> list[str]:
+def _differences(label: str, task: TaskRun, reference: dict[str, tuple[str, TaskRun]]) -> list[str]:
     """What makes a run not comparable with the first one of the same benchmark."""
     known = benchmark_of(task.name)
     name = known.name if known else task.name
@@ -414,9 +414,9 @@ def _differences(label: str, task: Task, reference: dict[str, tuple[str, Task]])
         texts.append(
             f"version {task.version or '?'} of the task, {other_label} has {other.version or '?'}."
         )
-    if task.questions and other.questions:
-        ours = {question.key: question for question in task.questions}
-        theirs = {question.key: question for question in other.questions}
+    if task.samples and other.samples:
+        ours = {question.key: question for question in task.samples}
+        theirs = {question.key: question for question in other.samples}
         common = ours.keys() & theirs.keys()
         if len(common) < max(len(ours), len(theirs)):
             texts.append(
@@ -433,10 +433,10 @@ def _differences(label: str, task: Task, reference: dict[str, tuple[str, Task]])
 
 
 def _column_value(
-    task: Task, column: BenchmarkColumn, questions: Sequence[Question] | None = None
+    task: TaskRun, column: PublishedColumn, questions: Sequence[Sample] | None = None
 ) -> tuple[float, str, Measured | None] | None:
     """What a run has for a column: number, as shown, and how sure."""
-    chosen = [q for q in (task.questions if questions is None else questions) if q.is_scored]
+    chosen = [q for q in (task.samples if questions is None else questions) if q.is_scored]
     if column.category:
         chosen = [q for q in chosen if column.category in q.categories.values()]
     if column.macro and chosen:
@@ -449,7 +449,7 @@ def _column_value(
             return None
         return measured.value, _number(measured.value, measured.unit), measured
     metric = task.main_metric()
-    if column.category or task.questions or metric is None:
+    if column.category or task.samples or metric is None:
         return None
     # No samples: what lmms-eval wrote.
     is_percent = metric.percent is not None
@@ -468,7 +468,7 @@ def _column_value(
     return value, _number(value, measured.unit), measured
 
 
-def _macro(task: Task, questions: Sequence[Question]) -> Measured | None:
+def _macro(task: TaskRun, questions: Sequence[Sample]) -> Measured | None:
     """Mean over the values of the task's first category, as MLVU's M-Avg.
 
     The standard error is that of a weighted mean: each question weighs 1 / (categories x questions
@@ -478,7 +478,7 @@ def _macro(task: Task, questions: Sequence[Question]) -> Measured | None:
     name = next((name for name in ("task_type", *names) if name in names), None)
     if name is None or not task.is_share:
         return None
-    groups: dict[str, list[Question]] = {}
+    groups: dict[str, list[Sample]] = {}
     for question in questions:
         groups.setdefault(question.categories.get(name, ""), []).append(question)
     means = {key: math.fsum(q.score for q in group) / len(group) for key, group in groups.items()}
@@ -505,7 +505,7 @@ def _macro(task: Task, questions: Sequence[Question]) -> Measured | None:
 # Tables -------------------------------------------------------------------------------------------
 
 
-def _tasks_for(run: Run, benchmark: Benchmark) -> list[Task]:
+def _tasks_for(run: Run, benchmark: Benchmark) -> list[TaskRun]:
     return [
         task
         for task in run.tasks.values()
@@ -524,7 +524,7 @@ def _benchmark_table(
         return _grid_table(runs, benchmark, scores, models)
     notes = Notes()
 
-    def tasks_of(run: Run) -> list[tuple[int, Task, BenchmarkColumn]]:
+    def tasks_of(run: Run) -> list[tuple[int, TaskRun, PublishedColumn]]:
         found = []
         for task in _tasks_for(run, benchmark):
             for place, column in enumerate(benchmark.columns):
@@ -698,8 +698,8 @@ def _split_table(
     columns = list(known.columns) if known else []
     if by or not columns or not any(c.category for c in columns):
         values = category_values(tasks, by)
-        last = columns[-1] if columns else BenchmarkColumn(title="Overall", subset="")
-        columns = [BenchmarkColumn(title=v, subset="", category=v) for v in values] + [last]
+        last = columns[-1] if columns else PublishedColumn(title="Overall", subset="")
+        columns = [PublishedColumn(title=v, subset="", category=v) for v in values] + [last]
     benchmark = Benchmark(
         name=names[0] if len(names) == 1 else known.name if known else ", ".join(names),
         tasks="|".join(map(re.escape, names)),
@@ -709,11 +709,11 @@ def _split_table(
     return _benchmark_table(runs, benchmark, (), (), None)
 
 
-def category_values(tasks: Sequence[Task], by: str) -> list[str]:
+def category_values(tasks: Sequence[TaskRun], by: str) -> list[str]:
     """Values to split by: of the category asked for, else of the first that has few."""
     found: dict[str, dict[str, None]] = {}
     for task in tasks:
-        for question in task.questions:
+        for question in task.samples:
             for name, value in question.categories.items():
                 found.setdefault(name, {})[value] = None
     if by:
@@ -724,7 +724,7 @@ def category_values(tasks: Sequence[Task], by: str) -> list[str]:
 
 def _check_category(runs: Sequence[Run], by: str) -> None:
     """A category that no run has would split nothing, and nobody would see it."""
-    questions = (q for run in runs for task in run.tasks.values() for q in task.questions)
+    questions = (q for run in runs for task in run.tasks.values() for q in task.samples)
     found = {name for question in questions for name in question.categories}
     if by not in found:
         there = f"there is {', '.join(sorted(found))}" if found else "their samples have none"
@@ -738,13 +738,13 @@ def _overview(
     notes = Notes()
     names = list(groups)
 
-    def tasks_of(run: Run) -> list[tuple[int, Task, BenchmarkColumn]]:
+    def tasks_of(run: Run) -> list[tuple[int, TaskRun, PublishedColumn]]:
         found = []
         for place, name in enumerate(names):
             known, tasks = groups[name]
             own = [run.tasks[task] for task in tasks if task in run.tasks]
             last = known.columns[-1] if known and known.columns else None
-            column = BenchmarkColumn(title=name, subset="", macro=bool(last and last.macro))
+            column = PublishedColumn(title=name, subset="", macro=bool(last and last.macro))
             # Several variants of one benchmark have their own table below.
             if len(own) == 1:
                 found.append((place, own[0], column))
@@ -778,10 +778,10 @@ def _grid_table(
     published, left_out = _published_grids(scores, benchmark, models)
     ours = []
     for run in runs:
-        ours += [(run, task) for task in _tasks_for(run, benchmark) if task.questions]
+        ours += [(run, task) for task in _tasks_for(run, benchmark) if task.samples]
     lengths = sorted(
         {frames for row in published for frames in row.values}
-        | {frames for _, task in ours for frames in by_length(task.questions)}
+        | {frames for _, task in ours for frames in by_length(task.samples)}
     )
     drafts = _published_drafts(published, notes, set(), set())
     for draft, row in zip(drafts, published, strict=True):
@@ -796,7 +796,7 @@ def _grid_table(
     our_drafts = _our_drafts(
         [_only(run, task) for run, task in ours],
         lambda run: [
-            (len(lengths), next(iter(run.tasks.values())), BenchmarkColumn(title="", subset=""))
+            (len(lengths), next(iter(run.tasks.values())), PublishedColumn(title="", subset=""))
         ],
         notes,
     )
@@ -805,7 +805,7 @@ def _grid_table(
         draft.frames = ""
         if draft.label.startswith("  "):
             continue
-        columns = by_length(next(tasks).questions)
+        columns = by_length(next(tasks).samples)
         for frames, questions in columns.items():
             measured = measure(questions)
             if measured is not None:
@@ -853,7 +853,7 @@ def _published_grids(
     return published_rows(scores, benchmark, models=models) if scores else ([], 0)
 
 
-def _only(run: Run, task: Task) -> Run:
+def _only(run: Run, task: TaskRun) -> Run:
     fields = {name: getattr(run, name) for name in run.__dataclass_fields__}
     several = len(_tasks_named(run)) > 1
     fields |= {
@@ -865,12 +865,12 @@ def _only(run: Run, task: Task) -> Run:
 
 
 def _tasks_named(run: Run) -> list[str]:
-    return [name for name, task in run.tasks.items() if task.questions]
+    return [name for name, task in run.tasks.items() if task.samples]
 
 
-def by_length(questions: Sequence[Question]) -> dict[int, list[Question]]:
+def by_length(questions: Sequence[Sample]) -> dict[int, list[Sample]]:
     """Questions of a needle grid by number of haystack frames."""
-    found: dict[int, list[Question]] = {}
+    found: dict[int, list[Sample]] = {}
     for question in questions:
         frames = question.record.get("num_frames", question.categories.get("num_frames"))
         try:

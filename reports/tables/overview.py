@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from longva_eval.errors import SettingsError
 from longva_eval.questions.outcomes import OUTCOMES
-from longva_eval.reports.reading.runs import Question, Run, Task
+from longva_eval.reports.reading.runs import Run, Sample, TaskRun
 from longva_eval.reports.tables.compare import Measured, measure
 from longva_eval.reports.tables.tables import Cell, Column, Row, Table, render, shown_width
 
@@ -47,15 +47,15 @@ def show_failed(run: Run, *, width: int = 80) -> str:
     """Every question that failed or got no answer that could be read, with the reason."""
     lines = []
     for task in run.tasks.values():
-        if not task.questions and task.metrics and not task.subtasks:
+        if not task.samples and task.metrics and not task.subtasks:
             lines += [f"{task.name}: the run has no samples; what failed is not known."]
             continue
         for outcome in ("failed", "no answer"):
-            found = [q for q in task.questions if q.outcome == outcome]
+            found = [q for q in task.samples if q.outcome == outcome]
             if not found:
                 continue
-            lines += [f"{task.name}: {len(found):,} of {len(task.questions):,} {outcome}", ""]
-            by_reason: dict[str, list[Question]] = {}
+            lines += [f"{task.name}: {len(found):,} of {len(task.samples):,} {outcome}", ""]
+            by_reason: dict[str, list[Sample]] = {}
             for question in found:
                 reason = question.reason if outcome == "failed" else f"said {_quoted(question)}"
                 by_reason.setdefault(reason or "no reason was kept", []).append(question)
@@ -75,16 +75,16 @@ def show_question(run: Run, question_id: str, *, width: int = 80) -> str:
     found = [
         (task, question)
         for task in run.tasks.values()
-        for question in task.questions
+        for question in task.samples
         if question_id in (question.question_id, question.key)
     ] or [
         (task, question)
         for task in run.tasks.values()
-        for question in task.questions
+        for question in task.samples
         if question_id == str(question.doc_id)
     ]
     if not found:
-        known = [_id(q) for task in run.tasks.values() for q in task.questions][:_SHOWN]
+        known = [_id(q) for task in run.tasks.values() for q in task.samples][:_SHOWN]
         hint = f"Ids look like {', '.join(known)}." if known else "The run has no samples."
         raise SettingsError(f"{run.path} has no question {question_id!r}. {hint}")
     parts = []
@@ -105,7 +105,7 @@ def show_question(run: Run, question_id: str, *, width: int = 80) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _about(question: Question) -> list[tuple[str, str]]:
+def _about(question: Sample) -> list[tuple[str, str]]:
     facts = [
         ("outcome", question.outcome + (f": {question.reason}" if question.reason else "")),
         ("right answer", question.answer),
@@ -200,22 +200,22 @@ def _plain(value: object) -> str:
 # A task -------------------------------------------------------------------------------------------
 
 
-def _task_lines(run: Run, task: Task, width: int) -> list[str]:
+def _task_lines(run: Run, task: TaskRun, width: int) -> list[str]:
     version = f" (version {task.version})" if task.version else ""
     lines = [f"{task.name}{version}"]
-    if not task.questions:
+    if not task.samples:
         for metric in task.metrics:
             shown = f"{metric.value:g}" if metric.percent is None else f"{metric.percent:.1f} %"
             lines.append(f"  {metric.name}: {shown}, as lmms-eval wrote it")
         return lines
-    rows = [_score_row("all", task.questions, task)]
-    answered = [q for q in task.questions if q.outcome != "failed"]
-    if answered and len(answered) < len(task.questions):
+    rows = [_score_row("all", task.samples, task)]
+    answered = [q for q in task.samples if q.outcome != "failed"]
+    if answered and len(answered) < len(task.samples):
         rows.append(_score_row("without failed", answered, task))
-    names = dict.fromkeys(name for q in task.questions for name in q.categories)
+    names = dict.fromkeys(name for q in task.samples for name in q.categories)
     for name in names:
-        values: dict[str, list[Question]] = {}
-        for question in task.questions:
+        values: dict[str, list[Sample]] = {}
+        for question in task.samples:
             if name in question.categories:
                 values.setdefault(question.categories[name], []).append(question)
         if len(values) < 2:
@@ -244,7 +244,7 @@ def _task_lines(run: Run, task: Task, width: int) -> list[str]:
     if own is not None and any(p.kind == "aggregate" for p in run.problems_of(task.name)):
         text = f"The task's own score, {own.name}: {own.percent:.1f} %; see below."
         lines += _wrap(text, width, "  ")
-    videos = len({question.cluster for question in task.questions})
+    videos = len({question.cluster for question in task.samples})
     source = task.read_from.get("cluster")
     if source:
         lines += _wrap(
@@ -254,7 +254,7 @@ def _task_lines(run: Run, task: Task, width: int) -> list[str]:
     return lines
 
 
-def _score_row(label: str, questions: Sequence[Question], task: Task) -> Row:
+def _score_row(label: str, questions: Sequence[Sample], task: TaskRun) -> Row:
     found = measure(questions, is_share=task.is_share)
     counts = Counter(question.outcome for question in questions)
     texts = [
@@ -268,7 +268,7 @@ def _score_row(label: str, questions: Sequence[Question], task: Task) -> Row:
     return Row(cells=tuple(Cell(text=text) for text in texts))
 
 
-def _shown_outcomes(task: Task) -> list[str]:
+def _shown_outcomes(task: TaskRun) -> list[str]:
     """All but "not scored", which only splits with hidden answers have."""
     counts = task.counts()
     return [name for name in OUTCOMES if name != "not scored" or counts[name]]
@@ -278,7 +278,7 @@ def _value(found: Measured, value: float) -> str:
     return f"{value:.1f}" if found.unit == "%" else f"{value:.2f}"
 
 
-def _outcome_bar(task: Task, width: int) -> list[str]:
+def _outcome_bar(task: TaskRun, width: int) -> list[str]:
     """The outcomes as one bar; every outcome that occurs takes a place at least."""
     counts = {name: number for name, number in task.counts().items() if number}
     total = sum(counts.values())
@@ -294,11 +294,11 @@ def _outcome_bar(task: Task, width: int) -> list[str]:
     return [f"  {bar}", *_wrap(legend, width, "  ")]
 
 
-def _worth_a_look(task: Task, width: int) -> list[str]:
+def _worth_a_look(task: TaskRun, width: int) -> list[str]:
     """Failed questions, unread answers, and the longest prompts."""
     lines: list[str] = []
     for outcome, title in (("failed", "Failed"), ("no answer", "No answer could be read")):
-        found = [q for q in task.questions if q.outcome == outcome]
+        found = [q for q in task.samples if q.outcome == outcome]
         if not found:
             continue
         lines += ["", f"  {title}"]
@@ -307,15 +307,15 @@ def _worth_a_look(task: Task, width: int) -> list[str]:
             lines.append(_clip(f"    {_id(question)}: {said}", width))
         if len(found) > _SHOWN:
             lines.append(f"    and {len(found) - _SHOWN:,} more: --failed lists them")
-    cut = sum(bool(q.facts.get("num_tokens_cut")) for q in task.questions)
-    repeating = sum(bool(q.facts.get("degenerate")) for q in task.questions)
+    cut = sum(bool(q.facts.get("num_tokens_cut")) for q in task.samples)
+    repeating = sum(bool(q.facts.get("degenerate")) for q in task.samples)
     if cut:
         lines += ["", f"  {cut:,} prompts were cut to fit the context."]
     if repeating:
         lines += ["", f"  {repeating:,} answers repeat themselves."]
-    slow = sorted((q for q in task.questions if q.seconds is not None), key=lambda q: -q.seconds)  # type: ignore[operator]  # filtered
+    slow = sorted((q for q in task.samples if q.seconds is not None), key=lambda q: -q.seconds)  # type: ignore[operator]  # filtered
     long = sorted(
-        (q for q in task.questions if q.num_prompt_tokens),
+        (q for q in task.samples if q.num_prompt_tokens),
         key=lambda q: -(q.num_prompt_tokens or 0),
     )
     if slow:
@@ -375,12 +375,12 @@ def _clean(text: str) -> str:
     return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
 
 
-def _quoted(question: Question) -> str:
+def _quoted(question: Sample) -> str:
     text = " ".join(question.generated.split())
     return f"“{text[:60]}{'...' if len(text) > 60 else ''}”" if text else "nothing"
 
 
-def _id(question: Question) -> str:
+def _id(question: Sample) -> str:
     return question.question_id or f"document {question.doc_id}"
 
 

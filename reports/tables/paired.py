@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from longva_eval import stats
-from longva_eval.reports.reading.runs import Question, Run, Task
+from longva_eval.reports.reading.runs import Run, Sample, TaskRun
 from longva_eval.reports.tables.compare import (
     by_length,
     category_values,
@@ -37,8 +37,8 @@ class _Pair:
     run: int
     """Place of the run."""
     subset: str
-    first: tuple[Question, ...]
-    second: tuple[Question, ...]
+    first: tuple[Sample, ...]
+    second: tuple[Sample, ...]
     is_share: bool
     is_variant: bool
     """Whether it repeats another row without the failed questions."""
@@ -169,7 +169,7 @@ def _explain(notes: Notes, pairs: Sequence[_Pair], counted: int) -> None:
     )
 
 
-def _same_task(task: Task, baseline: Run) -> Task | None:
+def _same_task(task: TaskRun, baseline: Run) -> TaskRun | None:
     if task.name in baseline.tasks:
         return baseline.tasks[task.name]
     known = benchmark_of(task.name)
@@ -184,7 +184,7 @@ def _same_task(task: Task, baseline: Run) -> Task | None:
 
 
 def _pairs_of(
-    place: int, label: str, task: Task, other: Task, by: str, notes: Notes
+    place: int, label: str, task: TaskRun, other: TaskRun, by: str, notes: Notes
 ) -> list[_Pair]:
     """The rows of one task: overall and by the benchmark's split; none if it is refused."""
 
@@ -192,7 +192,7 @@ def _pairs_of(
         notes.general(f"{task.name}: {text}", task=task.name)
 
     for which, found in ((label, task), ("the baseline", other)):
-        if not found.questions:
+        if not found.samples:
             say(
                 f"{which} has no samples with scores, so that nothing can be paired; run it with "
                 "--log_samples. Two averages alone do not say whether they differ."
@@ -201,8 +201,8 @@ def _pairs_of(
     if task.is_share != other.is_share:
         say(f"the scores of {label} and the baseline are on different scales; not compared.")
         return []
-    ours = {question.key: question for question in task.questions if question.is_scored}
-    theirs = {question.key: question for question in other.questions if question.is_scored}
+    ours = {question.key: question for question in task.samples if question.is_scored}
+    theirs = {question.key: question for question in other.samples if question.is_scored}
     if not ours or not theirs:
         say("the right answers are not public: there is nothing to compare.")
         return []
@@ -262,7 +262,7 @@ def _pairs_of(
     return pairs
 
 
-def _split(task: Task, questions: Sequence[Question], by: str) -> list[tuple[str, list[str]]]:
+def _split(task: TaskRun, questions: Sequence[Sample], by: str) -> list[tuple[str, list[str]]]:
     """Keys of the questions in each part that a comparison is repeated for."""
     known = benchmark_of(task.name)
     if known is not None and known.by_frames and not by:

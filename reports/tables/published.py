@@ -25,7 +25,7 @@ __all__ = [
     "BENCHMARKS",
     "SCORES",
     "Benchmark",
-    "Column",
+    "PublishedColumn",
     "PublishedRow",
     "PublishedScore",
     "Source",
@@ -68,7 +68,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class PublishedColumn:
     """A column of a benchmark's table: what it is called there, in scores.csv and in our runs."""
 
     title: str
@@ -87,7 +87,7 @@ class Benchmark:
     """How a published benchmark looks as a table, and which tasks are the same benchmark."""
 
     name: str
-    columns: tuple[Column, ...]
+    columns: tuple[PublishedColumn, ...]
     tasks: str
     """Regular expression of task names, ours and lmms-eval's."""
     subtitles: bool = False
@@ -105,7 +105,7 @@ class Benchmark:
 def _simple(
     name: str, tasks: str, subset: str, *, title: str, size: int, metric: str = ""
 ) -> Benchmark:
-    column = Column(title=title, subset=subset, macro=metric == "m_avg")
+    column = PublishedColumn(title=title, subset=subset, macro=metric == "m_avg")
     return Benchmark(name=name, tasks=tasks, columns=(column,), metric=metric, sizes=(size,))
 
 
@@ -114,7 +114,7 @@ def _image(benchmark: str, tasks: str, *sizes: int) -> Benchmark:
         name=benchmark,
         tasks=tasks,
         sizes=sizes,
-        columns=(Column(title=benchmark, subset=""),),
+        columns=(PublishedColumn(title=benchmark, subset=""),),
         paper_table="LongVA Table 6",
     )
 
@@ -143,10 +143,10 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
         paper_table="LongVA Table 4",
         metric="accuracy",
         columns=(
-            Column(title="Short", subset="short", category="short"),
-            Column(title="Medium", subset="medium", category="medium"),
-            Column(title="Long", subset="long", category="long"),
-            Column(title="Overall", subset="overall"),
+            PublishedColumn(title="Short", subset="short", category="short"),
+            PublishedColumn(title="Medium", subset="medium", category="medium"),
+            PublishedColumn(title="Long", subset="long", category="long"),
+            PublishedColumn(title="Overall", subset="overall"),
         ),
     ),
     Benchmark(
@@ -155,10 +155,10 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
         sizes=(2174,),
         columns=(
             *(
-                Column(title=short, subset=f"dev/{short}", category=name)
+                PublishedColumn(title=short, subset=f"dev/{short}", category=name)
                 for short, name in _MLVU_TASKS.items()
             ),
-            Column(title="M-Avg", subset="dev", macro=True),
+            PublishedColumn(title="M-Avg", subset="dev", macro=True),
         ),
     ),
     _simple("MLVU test", r"(longva_)?mlvu_test", "test", title="M-Avg", size=502, metric="m_avg"),
@@ -168,10 +168,10 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
         sizes=(1337,),
         columns=(
             *(
-                Column(title=printed, subset=f"val/{printed}", category=value)
+                PublishedColumn(title=printed, subset=f"val/{printed}", category=value)
                 for value, printed in _LVB_DURATIONS.items()
             ),
-            Column(title="Val", subset="val"),
+            PublishedColumn(title="Val", subset="val"),
         ),
     ),
     _simple("LVBench", r"(longva_)?lvbench", "overall", title="Overall", size=1549),
@@ -181,7 +181,8 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
         tasks="|".join(benchmark.tasks for benchmark in _IMAGE_BENCHMARKS),
         paper_table="LongVA Table 6",
         columns=tuple(
-            Column(title=image.name, subset="", benchmark=image.name) for image in _IMAGE_BENCHMARKS
+            PublishedColumn(title=image.name, subset="", benchmark=image.name)
+            for image in _IMAGE_BENCHMARKS
         ),
     ),
     *_IMAGE_BENCHMARKS,
@@ -220,7 +221,9 @@ def find_benchmark(name: str, scores: Sequence[PublishedScore]) -> Benchmark:
             return Benchmark(
                 name=found,
                 tasks=r"(longva_)?" + re.escape(wanted) + r"(_.*)?",
-                columns=tuple(Column(title=subset or "Score", subset=subset) for subset in subsets),
+                columns=tuple(
+                    PublishedColumn(title=subset or "Score", subset=subset) for subset in subsets
+                ),
             )
     known = sorted({*(b.name for b in BENCHMARKS), *names} - {"model_properties"}, key=str.lower)
     close = difflib.get_close_matches(name, known, n=3)

@@ -73,7 +73,7 @@ def test_scores_stand_with_their_count_and_clustered_standard_error(run) -> None
     assert eight.split() == ["longva-tiny", "8", "54", "*100.0", "27.8", "±10.2", "16.7", "±7.5",
                              "48.1", "±9.8"]  # fmt: skip
     assert more.split()[-2:] == ["*75.9", "±8.9"]
-    questions = read_run(EIGHT).tasks[TASK].questions
+    questions = read_run(EIGHT).tasks[TASK].samples
     found = stats.estimate_mean([q.score for q in questions], [q.cluster for q in questions])
     assert f"{100 * found.mean:.1f}" == "48.1"
     assert f"{100 * found.standard_error:.1f}" == "9.8"
@@ -167,8 +167,8 @@ def test_needle_grids_show_lengths_and_effective_frames(run) -> None:
 def test_differences_are_paired_by_video_and_corrected() -> None:
     eight, more = read_run(EIGHT), read_run(MORE)
     (table,) = paired_tables([eight, more], eight)
-    first = {q.key: q for q in more.tasks[TASK].questions}
-    second = eight.tasks[TASK].questions
+    first = {q.key: q for q in more.tasks[TASK].samples}
+    second = eight.tasks[TASK].samples
     expected = stats.compare_pairs(
         [first[q.key].score for q in second],
         [q.score for q in second],

@@ -407,7 +407,7 @@ def test_a_needle_test_that_was_not_finished_says_so(needle_folder: Path) -> Non
     (needle_folder / "cells.partial.jsonl").write_text(text[:-40], encoding="utf-8")
     cells.unlink()
     run, _ = read_needle_run(needle_folder)
-    assert len(run.tasks["V-NIAH"].questions) == 17
+    assert len(run.tasks["V-NIAH"].samples) == 17
     assert [problem.kind for problem in run.problems] == ["truncated", "truncated"]
     assert "was not finished" in run.problems[0].text
 

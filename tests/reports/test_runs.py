@@ -62,12 +62,12 @@ def test_a_run_of_ours_is_read_whole() -> None:
     assert run.problems == ()
     task = run.tasks[TASK]
     assert task.is_ours
-    assert (task.num_asked, task.num_in_benchmark, len(task.questions)) == (54, 54, 54)
+    assert (task.num_asked, task.num_in_benchmark, len(task.samples)) == (54, 54, 54)
     metric = task.main_metric()
     assert metric is not None
-    assert metric.percent == pytest.approx(100 * sum(q.score for q in task.questions) / 54)
+    assert metric.percent == pytest.approx(100 * sum(q.score for q in task.samples) / 54)
     assert metric.is_clustered
-    question = task.questions[0]
+    question = task.samples[0]
     assert question.question_id == "001-1"
     assert question.cluster == "mini-90210-001"
     assert question.categories == {"duration": "short", "task_type": "Attribute Perception"}
@@ -83,7 +83,7 @@ def test_failed_questions_are_counted_with_their_reason() -> None:
     (problem,) = run.problems
     assert problem.kind == "failed"
     assert "3 questions of 54 could not be asked and count 0" in problem.text
-    failed = [q for q in run.tasks[TASK].questions if q.outcome == "failed"]
+    failed = [q for q in run.tasks[TASK].samples if q.outcome == "failed"]
     assert {q.cluster for q in failed} == {"mini-90210-003"}
     assert all("mini-90210-003.mp4" in q.reason for q in failed)
     assert {q.score for q in failed} == {0.0}
@@ -107,7 +107,7 @@ def test_tasks_of_the_host_are_read_from_what_they_have(task, score_from, id_fro
     assert not found.is_ours
     assert (found.counts()["right"], found.counts()["wrong"]) == (17, 37)
     assert (found.read_from["score"], found.read_from["question_id"]) == (score_from, id_from)
-    assert len({question.key for question in found.questions}) == 54
+    assert len({question.key for question in found.samples}) == 54
 
 
 def test_the_host_s_percentages_and_shares_come_out_on_one_scale() -> None:
@@ -128,8 +128,8 @@ def test_a_score_that_is_no_mean_over_questions_is_pointed_out() -> None:
 
 def test_videos_are_known_only_where_the_task_says() -> None:
     run = read_run(RUNS / "host")
-    assert len({q.cluster for q in run.tasks["cmp_videomme"].questions}) == 18
-    assert len({q.cluster for q in run.tasks["cmp_lvb"].questions}) == 54
+    assert len({q.cluster for q in run.tasks["cmp_videomme"].samples}) == 18
+    assert len({q.cluster for q in run.tasks["cmp_lvb"].samples}) == 54
     independent = {p.task for p in run.problems if p.kind == "independent"}
     assert independent == {"cmp_mlvu", "cmp_lvb", "cmp_lvbench", "cmp_nextqa"}
 
@@ -137,15 +137,15 @@ def test_videos_are_known_only_where_the_task_says() -> None:
 def test_needles_are_the_clusters_of_a_grid() -> None:
     run = read_run(RUNS / "niah")
     task = run.tasks["vniah_small"]
-    assert len({q.cluster for q in task.questions}) == 26
-    assert {q.record["num_frames"] for q in task.questions} == {16, 64}
+    assert len({q.cluster for q in task.samples}) == 26
+    assert {q.record["num_frames"] for q in task.samples} == {16, 64}
     assert kinds(run) == ["limit"]
 
 
 def test_facts_are_found_in_the_results_where_samples_have_none() -> None:
     """Runs of the first versions of our adapter."""
     run = read_run(RUNS / "old_adapter")
-    question = run.tasks["cmp_videomme"].questions[0]
+    question = run.tasks["cmp_videomme"].samples[0]
     assert (question.frames_seen, len(question.timestamps)) == (8, 8)
 
 
@@ -187,7 +187,7 @@ def test_a_truncated_samples_file_is_read_as_far_as_it_goes(copy) -> None:
     samples = the_file(folder, "*.jsonl")
     samples.write_bytes(samples.read_bytes()[:-40])
     run = read_run(folder)
-    assert len(run.tasks[TASK].questions) == 53
+    assert len(run.tasks[TASK].samples) == 53
     assert kinds(run) == ["truncated", "number of samples", "aggregate"]
     assert "breaks off in its last line, 54: 53 samples were read" in run.problems[0].text
     assert "speaks of 54 questions, 53 were read" in run.problems[1].text
@@ -201,7 +201,7 @@ def test_a_damaged_line_costs_only_itself(copy) -> None:
     samples.write_bytes(b"\n".join(lines))
     run = read_run(folder)
     assert "1 line cannot be read and is left out (line 4" in run.problems[0].text
-    assert [q.doc_id for q in run.tasks[TASK].questions[2:4]] == [2, 4]
+    assert [q.doc_id for q in run.tasks[TASK].samples[2:4]] == [2, 4]
 
 
 def test_line_separators_inside_an_answer_do_not_break_it(copy) -> None:
@@ -211,7 +211,7 @@ def test_line_separators_inside_an_answer_do_not_break_it(copy) -> None:
     samples.write_text(text.replace('"generated": "white"', '"generated": "wh\u2028ite"'), "utf-8")
     run = read_run(folder)
     assert run.problems == ()
-    assert "\u2028" in run.tasks[TASK].questions[0].generated
+    assert "\u2028" in run.tasks[TASK].samples[0].generated
 
 
 def test_a_run_without_samples_has_averages_only(copy) -> None:
@@ -221,7 +221,7 @@ def test_a_run_without_samples_has_averages_only(copy) -> None:
     task = run.tasks[TASK]
     assert kinds(run) == ["no samples"]
     assert "Run lmms-eval with --log_samples" in run.problems[0].text
-    assert task.questions == ()
+    assert task.samples == ()
     assert task.main_metric().percent == pytest.approx(48.15, abs=0.01)
 
 
@@ -256,7 +256,7 @@ def test_samples_without_a_results_file_still_have_scores(copy) -> None:
     the_file(folder, "*_results.json").unlink()
     run = read_run(folder)
     assert kinds(run) == ["no results"]
-    assert len(run.tasks[TASK].questions) == 54
+    assert len(run.tasks[TASK].samples) == 54
     assert run.model == ""
 
 
@@ -266,7 +266,7 @@ def test_a_truncated_results_file_leaves_the_samples(copy) -> None:
     results.write_bytes(results.read_bytes()[:500])
     run = read_run(folder)
     assert kinds(run) == ["truncated"]
-    assert len(run.tasks[TASK].questions) == 54
+    assert len(run.tasks[TASK].samples) == 54
     the_file(folder, "*.jsonl").unlink()
     with pytest.raises(MediaError, match=r"is not valid JSON.*cut off"):
         read_run(folder)
@@ -289,7 +289,7 @@ def test_scores_that_are_no_numbers_are_left_out_and_said(copy) -> None:
     change_samples(the_file(folder, "*.jsonl"), change)
     run = read_run(folder)
     assert "not a number" in kinds(run)
-    assert len(run.tasks[TASK].questions) == 53
+    assert len(run.tasks[TASK].samples) == 53
 
 
 def test_a_document_counts_once_however_often_it_was_written(copy) -> None:
@@ -300,7 +300,7 @@ def test_a_document_counts_once_however_often_it_was_written(copy) -> None:
     run = read_run(folder)
     assert kinds(run) == ["repeated"]
     assert "55 lines for 54 documents" in run.problems[0].text
-    assert len(run.tasks[TASK].questions) == 54
+    assert len(run.tasks[TASK].samples) == 54
 
 
 def test_an_id_that_two_questions_share_does_not_pair_them(copy) -> None:
@@ -314,9 +314,9 @@ def test_an_id_that_two_questions_share_does_not_pair_them(copy) -> None:
 
     change_samples(the_file(folder, "*_samples_cmp_mlvu.jsonl"), change)
     task = read_run(folder).tasks["cmp_mlvu"]
-    assert len({q.key for q in task.questions}) == 54
+    assert len({q.key for q in task.samples}) == 54
     assert task.read_from["question_id"].startswith("digest of input and target, and doc_id")
-    assert {q.question_id for q in task.questions} == {None}
+    assert {q.question_id for q in task.samples} == {None}
 
 
 def test_scores_beyond_a_share_stay_on_their_scale(copy) -> None:
@@ -330,8 +330,8 @@ def test_scores_beyond_a_share_stay_on_their_scale(copy) -> None:
     change_samples(the_file(folder, "*.jsonl"), change)
     task = read_run(folder).tasks[TASK]
     assert not task.is_share
-    assert {q.outcome for q in task.questions} == {"scored"}
-    assert max(q.score for q in task.questions) == 5
+    assert {q.outcome for q in task.samples} == {"scored"}
+    assert max(q.score for q in task.samples) == 5
 
 
 def test_reading_needs_neither_torch_nor_scipy() -> None:
