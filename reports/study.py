@@ -21,7 +21,7 @@ from typing import Any, Final
 from longva_eval import stats
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.reports.figures.panels import CurveLine, CurvePanel, GridCell, GridPanel
-from longva_eval.reports.reading.runs import Sample, Run, read_run
+from longva_eval.reports.reading.runs import Run, Sample, read_run
 from longva_eval.reports.tables.published import (
     benchmark_of,
     find_benchmark,
@@ -217,9 +217,7 @@ def _task_curves(study: StudyRuns, name: str, by: str) -> TaskCurves | None:
     )
 
 
-def _subsets(
-    keys: Sequence[str], questions: Mapping[str, Sample], by: str
-) -> dict[str, list[str]]:
+def _subsets(keys: Sequence[str], questions: Mapping[str, Sample], by: str) -> dict[str, list[str]]:
     names = [by] if by else _DURATIONS
     groups: dict[str, list[str]] = {}
     for key in keys:
