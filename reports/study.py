@@ -36,6 +36,9 @@ __all__ = [
     "StudyPoint",
     "StudyRuns",
     "TaskCurves",
+    "curve_line",
+    "plateau_sentence",
+    "published_lines",
     "read_study",
     "rope_grid",
     "study_curves",
@@ -435,7 +438,7 @@ def write_study(folder: Path, *, by: str = "", published: str = "") -> tuple[lis
     files = []
     notes = []
     for task in found:
-        beside, note = _published_lines(task, published)
+        beside, note = published_lines(task, published)
         notes += [note] if note else []
         figures = {f"frames_{_plain(task.task)}": _curve_figure(study, task, beside, note)}
         if len(task.ropes) > 1:
@@ -465,7 +468,7 @@ def _plain(task: str) -> str:
     return re.sub(r"[^\w.-]+", "_", task)
 
 
-def _published_lines(task: TaskCurves, published: str) -> tuple[dict[str, CurveLine], str]:
+def published_lines(task: TaskCurves, published: str) -> tuple[dict[str, CurveLine], str]:
     """LongVA's published curve by subset, and what to know of it."""
     if not published:
         return {}, ""
@@ -526,7 +529,7 @@ def _curve_figure(
                 title=subset,
                 chance=task.chance,
                 lines=[
-                    _line(curve, rope)
+                    curve_line(curve, rope)
                     for rope in task.ropes
                     if (curve := task.find(rope, subset)) is not None
                 ]
@@ -538,23 +541,28 @@ def _curve_figure(
         ]
         return draw_curves(panels, title=title, note=note, legend_title="RoPE")
     curves = [c for subset in task.subsets if (c := task.find(task.ropes[0], subset)) is not None]
-    lines = [_line(curve, curve.subset) for curve in curves]
+    lines = [curve_line(curve, curve.subset) for curve in curves]
     lines += [line for label, line in beside.items() if label in task.subsets]
-    flat, frames = curves[-1].plateau, curves[-1].frames
-    if flat is not None:
-        place = frames[flat.place]
-        between = f"(95 %: {frames[flat.low]:,} to {frames[flat.high]:,})"
-        note += (
-            f"\nOverall comes within 1 point of its best at {place:,} frames {between}."
-            if flat.place < len(frames) - 1
-            else f"\nOverall is best at the last number of frames {between}: it may rise further."
-        )
+    if sentence := plateau_sentence(curves[-1]):
+        note += f"\nOverall {sentence}."
     legend = "videos" if len(task.subsets) > 1 else ""
     panel = CurvePanel(title="", lines=lines, chance=task.chance)
     return draw_curves([panel], title=title, note=note, legend_title=legend)
 
 
-def _line(curve: Curve, label: str) -> CurveLine:
+def plateau_sentence(curve: Curve) -> str:
+    """Where a line stops rising, in words that follow its name; empty if that is not known."""
+    flat, frames = curve.plateau, curve.frames
+    if flat is None:
+        return ""
+    between = f"(95 %: {frames[flat.low]:,} to {frames[flat.high]:,})"
+    if flat.place < len(frames) - 1:
+        return f"comes within 1 point of its best at {frames[flat.place]:,} frames {between}"
+    return f"is best at the last number of frames {between}: it may rise further"
+
+
+def curve_line(curve: Curve, label: str) -> CurveLine:
+    """The curve as a line of a figure, its band and the point from which on it is flat."""
     flat = curve.plateau
     stops = flat is not None and flat.place < len(curve.frames) - 1
     return CurveLine(
