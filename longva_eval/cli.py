@@ -17,63 +17,63 @@ __all__ = ["COMMANDS", "load", "main"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": (
-        "longva_eval.commands.run:main",
+        "longva_eval.commands.run.main",
         "lmms-eval's own run, resumed where it was interrupted, with an honest exit status",
     ),
     "niah": (
-        "longva_eval.commands.niah:main",
+        "longva_eval.commands.niah.main",
         "V-NIAH: hide pictures in a video, ask for them at every depth and length",
     ),
     "heatmap": (
-        "longva_eval.commands.heatmap:main",
+        "longva_eval.commands.heatmap.main",
         "draw one or several all_accuracies.json in one figure",
     ),
     "compare": (
-        "longva_eval.commands.compare:main",
+        "longva_eval.commands.compare.main",
         "runs beside published scores, or against a baseline, with honest statistics",
     ),
     "show": (
-        "longva_eval.commands.show:main",
+        "longva_eval.commands.show.main",
         "a run in the terminal: scores, outcomes, problems, single questions",
     ),
     "report": (
-        "longva_eval.commands.report:main",
+        "longva_eval.commands.report.main",
         "one self-contained page about runs, with the frames the model saw",
     ),
     "sweep": (
-        "longva_eval.commands.sweep:main",
+        "longva_eval.commands.sweep.main",
         "one model at several numbers of frames and RoPE settings, loaded and decoded once",
     ),
     "plan": (
-        "longva_eval.commands.plan:main",
+        "longva_eval.commands.plan.main",
         "tokens, FLOPs, memory and time of a run before it is started",
     ),
     "demo": (
-        "longva_eval.commands.demo:main",
+        "longva_eval.commands.demo.main",
         "V-NIAH, a sweep, a comparison and a page, offline, in minutes",
     ),
     "doctor": (
-        "longva_eval.commands.doctor:main",
+        "longva_eval.commands.doctor.main",
         "what this environment can run, and how to mend what it cannot",
     ),
     "prepare": (
-        "longva_eval.commands.prepare:main",
+        "longva_eval.commands.prepare.main",
         "check a local copy of a benchmark and lay it out for runs without a network",
     ),
     "submit": (
-        "longva_eval.commands.submit:main",
+        "longva_eval.commands.submit.main",
         "a complete run as the file a leaderboard takes; sends nothing",
     ),
     "tasks-path": (
-        "longva_eval.commands.tasks_path:main",
+        "longva_eval.commands.tasks_path.main",
         "print the folder of our lmms-eval tasks, for --include_path",
     ),
 }
 
 
 def load(path: str) -> Callable[..., Any]:
-    """The function that `module:name` spells."""
-    module_name, _, name = path.partition(":")
+    """The function or class that `module.name` spells."""
+    module_name, _, name = path.rpartition(".")
     function: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
     return function
 

@@ -9,12 +9,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from longva_eval.cli import load
 from longva_eval.errors import SettingsError
+from longva_eval.reports.reading.runs import find_results, read_run
+from longva_eval.reports.tables.compare import comparison_tables
+from longva_eval.reports.tables.paired import paired_tables
+from longva_eval.reports.tables.published import find_benchmark, read_published
+from longva_eval.reports.tables.tables import Format, Table, render
 
 __all__ = ["main"]
 
-_SUFFIXES = {".md": "md", ".tex": "latex", ".csv": "csv", ".html": "html", ".txt": "terminal"}
+_SUFFIXES: dict[str, Format] = {
+    ".md": "md",
+    ".tex": "latex",
+    ".csv": "csv",
+    ".html": "html",
+    ".txt": "terminal",
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -62,13 +72,13 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if not options.runs and not options.published and not options.baseline:
         raise SettingsError("compare needs a RUN or --published BENCHMARK.")
-    form = options.format or _SUFFIXES.get(options.out.suffix if options.out else "", "terminal")
+    form: Format = options.format or _SUFFIXES.get(
+        options.out.suffix if options.out else "", "terminal"
+    )
     tables = _tables(options)
     colour = form == "terminal" and options.out is None and sys.stdout.isatty()
     width = 100 if options.out else shutil.get_terminal_size((100, 24)).columns
-    text = load("longva_eval.reports.tables.tables:render")(
-        tables, form, width=width, colour=colour
-    )
+    text = render(tables, form, width=width, colour=colour)
     if options.out is None:
         print(text, end="")
     else:
@@ -78,35 +88,31 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _tables(options: argparse.Namespace) -> list[Any]:
-    read_run = load("longva_eval.reports.reading.runs:read_run")
+def _tables(options: argparse.Namespace) -> list[Table]:
     runs = [read_run(path) for path in options.runs]
     baseline = None
     if options.baseline:
         # Usually one of the runs: large files are read once.
-        newest = load("longva_eval.reports.reading.runs:find_results")(options.baseline)[-1]
+        newest = find_results(options.baseline)[-1]
         baseline = next((run for run in runs if run.path == newest), None)
         if baseline is None:
             baseline = read_run(options.baseline)
             runs = [baseline, *runs]
     settings: dict[str, Any] = {"by": options.by}
     if options.published:
-        scores = load("longva_eval.reports.tables.published:read_published")()
+        scores = read_published()
         settings |= {
             "scores": scores,
-            "benchmark": load("longva_eval.reports.tables.published:find_benchmark")(
-                options.published, scores
-            ),
+            "benchmark": find_benchmark(options.published, scores),
             "models": [name.strip() for name in (options.models or "").split(",") if name.strip()],
         }
         if options.subtitles:
             settings["subtitles"] = () if options.subtitles == "all" else (options.subtitles,)
     elif options.models or options.subtitles:
         raise SettingsError("--models and --subtitles choose published scores: give --published.")
-    tables = load("longva_eval.reports.tables.compare:comparison_tables")(runs, **settings)
+    tables = comparison_tables(runs, **settings)
     if baseline is not None:
         if len(runs) < 2:
             raise SettingsError("--baseline needs at least one other RUN to compare with it.")
-        paired_tables = load("longva_eval.reports.tables.paired:paired_tables")
         tables += paired_tables(runs, baseline, by=options.by)
-    return list(tables)
+    return tables

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from longva_eval import embedded
-from longva_eval.cli import load
+from longva_eval.commands import compare, report
 from longva_eval.commands.niah import control_text, heatmap_panel
 from longva_eval.commands.sweep import run_study
 from longva_eval.engine.session import Session, open_session
@@ -18,6 +18,7 @@ from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.media import load_needles, open_haystack
 from longva_eval.needle.run import NiahRun, run_and_write
+from longva_eval.reports.figures.heatmap import accuracy_table, save_heatmaps
 from longva_eval.studies.study import Study
 
 __all__ = ["main"]
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
         if run.was_there:
             print(f"{folder} is complete already: nothing is computed.")
         session.change_rope(RopeSettings())
-        print(load("longva_eval.reports.figures.heatmap:accuracy_table")(run.rows))
+        print(accuracy_table(run.rows))
         print(control_text(run.summary), end="\n\n")
         panels.append((title, run))
     _draw(panels, out / "heatmaps.png", len(needles))
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     status = _sweep(out, quick=options.quick)
     print(_PAGE_INTRODUCTION)
     page = out / "report.html"
-    load("longva_eval.commands.report:main")(
+    report.main(
         [str(out / "sweep"), str(out / "vniah"), "--out", str(page), "--title", "longva-eval demo"]
     )
     figure = next((out / "sweep").glob("frames_*.png"), out / "sweep")
@@ -123,7 +124,7 @@ def _draw(panels: Sequence[tuple[str, NiahRun]], path: Path, num_needles: int) -
         heatmap_panel(run, title=title, note=f"{num_needles} needles a cell")
         for title, run in panels
     ]
-    load("longva_eval.reports.figures.heatmap:save_heatmaps")(drawn, path, path.with_suffix(".svg"))
+    save_heatmaps(drawn, path, path.with_suffix(".svg"))
 
 
 def _sweep(out: Path, *, quick: bool) -> int:
@@ -140,5 +141,5 @@ def _sweep(out: Path, *, quick: bool) -> int:
         str(out / "sweep" / "points" / f"frames-{frames}")
         for frames in (study.frames if quick else _COMPARED)
     )
-    load("longva_eval.commands.compare:main")([few, base, many, "--baseline", base])
+    compare.main([few, base, many, "--baseline", base])
     return status

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from longva_eval.cli import load
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.needle.results import read_accuracies
+from longva_eval.reports.figures.heatmap import HeatmapPanel, mean_accuracy, save_heatmaps
 
 __all__ = ["main"]
 
@@ -45,16 +45,12 @@ def main(arguments: Sequence[str]) -> int:
         raise SettingsError(f"{len(titles)} --title were given for {len(files)} files.")
     if options.out.suffix not in (".png", ".svg", ".pdf"):
         raise SettingsError(f"--out {options.out} must end in .png, .svg or .pdf.")
-    panel_type = load("longva_eval.reports.figures.heatmap:HeatmapPanel")
-    mean_accuracy = load("longva_eval.reports.figures.heatmap:mean_accuracy")
     panels = []
     for path, title in zip(files, titles, strict=True):
         rows = read_accuracies(path)
-        panels.append(panel_type(title=title, rows=rows))
+        panels.append(HeatmapPanel(title=title, rows=rows))
         print(f"{mean_accuracy(rows):.4f}  {title}  ({path})")
-    load("longva_eval.reports.figures.heatmap:save_heatmaps")(
-        panels, options.out, width=options.width
-    )
+    save_heatmaps(panels, options.out, width=options.width)
     print(f"Wrote {options.out}")
     return 0
 

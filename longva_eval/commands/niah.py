@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from longva_eval import embedded
-from longva_eval.cli import load
 from longva_eval.engine.session import open_session
 from longva_eval.errors import SettingsError
 from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.grid import LatticeGrid, NeedleGrid
 from longva_eval.needle.media import HUB_NEEDLES, load_needles, open_haystack
 from longva_eval.needle.run import NiahRun, run_and_write
+from longva_eval.reports.figures.heatmap import HeatmapPanel, accuracy_table, save_heatmaps
 from longva_eval.studies.ranges import parse_range, parse_whole_range
 
 __all__ = ["control_text", "draw", "heatmap_panel", "main"]
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{folder} is complete already: nothing is computed. --fresh starts over.")
         title = Path(options.pretrained).name + ("" if theta is None else f", theta {theta:g}")
         print(f"\n{title}")
-        print(load("longva_eval.reports.figures.heatmap:accuracy_table")(run.rows))
+        print(accuracy_table(run.rows))
         print(control_text(run.summary))
         if not (run.was_there and (folder / "heatmap.svg").exists()):
             draw(run, title=title, note=f"{len(needles)} needles a cell")
@@ -115,7 +115,7 @@ def control_text(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def heatmap_panel(run: NiahRun, *, title: str, note: str = "") -> Any:
+def heatmap_panel(run: NiahRun, *, title: str, note: str = "") -> HeatmapPanel:
     """The run as a panel of a heatmap, with its controls."""
     controls = run.summary["controls"]
     clean = {}
@@ -124,15 +124,14 @@ def heatmap_panel(run: NiahRun, *, title: str, note: str = "") -> Any:
         note = f"{note}; needle alone {100 * controls['needle_only']:.0f} %, blind " + (
             f"{100 * controls['blind']:.0f} %"
         )
-    panel_type = load("longva_eval.reports.figures.heatmap:HeatmapPanel")
-    return panel_type(title=title, rows=run.rows, note=note.removeprefix("; "), no_needle=clean)
+    return HeatmapPanel(title=title, rows=run.rows, note=note.removeprefix("; "), no_needle=clean)
 
 
 def draw(run: NiahRun, *, title: str, note: str = "") -> None:
     """Write `heatmap.png` and `heatmap.svg` beside the results."""
     panel = heatmap_panel(run, title=title, note=note)
     paths = [run.folder / "heatmap.png", run.folder / "heatmap.svg"]
-    load("longva_eval.reports.figures.heatmap:save_heatmaps")([panel], *paths)
+    save_heatmaps([panel], *paths)
 
 
 def _numbers(text: str) -> list[float]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from longva_eval import embedded
-from longva_eval.cli import load
 from longva_eval.errors import MediaError, ResourceError, SettingsError
 from longva_eval.media.probe import VideoInfo, probe_video
 from longva_eval.reports.page.film import (
@@ -29,6 +28,10 @@ from longva_eval.reports.page.film import (
     plan_pictures,
     plan_videos,
 )
+from longva_eval.reports.page.page import PageRun, build_page
+from longva_eval.reports.reading.needle_runs import is_needle_folder, read_needle_run
+from longva_eval.reports.reading.runs import Problem, read_run
+from longva_eval.reports.study import read_study
 from longva_eval.running.progress import progress_bar
 from longva_eval.studies.study import RECORD_NAME
 
@@ -86,9 +89,7 @@ def main(arguments: Sequence[str]) -> int:
     note = "Film strips were left out (--no-film)."
     if not options.no_film:
         film, note = _film([each.run for each in runs], options.media, options.film_mb)
-    page = load("longva_eval.reports.page.page:build_page")(
-        runs, title=options.title, film=film, film_note=note
-    )
+    page = build_page(runs, title=options.title, film=film, film_note=note)
     data = page.encode("utf-8")
     _write(options.out, data)
     print(f"Wrote {options.out} ({len(data) / 1e6:.1f} MB). {note}")
@@ -103,16 +104,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def _read(path: Path) -> list[Any]:
     """The runs at a path: needle tests, all points of a study, or the one run that is there."""
-    page_run = load("longva_eval.reports.page.page:PageRun")
-    is_needle_folder = load("longva_eval.reports.reading.needle_runs:is_needle_folder")
-    read_needle_run = load("longva_eval.reports.reading.needle_runs:read_needle_run")
     if is_needle_folder(path):
         run, controls = read_needle_run(path)
-        return [page_run(run=run, controls=controls)]
+        return [PageRun(run=run, controls=controls)]
     if path.name == RECORD_NAME or (path / RECORD_NAME).is_file():
         return _read_study(path)
     try:
-        return [page_run(run=load("longva_eval.reports.reading.runs:read_run")(path))]
+        return [PageRun(run=read_run(path))]
     except MediaError:
         folders = sorted(
             {file.parent for file in path.rglob("cells*.jsonl") if is_needle_folder(file.parent)}
@@ -122,25 +120,24 @@ def _read(path: Path) -> list[Any]:
         if not folders:
             raise
     found = [read_needle_run(folder) for folder in folders]
-    return [page_run(run=run, controls=controls) for run, controls in found]
+    return [PageRun(run=run, controls=controls) for run, controls in found]
 
 
 def _read_study(path: Path) -> list[Any]:
     """The runs of a study's points; what is missing is a problem of the first."""
-    study = load("longva_eval.reports.study:read_study")(path)
+    study = read_study(path)
     runs = [point.run for point in study.points if point.run is not None]
     missing = [point.name for point in study.points if point.run is None]
     if not runs:
         raise MediaError(f"{path}: no point of this study is finished; longva-eval sweep goes on.")
     if missing:
-        problem = load("longva_eval.reports.reading.runs:Problem")(
+        problem = Problem(
             kind="truncated",
             text=f"the study {path.name} is not finished: {len(missing)} of {len(study.points)} "
             f"points are missing ({', '.join(missing[:6])}{', ...' if len(missing) > 6 else ''}).",
         )
         runs[0] = replace(runs[0], problems=(problem, *runs[0].problems))
-    page_run = load("longva_eval.reports.page.page:PageRun")
-    return [page_run(run=run) for run in runs]
+    return [PageRun(run=run) for run in runs]
 
 
 def _write(path: Path, data: bytes) -> None:

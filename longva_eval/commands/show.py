@@ -6,7 +6,8 @@ import argparse
 import shutil
 from collections.abc import Sequence
 
-from longva_eval.cli import load
+from longva_eval.reports.reading.runs import read_run
+from longva_eval.reports.tables.overview import show_failed, show_question, show_run
 
 __all__ = ["main"]
 
@@ -29,15 +30,13 @@ def main(arguments: Sequence[str]) -> int:
     )
     choice.add_argument("--question", metavar="ID", help="show one question and its answer")
     options = parser.parse_args(arguments)
-    run = load("longva_eval.reports.reading.runs:read_run")(options.run)
+    run = read_run(options.run)
     width = max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
     if options.question is not None:
-        text = load("longva_eval.reports.tables.overview:show_question")(
-            run, options.question, width=width
-        )
+        text = show_question(run, options.question, width=width)
     elif options.failed:
-        text = load("longva_eval.reports.tables.overview:show_failed")(run, width=width)
+        text = show_failed(run, width=width)
     else:
-        text = load("longva_eval.reports.tables.overview:show_run")(run, width=width)
+        text = show_run(run, width=width)
     print(text, end="")
     return 0

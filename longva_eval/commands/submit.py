@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from longva_eval.cli import load
 from longva_eval.local.prepare import hf_home_folder
+from longva_eval.reports.boards.submissions import submit
+from longva_eval.reports.reading.runs import read_run
 
 __all__ = ["main"]
 
@@ -19,8 +20,8 @@ _WIDTH = 98
 def main(arguments: Sequence[str]) -> int:
     """Check the run, write the file, and print the board's number beside ours."""
     options = _parser().parse_args(arguments)
-    run = load("longva_eval.reports.reading.runs:read_run")(options.run)
-    submission = load("longva_eval.reports.boards.submissions:submit")(
+    run = read_run(options.run)
+    submission = submit(
         options.board,
         run,
         options.out,

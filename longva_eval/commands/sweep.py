@@ -112,11 +112,11 @@ def run_study(
         with _quiet_host(verbose):
             _run_points(study, runs, left, began)
     _write_record(study, folder, runs, {}, time.monotonic() - began)
+    from longva_eval.reports.study import write_study
+
     complete = [run for run in runs if run.is_complete]
     if complete:
-        written, shown = load("longva_eval.reports.study:write_study")(
-            folder, by=by, published=published
-        )
+        written, shown = write_study(folder, by=by, published=published)
         print(f"\n{shown}\n")
         for path in written:
             print(f"  {path}")
@@ -191,9 +191,10 @@ def _run_points(
     for run in runs:
         model.session.change_rope(run.point.rope)  # one that does not fit shows now
     _check_same_model(model.session, [run for run in runs if run.is_complete])
-    state_class = load("longva_eval.model_adapters.together:PointState")
-    states = [state_class(point=run.point, journal=run.journal) for run in left]
-    together = load("longva_eval.model_adapters.together:Together")(model, states)
+    from longva_eval.model_adapters.together import PointState, Together
+
+    states = [PointState(point=run.point, journal=run.journal) for run in left]
+    together = Together(model, states)
     for number, (run, state) in enumerate(zip(left, states, strict=True), start=1):
         if state.error is not None:
             run.reason = str(state.error)
@@ -336,7 +337,7 @@ class _Host:
 
     def load_model(self, point: Point) -> Any:
         """The model with the settings of a point."""
-        model_class = load(":".join(MODEL_CLASSES[self._study.model].rsplit(".", 1)))
+        model_class = load(MODEL_CLASSES[self._study.model])
         from lmms_eval.utils import simple_parse_args_string
 
         return model_class(**simple_parse_args_string(point.arguments))
