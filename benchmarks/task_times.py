@@ -265,7 +265,7 @@ def _with_rows(drawn: Any, rows: Sequence[Row]) -> Any:
 
 
 def _tasks() -> Path:
-    from longva_eval.host.plugin import tasks_folder
+    from longva_eval.embedded import tasks_folder
 
     return tasks_folder()
 

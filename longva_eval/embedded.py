@@ -1,13 +1,32 @@
 """What ships with the package, so that everything can be tried without a network.
 
-The one place that says which models and which media are embedded. How they were made: docs/tiny.md.
+The one place that says which models, tasks and media there are. How they were made: docs/tiny.md.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["CHECKPOINTS", "DEMO_PANELS", "HAYSTACK", "NEEDLES", "embedded_checkpoint"]
+__all__ = [
+    "CHECKPOINTS",
+    "DEMO_PANELS",
+    "HAYSTACK",
+    "MODEL_CLASSES",
+    "NEEDLES",
+    "RECIPE_KEY",
+    "embedded_checkpoint",
+    "tasks_folder",
+]
+
+MODEL_CLASSES = {
+    "longva": "longva_eval.model_adapters.longva.LongVA",
+    "longva_llava_next": "longva_eval.model_adapters.llava_next.LlavaNext",
+    "longva_llava_next_video": "longva_eval.model_adapters.llava_next.LlavaNextVideo",
+}
+"""Model id -> class, for `lmms-eval --model ID`. Only `longva` replaces one of the host's own."""
+
+RECIPE_KEY = "longva_eval"
+"""Where a results file says how its scores were made."""
 
 _DATA = Path(__file__).parent / "data"
 
@@ -33,3 +52,8 @@ NEEDLES = _DATA / "needles"
 def embedded_checkpoint(name: str | Path) -> Path | None:
     """The folder of an embedded checkpoint, or None if there is none of this name."""
     return CHECKPOINTS.get(str(name))
+
+
+def tasks_folder() -> Path:
+    """The folder with our task files, for `--include_path`."""
+    return (Path(__file__).parent / "tasks").resolve()

@@ -40,7 +40,7 @@ from longva_eval.engine.generation import GenerationSettings, parse_gen_kwargs
 from longva_eval.engine.prefix import EngineCounts
 from longva_eval.engine.session import Conversation, Media, Session, open_session
 from longva_eval.errors import MediaError, SettingsError
-from longva_eval.host.plugin import HostRun, record_recipes
+from longva_eval.host.patches import HostRun, apply_patches
 from longva_eval.media.frames import FramePolicy
 from longva_eval.media.whole_pictures import whole_pictures_only
 from longva_eval.model.rope import RopeSettings
@@ -174,7 +174,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     ) -> None:
         super().__init__()
         del batch_size, max_batch_size
-        record_recipes()
+        apply_patches()
         self._log = RunLog(FailurePolicy(on_error, max_failed))
         self._journal_at, self._fresh = _journal_place(journal), _truth("fresh", fresh)
         frames = FramePolicy(

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.print_usage(sys.stderr)
         return 2
     if options.fresh:
-        from longva_eval.host.plugin import start_over
+        from longva_eval.host.patches import start_over
 
         start_over()
     status, runs = _run_host(given)

@@ -26,8 +26,8 @@ from loguru import logger
 
 from longva_eval.cli import load
 from longva_eval.commands.run import Finished, problems_of
+from longva_eval.embedded import MODEL_CLASSES, RECIPE_KEY
 from longva_eval.errors import EvaluationError, ResourceError, SettingsError
-from longva_eval.host.plugin import MODEL_CLASSES, RECIPE_KEY
 from longva_eval.running.journal import check_writable, journal_settings, settings_difference
 from longva_eval.studies.ranges import parse_whole_range
 from longva_eval.studies.study import (

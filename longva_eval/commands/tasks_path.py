@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from longva_eval.host.plugin import tasks_folder
+from longva_eval.embedded import tasks_folder
 
 __all__ = ["main"]
 

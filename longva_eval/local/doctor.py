@@ -438,7 +438,7 @@ def _check_ffmpeg() -> list[Finding]:
 
 def _check_model() -> list[Finding]:
     """Whose class lmms-eval would load for each of our model ids."""
-    from longva_eval.host.plugin import MODEL_CLASSES, tasks_folder
+    from longva_eval.embedded import MODEL_CLASSES, tasks_folder
 
     if _version("lmms-eval") is None:
         return []  # said among the packages

@@ -116,7 +116,7 @@ def read_layouts(folder: Path | None = None) -> dict[str, Layout]:
         DataError: If a `layout.json` is not as described at the top, or a name is taken twice.
     """
     if folder is None:
-        from longva_eval.host.plugin import tasks_folder
+        from longva_eval.embedded import tasks_folder
 
         folder = tasks_folder()
     layouts: dict[str, Layout] = {}

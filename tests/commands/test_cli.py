@@ -12,7 +12,7 @@ from conftest import OPEN
 
 from longva_eval.cli import COMMANDS, load, main
 from longva_eval.commands.niah import _parser as niah_parser
-from longva_eval.host.plugin import tasks_folder
+from longva_eval.embedded import tasks_folder
 
 VIDEOS = [OPEN / "inputs/landscape_320x180.mp4", OPEN / "inputs/portrait_180x320.mp4"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from longva_eval.host.plugin import MODEL_CLASSES, tasks_folder
+from longva_eval.embedded import MODEL_CLASSES, tasks_folder
 
 
 def run_python(code: str) -> str:

@@ -790,7 +790,7 @@ def test_each_id_takes_its_own_architecture_only(
 def test_our_ids_hide_none_of_the_hosts() -> None:
     from lmms_eval.models import AVAILABLE_SIMPLE_MODELS
 
-    from longva_eval.host.plugin import MODEL_CLASSES
+    from longva_eval.embedded import MODEL_CLASSES
 
     assert set(MODEL_CLASSES) & set(AVAILABLE_SIMPLE_MODELS) == {"longva"}
     assert {"longva_llava_next", "longva_llava_next_video"} < set(MODEL_CLASSES)

@@ -421,7 +421,7 @@ def test_the_command_refuses_in_words(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_every_task_that_a_board_takes_is_one_of_ours() -> None:
-    from longva_eval.host.plugin import tasks_folder
+    from longva_eval.embedded import tasks_folder
 
     names = {path.stem for path in tasks_folder().glob("*/*.yaml")}
     assert {task for board in BOARDS.values() for task in board.tasks} <= names

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.distributed import PrefixStore, TCPStore
 
 from longva_eval.errors import EvaluationError
-from longva_eval.host.plugin import _woven
+from longva_eval.host.patches import _in_document_order
 from longva_eval.running.ranks import Ranks, Share, assign
 
 Stores = tuple[TCPStore, TCPStore]
@@ -126,4 +126,4 @@ def test_every_prompt_goes_to_exactly_one(groups: list[list[int]], size: int) ->
 @given(count=st.integers(0, 30), size=st.integers(1, 5))
 def test_dealt_lists_are_put_back_in_order(count: int, size: int) -> None:
     dealt = [number for rank in range(size) for number in range(count)[rank::size]]
-    assert _woven(dealt, size) == list(range(count))
+    assert _in_document_order(dealt, size) == list(range(count))

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from longva_eval.errors import DataError, MediaError
-from longva_eval.host.group_order import order_results
+from longva_eval.host.patches import order_results
 from longva_eval.local.prepare import prepare
 from longva_eval.questions.outcomes import FAILED, category_rows
 from longva_eval.questions.text_metrics import anls, levenshtein_distance, relaxed_match

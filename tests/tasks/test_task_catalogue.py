@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from longva_eval.host.plugin import tasks_folder
+from longva_eval.embedded import tasks_folder
 from longva_eval.local.layouts import read_layouts
 
 TASKS = tasks_folder()

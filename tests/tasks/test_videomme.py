@@ -23,8 +23,8 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longva_eval.embedded import MODEL_CLASSES
 from longva_eval.errors import DataError, MediaError, PromptError
-from longva_eval.host.plugin import MODEL_CLASSES
 from longva_eval.local.prepare import prepare
 from longva_eval.media.subtitles import (
     Cue,

@@ -1,0 +1,82 @@
+"""What we change in the host: all of it is listed, and each entry says when it may go."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+
+import lmms_eval
+import pytest
+from conftest import TESTS
+
+from longva_eval.host.patches import PATCHES, Patch, apply_patches, order_results
+
+HOST = Path(lmms_eval.__file__).parent
+
+
+def source(module: str) -> str:
+    """The text of a module of the host, as it was before we changed anything."""
+    path = HOST.joinpath(*module.split(".")[1:])
+    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+
+
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.name)
+def test_every_patch_tells_what_and_why_and_names_a_test_that_exists(patch: Patch) -> None:
+    assert patch.what
+    assert patch.why
+    assert patch.versions
+    path, _, name = patch.test.partition("::")
+    assert f"def {name}(" in (TESTS.parent / path).read_text()
+
+
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.name)
+def test_every_patched_name_is_there(patch: Patch) -> None:
+    """Fails when the host renames what we change: the patch would do nothing, silently."""
+    module = importlib.import_module(patch.module)
+    owner = None
+    for name in patch.name.split(", "):
+        parts = name.split(".")
+        owner = getattr(module, parts[0]) if parts[0] else owner
+        assert owner is not None
+        if len(parts) > 1:
+            assert hasattr(owner, parts[1])
+
+
+def test_patches_are_applied_once() -> None:
+    module = importlib.import_module("lmms_eval.evaluator")
+    apply_patches()
+    before = module.evaluate
+    apply_patches()
+    assert module.evaluate is before
+    assert inspect.unwrap(before) is not before
+
+
+def test_the_host_has_no_entry_point_for_tasks() -> None:
+    """When this fails, register our folder there and drop the patch of `initialize_tasks`."""
+    text = "".join(path.read_text() for path in HOST.glob("tasks/*.py"))
+    assert "entry_points" not in text
+
+
+def test_the_host_tries_again_whatever_the_error() -> None:
+    """When this fails, see whether our errors now pass at once."""
+    text = source("lmms_eval.api.task")
+    assert "@retry(" in text
+    assert "retry_if_exception" not in text
+    assert "retry_if_not_exception_type" not in text
+
+
+def test_the_host_tells_models_nothing_of_a_run() -> None:
+    """When this fails, the host has a hook that may take the place of `begin_run` and `recipe`."""
+    text = source("lmms_eval.evaluator") + source("lmms_eval.api.model")
+    for hook in ("begin_run", "on_run_start", "run_metadata", "recipe"):
+        assert hook not in text
+
+
+def test_a_group_comes_before_its_tasks_in_the_order_of_its_yaml() -> None:
+    results = {
+        "results": {"a": 1, "b": 2, "group": 3, "other": 4},
+        "group_subtasks": {"group": ["b", "a"]},
+    }
+    order_results(results)
+    assert list(results["results"]) == ["group", "b", "a", "other"]
