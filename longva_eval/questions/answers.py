@@ -1,372 +1,328 @@
 r"""Reading a multiple-choice answer: a letter, or no answer. Never a guess.
 
-Models answer `B`, `(b)`, `**B**`, `B. red`, `{"answer": "B"}`, `\boxed{B}`, `Best answer: C`,
-`The answer is B because A is wrong`, `答案是B`, or the option's text alone. What is not clearly one
-option is no answer, which is counted as wrong and shown as such.
+The rules, in the order in which they are applied:
 
-What counts, in this order:
+1. Reasoning between known marks is taken off, also if its end is missing; so are control tokens,
+   Markdown, LaTeX and invisible characters. `<answer>`, `\boxed` and `{"answer": ...}` become the
+   words "answer:" (tables `_REASONING`, `_MARKS`).
+2. An option's own text becomes one sign before anything in it is understood: `B. Not shown` denies
+   nothing, `Vitamin C` names no letter. A letter beside another option's text contradicts itself.
+3. What is only a letter, or only an option's text, is the answer.
+4. Lines `A. ...`, `B. ...`, `C. ...` list the options; their letters say nothing.
+5. The *last explicit conclusion* is the answer: a letter or text behind a known cue ("the answer
+   is", in any language of `_CUES`) or behind words that conclude, correct or choose ("so", "wait",
+   "I think it is"), in front of everything else, or on a line of its own (`_CONCLUSIONS`).
+6. Without one, what is said in passing ("option B", "(B)", "B is right"), if all of it is the same
+   option (`_PASSING`).
 
-1. only what is said after the thinking, before the next question;
-2. what is marked as the answer: `<answer>`, `\boxed`, a JSON field;
-3. a letter alone, or the text of one option alone;
-4. a statement (`the answer is C`) and a letter that leads (`C. Nothing`); if they contradict each
-   other, only a concluding statement (`so the answer is ...`) counts;
-5. a verdict in passing (`I think it is C`, `(B) is correct`), if there is only one.
-
-A letter that is an ordinary word is not an answer: `A man walks in` is not A, `vitamin C` is not C.
-Letters that are negated (`not A`), joined (`A or B`) or contradict the text beside them (`B. red`
-where red is A) are none either. Where options are themselves letters, a letter is an option's name.
+What is denied, rejected, asked, said under a condition, or an ordinary word (`A man walks in`) is
+no conclusion (`_counts`); one that names a second option jointly (`A or B`) is none (`_JOINT`).
 """
 
 from __future__ import annotations
 
-import json
 import re
+import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 __all__ = ["read_choice"]
 
-_SEVERAL = "?"
-"""Stands for: letters were given, but not exactly one option."""
+_TO_SIGN: Final = 0xE000 - ord("A")  # an option's sign is its letter, moved to a private range
+_S = "\ue000-\ue01a"
+_SEVERAL: Final = "["  # behind Z: options were named, but not exactly one
+_NEARBY: Final = 300  # characters around a letter that are looked at to understand it
 
-_NEARBY = 300
-"""Characters around a letter that are looked at to understand it."""
+_THOUGHT = r"(?:\w+:)?(?:think|thinking|thoughts?|reason|reasoning|reflection|analysis|scratchpad)"
+_REASONING: Final = (
+    (rf"<{_THOUGHT}>", rf"</{_THOUGHT}>"),
+    (r"\[THINK\]", r"\[/THINK\]"),
+    (r"\u25c1think\u25b7", r"\u25c1/think\u25b7"),
+    (r"<\|(?:begin_of_thought|START_THINKING)\|>", r"<\|(?:end_of_thought|END_THINKING)\|>"),
+    (r"<unused94>", r"<unused95>"),
+    (r"<\|channel\|>\s*(?!final)\w+", r"<\|channel\|>\s*final[^<]*<\|message\|>"),
+    (r"\Aanalysis(?=[A-Z])", r"assistantfinal(?=\S)"),
+)
+_TURN_ENDS: Final = (
+    r"<\|(?:im_end|endoftext|end_of_text|eot_id|end|return|end\u2581of\u2581sentence)\|>|</s>|"
+    r"<eos>|<end_of_turn>|\n\s*(?:question|q|human|user)\s*\d*\s*:"
+)
+_TAG = r"(?:answer|ans|final[_ ]?answer|final|conclusion|choice)"
+_MARKED_END: Final = rf"(?is)<{_TAG}>(?:(?!<{_TAG}>).)*</{_TAG}>\s*\Z"
+_MARKS: Final = (
+    (rf"(?i)<{_TAG}>|\[ANSWER\]|<\|begin_of_box\|>|\\?boxed\s?\{{", "\nanswer: "),
+    (rf"(?i)</{_TAG}>|\[/ANSWER\]|<\|end_of_box\|>", "\n"),
+    (r"<\|(?:im_start|start_header_id|start)\|>\s*\w*|<start_of_turn>\s*\w*", " "),
+    (r"<\|[^<>|\s]{1,40}\|>|</?(?:s|bos|eos|pad|unk|response|solution|output)>|\[/?INST\]", " "),
+    (r"~~[^~\n]*~~|<del>[^<]*</del>", " "),  # struck out
+    (r"[\u274c\u2717\u2718\u2716]", " wrong "),
+    (r"\\(?:text|textbf|textrm|mathrm|mathbf|bf|rm)\s*\{([^{}]*)\}", r"\1"),
+    (r"\*\*\s*\(?([A-Z])\)?\s*[.:]?\s*\*\*|<([A-Za-z])>", r"(\1\2)"),  # as brackets
+    (r"```\w*|[`*\"\u201c\u201d$]|(?<!\w)(?:_+|['\u2018\u2019])|(?:_+|['\u2018\u2019])(?!\w)", ""),
+    (r"\\[()\[\],;! ]|_", " "),
+    (r"[\[{]", "("),
+    (r"[\]}]", ")"),
+    (r"[^\S\n]+", " "),
+    # A model that is stuck says the same for ever, and patterns would look at it in every way.
+    (r"([\W_])\1{3,}", r"\1\1\1"),
+)
+_PUNCTUATION = str.maketrans("\u3002\u3001「」『』【】《》", '.,""""[]()')
+_EDGES = " \t\n.,:;!?()'#=~-\u2013\u2014\u2022\\"
 
-_WRAPPING = " \t\r\n*_`\"'\u201c\u201d\u2018\u2019()[]{}<>.,:;!?$\\#=~-\u2013\u2014"
-_PUNCTUATION = str.maketrans(
-    "\u3002\uff0c\u3001\uff1b\uff1a\uff01\uff1f「」『』【】《》\u3000", '.,,;:!?""""[]<> '
+# What the patterns are made of. `_T` is a sign, or a letter that stands alone; a small one is
+# marked (`b.`, `(b)`) or ends the line.
+_W = r"A-Za-z0-9\u00c0-\u024f"
+_ANY_T = (
+    rf"[\s('\\]{{0,6}}(?P<t>[{_S}]|(?<![{_W}]['\u2019])(?<![{_W}])[A-Za-z]"
+    rf"(?![{_W}+#]|['\u2019.\-&][A-Za-z0-9]))"
 )
-_THINKING = r"think|thinking|thought|thoughts|reasoning|reason|analysis|scratchpad"
-_NEXT_QUESTION = re.compile(
-    r"<\|(?:im_end|endoftext|eot_id|end)\|>|</s>|\n\s*(?:question|q|human|user)\s*\d*\s*:",
-    re.IGNORECASE,
+_T = rf"{_ANY_T}(?-i:(?<=[A-Z{_S}])|(?=\s?[.:)]|\s*(?m:$)))"
+_START = r"(?m:^)[\s(#'>\u2192\u2022-]*(?:(?:the\s+)?(?:option|choice|letter)\s+)?"
+_END = rf"(?=[^\w\n:{_S}]*(?:[.,;!?)\n]|\Z)|\s+(?:because|since|as)\b)"
+_NOUN = r"\b(?:answer|option|choice|response|solution|selection|prediction|statement|ans)\b\.?"
+_FREE = rf"(?:(?!(?<![A-Za-z])(?-i:[A-Z])(?![A-Za-z]))[^.!?;\n{_S}]){{0,60}}?"  # names no option
+_VERB = (
+    r"(?:[:=]>?|-?>|\u2192|\s-\s|['\u2019]s\b|"
+    r"\b(?:is|are|was|be|must|should|could|may|might|lies|in)\b)"
 )
-_FIELDS = (
-    r"final[_ ]?answer|correct[_ ]?answer|best[_ ]?answer|answer|correct[_ ]?option|option|"
-    r"correct[_ ]?choice|choice|selected[_ ]?option|selection|prediction|letter"
-)
-_JSON_FIELD = re.compile(
-    rf"[\"'](?:{_FIELDS})[\"']\s*:\s*(?:\[\s*)?(\"[^\"]*\"|'[^']*'|[A-Za-z])\s*[,}}\]]",
-    re.IGNORECASE,
-)
-_CONCLUDES = re.compile(
-    r"\b(?:so|thus|hence|therefore|wait|actually|finally|final|correction|sorry|in\s+conclusion|"
-    r"conclusion|consequently|overall|in\s+summary|but)\b|所以|因此|综上|最终|故",
-    re.IGNORECASE,
-)
-_OPENING = r"[\s(\[{*_\"'`$\\<]{0,8}(?:(?:boxed|text|textbf|mathrm|mathbf)\{[\s(\[{*_]{0,4}){0,2}"
-_END = r"(?![A-Za-z0-9+#]|['\u2019.\-&]\w)"
-_LETTER = rf"(?<![A-Za-z]['\u2019])(?P<letter>[A-Za-z]){_END}"
-_NOUN = r"answer|option|choice|response|solution|selection"
 _FILLER = (
-    rf"(?:\s|[:=*_]|\s-|\b(?:is|are|was|be|would|should|must|could|may|might|will|to|that|clearly|"
-    rf"probably|likely|most|definitely|certainly|therefore|thus|indeed|simply|just|still|surely|"
-    rf"obviously|the|letter|final|correct|best|right|{_NOUN}|"
-    r"(?:to|for)\s+(?:the|this|your)\s+(?:\w+\s+)?(?:question|problem))\b)"
+    rf"(?:\s|{_VERB}|{_NOUN}|\b(?:would|will|has|to|that|it|clearly|probably|likely|most|"
+    r"definitely|certainly|therefore|thus|indeed|simply|just|actually|instead|still|surely|"
+    r"obviously|the|letter|final|correct|best|right|closest|either|both|between)\b)"
 )
-_STATEMENT = re.compile(
-    rf"(?:\b(?:{_NOUN}|ans)\b\.?(?P<says>{_FILLER}{{0,12}})"
-    r"|(?:正确)?(?:答案|选项)(?:应该|应)?[是为选:\s]*|(?<!不)(?<!没)选(?:择)?\s*:?"
-    r"|(?:答えは|正解は|答え:|正解:)|(?:정답은|정답:|정답|답은|답:)"
-    r"|\brespuesta\s+(?:correcta\s+)?(?:es|:)|\br[eé]ponse\s+(?:correcte\s+)?(?:est|:)"
-    r"|\bantwort\s+(?:ist|lautet|:)|\b\u043e\u0442\u0432\u0435\u0442\s*[:\-]?)"
-    rf"{_OPENING}{_LETTER}",
-    re.IGNORECASE,
+_CUES = (
+    r"答案|选项|選項|选择|選擇|(?<!没)选|正解|答え|回答|選択肢|정답|답|respuesta|opción|r[eé]ponse|"
+    r"antwort|risposta|resposta|alternativa|antwoord|svar(?:et)?|odpowied[zź]|odpov[eě][dď]|ответ|"
+    r"відповідь|απάντηση|الإجابة|جواب|پاسخ|תשובה|उत्तर|উত্তর|ค\u0e4d\u0e32ตอบ|đáp án|jawaban|cevap|"
+    r"vastaus|válasz|răspuns"
 )
-_SAYS_TEXT = re.compile(
-    rf"\b(?:{_NOUN})\b\s*(?:is|would\s+be|must\s+be|should\s+be|:)\s*(?P<text>[^\n]+)",
-    re.IGNORECASE,
+_TURNS = (
+    r"(?:\b(?:so|thus|hence|therefore|finally|wait|actually|no(?=[,.;:!])|hmm+|sorry|oops|rather|"
+    r"correction|corrected|instead|second thoughts?|on reflection|make (?:that|it)|definitely|"
+    r"probably|clearly|okay|ok|sure|(?<!all )(?<!nothing )(?<!anything )but|"
+    r"(?:it|that|this|which)(?:['\u2019]s| is| must be| should be| would be| has to be)|"
+    r"i(?: think| believe| guess| meant?|['\u2019]d say| would say)|chooses?|chose|pick|"
+    r"select(?:ed)?|(?:go|going) with|guess is|settle on|opt for|vote for)\b|"
+    r"更正|不对|所以|因此|综上|最终|应该?[是为])"
 )
-_IS_SURE = (
-    r"definitely|probably|clearly|likely|most\s+likely|surely|perhaps|maybe|certainly|obviously|so|"
-    r"thus|hence|therefore|okay|ok|sure|finally|actually"
+_IS_RIGHT = (
+    rf"(?:^|[.,;:!?\n(]|\b(?:so|thus|hence|therefore|that|think|believe|and|but|then|option|choice|"
+    rf"answer|letter)\b){_T}\)?\s+(?:is|seems|looks|would be|must be|appears to be)\s+(?:\w+\s+)?"
 )
-_VERDICT = re.compile(
-    r"\b(?:it\s+is|it's|it\u2019s|it\s+must\s+be|it\s+should\s+be|it\s+would\s+be|that\s+is|"
-    r"must\s+be|i\s+think|i\s+believe|i\s+guess|i(?:'d|\u2019d|\s+would)\s+(?:say|guess)|"
-    r"(?:choose|chose|pick|picked|select|selected|selecting|go\s+with|going\s+with|guess\s+is|"
-    r"settle\s+on|opt\s+for|vote\s+for))"
-    r"(?:\s+(?:that|it's|it|is|the|option|choice|answer|letter|probably|definitely|most|likely))"
-    r"{0,6}"
-    rf"\s*:?\s*{_OPENING}{_LETTER}"
-    rf"|^\W{{0,8}}(?:(?:{_IS_SURE})\W{{1,4}}){{1,4}}{_OPENING}"
-    rf"{_LETTER.replace('<letter>', '<sure>')}\W{{0,8}}$"
-    r"|(?:^|[.,;:!?\n]|\b(?:so|thus|hence|therefore|that|think|believe|and|but)\b)\W{0,4}"
-    r"(?:the\s+)?(?:option\s+|choice\s+|answer\s+|letter\s+)?"
-    rf"{_OPENING}{_LETTER.replace('<letter>', '<subject>')}[\s)\]*_\"'`]*\s+"
-    r"(?:is|seems|looks|would\s+be|must\s+be|appears\s+to\s+be)\s+"
-    r"(?:clearly\s+|definitely\s+|probably\s+|likely\s+|most\s+)*(?:the\s+)?"
-    r"(?:most\s+)?(?:correct|right|best|true|accurate|likely|answer|appropriate|suitable)\b"
-    rf"|\({_LETTER.replace('<letter>', '<round>')}\)"
-    rf"|\*\*\(?{_LETTER.replace('<letter>', '<bold>')}[).:]?(?=\*\*|[\s.:)])",
-    re.IGNORECASE,
+_RIGHT = r"(?:correct|right|best|true|accurate|likely|appropriate|suitable)"
+_CONCLUSIONS: Final = (
+    rf"(?:{_NOUN}(?P<gap>{_FREE}){_VERB}|\b(?:final|my)\s+{_NOUN}){_FILLER}{{0,14}}{_ANY_T}",
+    rf"(?:{_CUES}){_FREE}{_T}",
+    rf"{_TURNS}(?:[,.:;!()]|{_FILLER}|{_TURNS}){{0,14}}{_T}{_END}",
+    rf"{_IS_RIGHT}the\s+(?:\w+\s+)?(?:{_RIGHT}\s+)?(?:{_NOUN}|one\b)",
+    rf"\A{_START}{_T}(?:\)?\s?[):]|[.,;](?![A-Za-z0-9])|\s*\n|\s+[-\u2013\u2014=]\s|"
+    r"\s+(?:because|since)\b)",
+    rf"{_START}{_T}(?=[^\w\n{_S}]*(?m:$))",
 )
-_LEADING = re.compile(
-    r"^[\s*_`\"'\[{(<#]*(?:(?:the\s+)?(?:option|choice|letter)\s+)?[*_`\"'\[{(]*"
-    r"(?P<letter>[A-Za-z])"
-    r"(?P<close>[)\]}*_`\"']*(?:[):\]]|[.,;](?![A-Za-z0-9])|\s*\n|\s+[-\u2013\u2014=]\s|\s*$))",
-    re.IGNORECASE,
+_PASSING: Final = (
+    rf"\b(?:option|choice|answer|letter)\s+{_T}",
+    rf"(?<!\w)\({_T}\)",
+    rf"{_IS_RIGHT}(?:\w+\s+){{0,2}}{_RIGHT}\b",
+    rf"{_T}\)?\s?[:-]\s*(?:yes|true|{_RIGHT})\b",
+    rf"{_START}{_T}\)?[.):]\s[^\n]*\Z",  # begins the last line
 )
-_BECAUSE = r"(?:because|since|as|due|for|is|and|or|but|not|which|where|based|given|from|with|if)\b"
-_NEGATION = re.compile(
-    r"\b(?:not|never|neither|nor|cannot|can't|isn't|wasn't|don't|doesn't|didn't|won't|aren't|"
-    r"hardly|rather\s+than|instead\s+of|except|excluding|exclude|eliminate|wrong|incorrect|"
-    r"unlikely|n[o']t|no)\b|不|没|非|排除|错误",
-    re.IGNORECASE,
+_NEGATION: Final = (
+    r"\b(?:not|never|neither|nor|cannot|\w+n['\u2019]t|hardly|rather than|instead of|except|"
+    r"exclud\w*|eliminat\w*|rule[ds]? out|wrong|incorrect|unlikely|nicht|kein|pas|no es|n[aã]o|не|"
+    r"нет|nie|inte|ikke)\b|不|没|非|排除|错误|ليس|नहीं|không|bukan"
 )
-_IS_REJECTED = re.compile(
-    r"^[\s)\]*_\"'`.]*(?:is|are|was|seems|looks|can|could|must|should|would)?\s*(?:be\s+)?"
-    r"(?:clearly\s+|definitely\s+|also\s+|probably\s+)*"
-    r"(?:(?:not|wrong|incorrect|false|impossible|unlikely|ruled\s+out|eliminated|excluded|"
-    r"cannot|can't|isn't|doesn't|does\s+not|do\s+not)\b|错误|不)",
-    re.IGNORECASE,
+_REJECTED: Final = (
+    r"[\s):\-\u2013\u2014]*(?:(?:is|are|was|seems|looks|can|could|must|should|would)\s+)?"
+    r"(?:be\s+)?(?:(?:clearly|definitely|also|probably|simply|just)\s+)*(?:(?:no|not|wrong|"
+    r"incorrect|false|impossible|unlikely|ruled out|eliminated|excluded|cannot|can't|isn't|doesn't|"
+    r"does not|do not|if (?!i\b|we\b)\w+|değil)\b|错|不|では[なあ]|じゃな|[가이] 아[니닙]|नहीं)"
+)
+_JOINT: Final = (
+    r"[\s),'(.]*(?:(?:(?<=\()|,(?!\s*answer)|:(?=\s*\S\s*\Z)|[&/;+]|\b(?:and|or|as well as|"
+    r"along with|together with|plus|oder|und|ou|et|y|o|или|и|hoặc|và|atau|dan|veya|lub|أو)\b|"
+    r"和|或者|或|与|以及|及|と|か|または|또는|와|과)[\s()',]*(?:\b(?:or|and|also|maybe|possibly|"
+    rf"perhaps|option|choice|answer|both)\b:?[\s(]*)*)+{_T}(?!\)?\s*:|\s+(?:is|was|are|does|has|"
+    r"cannot|can't|being)\b)"
+)
+_ARTICLE: Final = (  # A or I in front of a word that does not stand behind a letter
+    r"[ \t]+(?!(?:because|since|as|due|for|is|was|and|or|but|not|which|where|based|given|from|with|"
+    r"if|in|on|at|to|by|has|while|so|then|than|option|according|although|though|que|porque|seems|"
+    rf"looks|appears|would|must|could|should|can)\b)[A-Za-z{_S}]"
+)
+_CONDITION: Final = (
+    r"\bif\b(?!.*\b(?:so|thus|hence|therefore)\b|\s+(?:i|we|one)\s+(?:have|had|has|must|need)\b)"
 )
 
 
-def read_choice(text: str, options: Sequence[str]) -> str | None:
+def read_choice(text: str, options: Sequence[str] | Mapping[str, str]) -> str | None:
     """The option that an answer chooses.
 
     Args:
         text: What the model said.
-        options: The options' texts in order, with or without their letters (`A. red` or `red`).
+        options: The options' texts in order, with or without their letters (`A. red` or `red`), or
+            a mapping from capital letter to text.
 
     Returns:
-        `A`, `B`, ..., one of the options' letters; None if the text chooses none, or several.
+        The option's letter (`A`, `B`, ... for a sequence); None if the text chooses none, or
+        several. Of several options with the same text, that text names the first.
 
     Raises:
-        ValueError: If there are no options, or more than there are letters.
+        ValueError: If there are no options, more than there are letters, or a key that is none.
     """
-    if not 1 <= len(options) <= 26:
-        raise ValueError(f"A choice has 1 to 26 options, not {len(options)}.")
-    letters = [chr(ord("A") + number) for number in range(len(options))]
-    plain = [_plain(option, letter) for letter, option in zip(letters, options, strict=True)]
-    found = _read(_what_counts(_normal(text)), letters, plain)
-    return found if found in letters else None
+    letters = options if isinstance(options, Mapping) else string.ascii_uppercase[: len(options)]
+    if not 1 <= len(options) == len(letters) or not set(letters) <= set(string.ascii_uppercase):
+        raise ValueError(f"A choice has 1 to 26 options, named by capital letters: {options!r}.")
+    given = options.values() if isinstance(options, Mapping) else options
+    texts = {letter: _option(text, letter) for letter, text in zip(letters, given, strict=True)}
+    found = _read(_masked(_plain(_answer_part(text)), texts), texts)
+    if found is not None and found not in texts:
+        # Where options are themselves letters, one that names none may be the text of one.
+        found = next((letter for letter in texts if texts[letter] == found.casefold()), None)
+    return found
 
 
-def _read(
-    said: str, letters: Sequence[str], options: Sequence[str], *, depth: int = 0
-) -> str | None:
-    """A letter, `_SEVERAL`, or None for nothing that looks like a choice."""
-    bare = said.strip(_WRAPPING)
-    if len(bare) == 1 and bare.isascii() and bare.isalpha():
-        return bare.upper()
-    marked = _marked(said) if depth < 3 else None
-    if marked is not None:
-        readings = {_read(part, letters, options, depth=depth + 1) for part in marked}
-        return readings.pop() if len(readings) == 1 else _SEVERAL
-    alone = _by_text(said, letters, options)
-    if alone is not None:
-        return alone
-    stated, is_concluded = _stated(said, letters, options)
-    leading = _leading(said, letters, options)
-    if stated is not None and leading not in (None, stated):
-        return stated if is_concluded else _SEVERAL
-    if stated is not None or leading is not None:
-        return stated or leading
-    first_line = said.strip().split("\n", 1)[0]
-    return _by_text(first_line, letters, options) or _verdict(said, options)
+def _answer_part(text: str) -> str:
+    """What is said after the reasoning, if that ends, and before the next turn."""
+    text = _normal(text)
+    for opening, closing in _REASONING:
+        text = re.split(closing, text, flags=re.I)[-1]
+        before, *unfinished = re.split(opening, text, flags=re.I)
+        # An answer that ends what is said is one, even if nobody closed the reasoning before it.
+        text = before + "".join(re.findall(_MARKED_END, "".join(unfinished)))
+    turns = re.split(_TURN_ENDS, text, flags=re.I)
+    return next((turn for turn in turns if turn.strip()), "")
 
 
 def _normal(text: str) -> str:
-    """Full-width letters and punctuation as ASCII has them; endless repeats shortened."""
     text = unicodedata.normalize("NFKC", text.translate(_PUNCTUATION)).translate(_PUNCTUATION)
-    text = re.sub(r"[^\S\n]+", " ", text)
-    # A model that is stuck says the same for ever, and patterns would look at it in every way.
-    return re.sub(r"([\W_])\1{3,}", r"\1\1\1", text)
+    return "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Co"))
 
 
-def _what_counts(said: str) -> str:
-    """What is said after the thinking; nothing if the thinking has no end."""
-    closings = list(re.finditer(rf"</\s*(?:{_THINKING})\s*>", said, re.IGNORECASE))
-    if closings:
-        said = said[closings[-1].end() :]
-    opening = re.search(rf"<\s*(?:{_THINKING})\s*>", said, re.IGNORECASE)
-    if opening is not None:
-        said = said[: opening.start()]
-    following = _NEXT_QUESTION.search(said)
-    if following is not None and said[: following.start()].strip():
-        said = said[: following.start()]
+def _plain(text: str) -> str:
+    for mark, plain in _MARKS:
+        text = re.sub(mark, plain, text)
+    return text.strip()
+
+
+def _option(text: str, letter: str) -> str:
+    text = re.sub(rf"^\(?{letter}\s*[.):]\s*(?=\S)", "", _plain(_normal(text)))
+    return re.sub(r"\s+", " ", text).strip(_EDGES.replace("-", "")).casefold()
+
+
+def _masked(said: str, texts: Mapping[str, str]) -> str:
+    """What is said, with one sign for an option's text and the label at it."""
+    letters = {text: letter for letter, text in reversed(list(texts.items()))}
+    # A single letter stays one: where options are letters, it names the option.
+    words = [text for text in letters if text and not (len(text) == 1 and text.isalpha())]
+    if not words:
+        return said
+    longest_first = sorted(map(re.escape, words), key=len, reverse=True)
+    any_text = "|".join(longest_first).replace(r"\ ", r"\s+")
+
+    def sign(match: re.Match[str]) -> str:
+        letter = letters.get(re.sub(r"\s+", " ", match[0]).casefold())
+        return chr(ord(letter) + _TO_SIGN) if letter else match[0]
+
+    def joined(match: re.Match[str]) -> str:
+        label, text = (match[1] or match[4]).upper(), texts[_letter(match[2] or match[3])]
+        return chr(ord(label if texts.get(label) == text else _SEVERAL) + _TO_SIGN)
+
+    bounds = rf"(?<![A-Za-z0-9-])(?<!\d[.,])(?:{any_text})(?![A-Za-z0-9]|[.,]\d)"
+    return re.sub(
+        rf"(?<![A-Za-z0-9'])([A-Z](?=[,=])|[A-Za-z](?=\)?\s?[.):(]|\)?\s[-\u2013\u2014]))"
+        rf"[\s.):,=(\u2013\u2014-]+([{_S}])|([{_S}])\s?\(([A-Z])(?=\))",
+        joined, re.sub(bounds, sign, said, flags=re.I),
+    )  # fmt: skip
+
+
+def _without_lists(said: str) -> str:
+    """Without the labels of lines that list options: in order, from A or line upon line."""
+    runs: list[list[re.Match[str]]] = []
+    for item in re.finditer(
+        rf"(?m)^[\s(#\u2022-]*(?:(?:[Oo]ption|[Cc]hoice)\s+)?\(?(?P<t>[{_S}]|"
+        rf"[A-Z](?=\)?(?:\s?[.):]|\s[-\u2013\u2014]\s|[^\w\n{_S}]*$)))(?P<more>[^\n]*)", said
+    ):  # fmt: skip
+        last = runs[-1][-1] if runs else item
+        alike = bool(last["more"].strip(_EDGES)) == bool(item["more"].strip(_EDGES))
+        if alike and _letter(last["t"]) < _letter(item["t"]):
+            runs[-1].append(item)
+        else:
+            runs.append([item])
+    for first, *others in runs:
+        if others and (
+            _letter(first["t"]) == "A" or not said[first.end() : others[0].start()].strip()
+        ):
+            for item in (first, *others):
+                said = f"{said[: item.start('t')]} {said[item.end('t') :]}"
     return said
 
 
-def _marked(said: str) -> list[str] | None:
-    """What stands where an answer is marked as one; None if nothing is."""
-    _, tag, inside = re.sub(r"(?i)<(/?)answer>", r"<\1answer>", said).rpartition("<answer>")
-    if tag:
-        return [inside.partition("</answer>")[0]]
-    boxed = re.findall(
-        r"boxed\s?\{([^{}]{0,300}(?:\{[^{}]{0,300}\}[^{}]{0,300})?)\}", said, re.IGNORECASE
-    )
-    if boxed:
-        return [re.sub(r"\\?(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", b) for b in boxed]
-    inside = re.sub(r"^\s*```\w*\s*|\s*```\s*$", "", said).strip()
-    if inside[:1] in ("{", "["):
-        fields = _json_answers(inside)
-        if fields is not None:
-            return fields
-    fields = [match[1].strip("\"'") for match in _JSON_FIELD.finditer(said)]
-    return fields or None
-
-
-def _json_answers(text: str) -> list[str] | None:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(value, list):
-        return [part for part in value if isinstance(part, str)] or None
-    if not isinstance(value, dict):
-        return None
-    found: list[str] = []
-    for name, part in value.items():
-        if re.fullmatch(_FIELDS, name.strip(), re.IGNORECASE):
-            parts = part if isinstance(part, list) else [part]
-            found += [str(one) for one in parts if isinstance(one, (str, int, float))]
-    return found or None
-
-
-def _by_text(said: str, letters: Sequence[str], options: Sequence[str]) -> str | None:
-    """The one option whose text this is."""
-    spoken = {_plain(said, "")} - {""}
-    found = [letter for letter, option in zip(letters, options, strict=True) if option in spoken]
-    return found[0] if len(found) == 1 else None
-
-
-def _stated(said: str, letters: Sequence[str], options: Sequence[str]) -> tuple[str | None, bool]:
-    """The letter that is said to be the answer, and whether that concludes what was said."""
-    found: list[tuple[int, str, bool]] = []
-    mentioned = set(re.findall(rf"\b(?i:{_NOUN})\s+\(?([A-Z])(?![A-Za-z0-9])", said))
-    for match in _STATEMENT.finditer(said):
-        start, end = match.start("letter"), match.end("letter")
-        letter = match["letter"]
-        sentence = re.split(r"[.!?\n]", _before(said, match.start()))[-1]
-        says = match["says"] if match["says"] is not None else "is"
-        is_mention = not says.strip(" *_") and match[0][0].isascii()
-        if is_mention and (len(mentioned) > 1 or letter == "a"):
-            continue  # "option A first, then option B"; "the option a person would take"
-        rest = _after(said, end)
-        if _is_negated(_before(said, start)) or re.search(r"\bif\b", sentence, re.IGNORECASE):
-            continue
-        if _IS_REJECTED.match(rest) or _is_word(letter, rest, options, said):
-            continue
-        concludes = bool(_CONCLUDES.search(sentence + match[0]))
-        found.append((start, _joined(letter, rest), concludes))
-    for match in _SAYS_TEXT.finditer(said):
-        letter_of_text = None
-        for part in (match["text"], re.split(r"[.;!]", match["text"], maxsplit=1)[0]):
-            letter_of_text = letter_of_text or _by_text(part, letters, options)
-        if letter_of_text is None or _is_negated(_before(said, match.start("text"))):
-            continue
-        found = [item for item in found if not match.start() <= item[0] < match.end()]
-        found.append((match.start("text"), letter_of_text, False))
+def _read(said: str, texts: Mapping[str, str]) -> str | None:
+    """A letter, `_SEVERAL`, or None for nothing that looks like a choice."""
+    alone = re.fullmatch(
+        rf"[^\w{_S}]*(?:(?:the )?(?:option|choice|letter|answer) )?\(?([{_S}]|[A-Za-z])(?![+#])"
+        rf"[^\w{_S}]*", said, re.I
+    )  # fmt: skip
+    if alone is not None:
+        return _letter(alone[1])
+    said = _without_lists(said)
+    found = {match.start("t"): match for match in _matches(_CONCLUSIONS, said, texts)}
     if not found:
-        return None, False
-    found.sort()
-    last = found[-1][1]
-    agree = len({letter for _, letter, _ in found}) == 1
-    is_concluded = found[-1][2]
-    return (last if agree or is_concluded else _SEVERAL), is_concluded
+        passing = _matches(_PASSING, said, texts)
+        names = {_named(match, texts) for match in passing} & {*texts, _SEVERAL}
+        ends = any(re.match(_END, said[match.end() :]) for match in passing)
+        return names.pop() if len(names) == 1 and ends else None
+    last, *earlier = (found[place] for place in sorted(found, reverse=True))
+    name, rest = _named(last, texts), said[last.end("t") :]
+    if earlier and _named(earlier[0], texts) != name:
+        between = said[earlier[0].end("t") : last.end("t")]
+        if re.fullmatch(rf"[\s()]*{_T}", between, re.I) or re.fullmatch(_JOINT, between, re.I):
+            return _SEVERAL
+    is_taken_back = re.search(
+        r"\b(?:wait|no|actually|hmm+|sorry|oops)\b[,.:;!\s-]+[^.\n]{0,30}\b(?:not|wrong|incorrect)\b"
+        rf"|(?<!\w){re.escape(name)}\b{_REJECTED}", rest, re.I
+    )  # fmt: skip
+    return None if is_taken_back else name
 
 
-def _leading(said: str, letters: Sequence[str], options: Sequence[str]) -> str | None:
-    """`B.`, `(b)`, `**B**: red`, `B` on a line of its own, at the start."""
-    several = re.match(r"\W*([A-Z])\W*(?:,|and|or|&|/)\W*([A-Z])\b(?!['\u2019]|\s+[a-z])", said)
-    if several and {several[1], several[2]} <= set(letters) and several[1] != several[2]:
-        return _SEVERAL
-    because = re.match(r"\W*([A-Z])\s+(?:because|since)\b", said)
-    if because is not None:
-        return because[1]
-    match = _LEADING.match(said)
-    if match is None:
-        glued = re.match(r"\W*([A-Z])\.(.+)$", said.strip())  # "B.A blue boat"
-        own = glued is not None and _by_text(glued[2], letters, options) == glued[1]
-        return glued[1] if glued is not None and own else None
-    letter, close = match["letter"], match["close"]
-    rest = said[match.end() :]
-    is_bracketed = ")" in close or "]" in close
-    if letter.islower() and not is_bracketed and not re.match(r"[*_`]*[.:]", close):
-        return None
-    if letter == "I" and "," in close:
-        return None
-    if _IS_REJECTED.match(rest):
-        return None
-    letter = letter.upper()
-    others = re.findall(r"\n[\s*_\-(]*([A-Z])(?:[.):]\s|\s*(?=\n|$))", said)
-    others += re.findall(r"(?:,|\band|\bor|&)\s+\(?([A-Z])[.):](?!\w)", rest)
-    if any(other != letter and other in letters for other in others):
-        return _SEVERAL
-    line = rest.strip().split("\n", 1)[0].strip(_WRAPPING)
-    if len(line) == 1 and line.isascii() and line.isalpha() and line.upper() != letter:
-        return _SEVERAL
-    beside = _by_text(line, letters, options)
-    if letter in letters and options[letters.index(letter)] == _plain(line, ""):
-        beside = letter
-    return letter if beside in (None, letter) else _SEVERAL
+def _matches(patterns: Sequence[str], said: str, texts: Mapping[str, str]) -> list[re.Match[str]]:
+    found = (match for p in patterns for match in re.finditer(p, said, re.I))
+    return [match for match in found if _counts(match, texts)]
 
 
-def _verdict(said: str, options: Sequence[str]) -> str | None:
-    """The one letter that is chosen in passing, as in `I think it is C`."""
-    found = set()
-    for match in _VERDICT.finditer(said):
-        name = match.lastgroup or "letter"
-        letter, start, end = match[name], match.start(name), match.end(name)
-        is_bracketed = said[start - 1 : start] in ("(", "[")
-        if letter.islower() and name in ("letter", "subject", "bold") and not is_bracketed:
-            continue
-        rest = _after(said, end)
-        if _is_negated(_before(said, start)) or _IS_REJECTED.match(rest):
-            continue
-        if name in ("letter", "bold") and _is_word(letter, rest, options, said):
-            continue
-        found.add(_joined(letter, rest))
-    if len(found) > 1:
-        return _SEVERAL
-    return found.pop() if found else None
+def _letter(target: str) -> str:
+    return chr(ord(target) - _TO_SIGN) if target >= "\ue000" else target.upper()
 
 
-def _joined(letter: str, rest: str) -> str:
+def _named(match: re.Match[str], texts: Mapping[str, str]) -> str:
     """The letter, or `_SEVERAL` if another one is given with it."""
-    also = re.match(
-        r"[\s,*)\]]*(?:and|or|&|,|/|和|或|与)[\s*(\[]*(?:option\s+|or\s+|and\s+)?[(*]*([A-Z])"
-        r"(?![A-Za-z0-9'\u2019])(?!\s+(?:is|was|are|does|has|cannot|can't)\b)",
-        rest,
-    )
-    return _SEVERAL if also is not None and also[1] != letter.upper() else letter.upper()
+    name = _letter(match["t"])
+    also = re.match(_JOINT, match.string[match.end("t") :][:_NEARBY], re.I)
+    if also is None or _letter(also["t"]) == name or also["t"].casefold() == texts.get(name):
+        return name  # an option may itself be a letter: `A. (D)` where option A says D
+    return _SEVERAL
 
 
-def _is_word(letter: str, rest: str, options: Sequence[str], said: str) -> bool:
-    """Whether the letter is the article, the pronoun, or part of a name that an option has."""
-    following = re.match(r"[ \t]+([A-Za-z]\w*)", rest)
-    if letter == "a" and not rest:
-        # "The answer is a", cut off behind the article; "Answer: a" is short enough to be meant.
-        return len(said.split()) > 6
-    if following is None:
+def _counts(match: re.Match[str], texts: Mapping[str, str]) -> bool:
+    """Whether the letter is meant, and neither denied, rejected, asked nor under a condition."""
+    said, target = match.string, match["t"]
+    before = said[max(0, match.start("t") - _NEARBY) : match.start("t")]
+    after = said[match.end("t") :][:_NEARBY]
+    sentence = re.split(r"[!?\n]|\.\s", before.rstrip("( '\n"))[-1]
+    clause = re.split(r"[.,;:!?\n]|\bbut\b|\bso\b", sentence)[-1]
+    is_called = target != "a" and re.search(r"(?i)\b(?:option|choice|letter)\s+\(?$", before)
+    if target in "aAI" and not is_called and re.match(_ARTICLE, after):
         return False
-    if letter in "aAI" and not re.match(_BECAUSE, following[1]):
-        return True
-    phrase = f"{letter} {following[1]}".casefold()
-    return any(re.search(rf"(?<!\w){re.escape(phrase)}\b", option) for option in options)
-
-
-def _before(said: str, place: int) -> str:
-    return said[max(0, place - _NEARBY) : place]
-
-
-def _after(said: str, place: int) -> str:
-    return said[place : place + _NEARBY]
-
-
-def _is_negated(before: str) -> bool:
-    """Whether the clause that leads to a letter denies it."""
-    clause = re.split(r"[.,;:!?\n]|\bbut\b|\bso\b", before.rstrip(" (*\"'`[:"))[-1]
-    return bool(_NEGATION.search(clause))
-
-
-def _plain(text: str, letter: str) -> str:
-    """A text without its option letter, case and closing punctuation."""
-    text = _normal(text)
-    if letter:
-        text = re.sub(rf"^\s*\(?{letter}\s*[.):]\s*", "", text)
-    return re.sub(r"\s+", " ", text).strip(_WRAPPING).casefold()
+    if target == "a" and not after and len(said.split()) > 6:
+        return False  # cut off behind the article
+    if target == "I" and after.startswith(",") and "gap" not in match.re.groupindex:
+        return False
+    if re.match(_REJECTED, after, re.I):
+        cut = re.split(r"[.\n]", after.lstrip(_EDGES))[0].strip(_EDGES).casefold()
+        if len(cut) < 2 or not texts.get(_letter(target), "").startswith(cut):
+            return False  # what follows is not the option's own text, cut short
+    if re.search(_NEGATION, clause, re.I) or re.search(_CONDITION, sentence, re.I):
+        return False
+    end = re.search(r"[?!\n]|\.(?=\s|$)|[\u5417\u55ce]", after)
+    return end is None or end[0] not in "?\u5417\u55ce"

@@ -34,7 +34,7 @@ HOST_DIFFERS = [
 
 
 def test_the_table_is_large_and_says_each_thing_once() -> None:
-    assert len(TABLE) == len({(text, options) for text, options, _ in TABLE}) > 300
+    assert len(TABLE) == len({(text, options) for text, options, _ in TABLE}) > 600
     assert {len(options) for _, options, _ in TABLE} >= {2, 3, 4, 5, 6, 8, 10}
     assert sum(choice is None for _, _, choice in TABLE) > 100
 
@@ -60,9 +60,17 @@ def test_a_choice_has_options(options: list[str]) -> None:
         read_choice("A", options)
 
 
-def test_equal_options_are_not_told_apart_by_their_text() -> None:
-    assert read_choice("red", ["red", "red", "blue"]) is None
-    assert read_choice("A. red", ["red", "red", "blue"]) == "A"
+def test_equal_options_are_named_by_the_first_or_their_letter() -> None:
+    assert read_choice("red", ["red", "red", "blue"]) == "A"
+    assert read_choice("B. red", ["red", "red", "blue"]) == "B"
+
+
+def test_options_may_be_a_mapping_from_letter_to_text() -> None:
+    options = {"A": "red", "B": "blue", "D": "green"}
+    assert read_choice("The answer is green.", options) == "D"
+    assert read_choice("C", options) is None
+    with pytest.raises(ValueError, match="capital letters"):
+        read_choice("1", {"1": "red"})
 
 
 PIECES = st.sampled_from(
