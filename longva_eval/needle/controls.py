@@ -7,7 +7,7 @@
 
 They share the grid's prefixes: all lengths of a clean haystack are one growing video, whose ends
 the grid's last depth needs as well. Source of the idea: NoLiMa (arXiv:2502.05167), VNBench's
-circular options (arXiv:2406.09367); docs/evaluate.md says how they are read.
+circular options (arXiv:2406.09367); docs/niah.md says how they are read.
 """
 
 from __future__ import annotations
