@@ -1,46 +1,71 @@
 # Everything a newcomer needs: `make demo` and `make test` set up their own environment.
 #
-# The environment is .venv, made on first use (about 3 minutes and 7 GB: lmms-eval brings PyTorch)
-# and reused until pyproject.toml changes. PYTHON chooses the interpreter, Python 3.10 or later.
+# .venv is made on first use, of exactly the packages that the tests were run with
+# (requirements.lock), and reused until that file or pyproject.toml changes.
+# PYTHON chooses the interpreter, Python 3.10 to 3.13.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
+SHELL  := bash
+.SHELLFLAGS := -eu -o pipefail -c
 # Threads that wait by spinning make a busy machine several times slower.
 export OMP_WAIT_POLICY := PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test quick check newest oldest lock clean
 
 help:
-	@echo "make demo    run the suite's main job on what ships with it, and look at the result"
-	@echo "make test    lint, types and tests"
-	@echo "make setup   only the environment, in $(VENV)"
-	@echo "make clean   remove the environment and what was written"
+	@echo "make demo     run the suite's main job on what ships with it, and look at the result"
+	@echo "make test     lint, types and all tests"
+	@echo "make quick    lint, types and the tests that start no process, in about a minute"
+	@echo "make setup    only the environment, in $(VENV)"
+	@echo "make newest   does it still work with the newest packages? (in .venv-newest)"
+	@echo "make oldest   and with the oldest that pyproject.toml admits? (in .venv-oldest)"
+	@echo "make lock     write requirements.lock anew for pyproject.toml (UPGRADE=1: newest packages)"
+	@echo "make clean    remove the environments and what was written"
 
 setup: $(STAMP)
+	@echo "$(VENV) is ready: $(BIN)/longva-eval doctor looks at it, make demo shows what it does."
 
-$(STAMP): pyproject.toml
-	@echo "== Setting up $(VENV) (once; about 3 minutes, lmms-eval brings PyTorch) =="
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "longva-eval needs Python 3.10 or later; try: make PYTHON=python3.11 setup")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+# --no-deps: the lock is complete, and pip 23 asks for hashes of extras that it names otherwise.
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.exit(f"requirements.lock is for Python 3.10 to 3.13, and $(PYTHON) is {sys.version.split()[0]}. Try: make setup PYTHON=python3.12")'
+	@echo "== Setting up $(VENV), once: 3 GB to download, 7 GB on disk (lmms-eval brings PyTorch) =="
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --no-deps --use-pep517 --require-hashes \
+	    --requirement requirements.lock | awk ' \
+	    /^Collecting/ { if (++n % 40 == 0) print "   " n " packages fetched" } \
+	    /^Installing collected/ { print "   unpacking " n " packages" } { fflush() }'
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: $(STAMP)
-	@echo "== Demo: V-NIAH, a sweep, a comparison and a page, on what ships with the package =="
-	$(BIN)/longva-eval demo --out out/demo
+	@$(BIN)/longva-eval demo --out out/demo
 
 test: check
-	@echo "== Tests =="
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	@echo "== All tests =="
+	@$(BIN)/python -m pytest -n auto --dist loadfile
+
+quick: check
+	@echo "== Tests that start no process =="
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not process and not browser"
 
 check: $(STAMP)
 	@echo "== Lint and types =="
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p longva_eval -p training
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy -p longva_eval -p training
+
+newest oldest: $(STAMP)
+	@$(BIN)/python .ci/other_versions.py $@
+
+lock: $(STAMP)
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --generate-hashes \
+	    --prerelease disallow --no-annotate --no-header --quiet $(if $(UPGRADE),--upgrade) \
+	    --output-file requirements.lock
+	@echo "requirements.lock is written. Now: make test"
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) .venv-newest .venv-oldest out build dist *.egg-info

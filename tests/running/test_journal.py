@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -102,38 +103,34 @@ def test_a_torn_last_line_is_removed_with_a_notice(tmp_path: Path, notices: list
 
 
 @given(where=st.floats(0, 1), byte=st.integers(0, 255))
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-def test_a_changed_byte_is_never_used(tmp_path: Path, where: float, byte: int) -> None:
-    with Journal(tmp_path, SETTINGS, fresh=True) as journal:
-        for number in range(3):
-            journal.put(key(number), {"text": f"answer {number}"})
-        own = journal._own
-    assert own is not None
-    data = bytearray(own.read_bytes())
-    data[min(int(where * len(data)), len(data) - 1)] = byte
-    own.write_bytes(bytes(data))
-    with Journal(tmp_path, SETTINGS) as journal:
-        for number in range(3):
-            assert journal.get(key(number)) in (None, {"text": f"answer {number}"})
+@settings(max_examples=60, deadline=None)
+def test_a_changed_byte_is_never_used(where: float, byte: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        with Journal(Path(folder), SETTINGS) as journal:
+            for number in range(3):
+                journal.put(key(number), {"text": f"answer {number}"})
+        (path,) = files_in(Path(folder))
+        data = bytearray(path.read_bytes())
+        data[min(int(where * len(data)), len(data) - 1)] = byte
+        path.write_bytes(bytes(data))
+        with Journal(Path(folder), SETTINGS) as journal:
+            for number in range(3):
+                assert journal.get(key(number)) in (None, {"text": f"answer {number}"})
 
 
 @given(data=st.binary(max_size=400))
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-def test_files_of_anything_are_left_out(tmp_path: Path, data: bytes) -> None:
-    with Journal(tmp_path, SETTINGS, fresh=True) as journal:
-        journal.put(key(0), {"text": "kept"})
-        place = journal._place
-    (place / "other-1-0.jsonl").write_bytes(data)
-    (place / "other-1-1.jsonl").write_bytes(
-        next(iter(place.glob("*[0-9].jsonl"))).read_bytes().splitlines(keepends=True)[0] + data
-    )
-    with Journal(tmp_path, SETTINGS) as journal:
-        assert journal.get(key(0)) == {"text": "kept"}
-        assert len(journal) == 1
+@settings(max_examples=60, deadline=None)
+def test_files_of_anything_are_left_out(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        with Journal(Path(folder), SETTINGS) as journal:
+            journal.put(key(0), {"text": "kept"})
+        (path,) = files_in(Path(folder))
+        header = path.read_bytes().splitlines(keepends=True)[0]
+        path.with_name("other-1-0.jsonl").write_bytes(data)
+        path.with_name("other-1-1.jsonl").write_bytes(header + data)
+        with Journal(Path(folder), SETTINGS) as journal:
+            assert journal.get(key(0)) == {"text": "kept"}
+            assert len(journal) == 1
 
 
 def test_a_damaged_line_in_the_middle_costs_its_own_answer(
