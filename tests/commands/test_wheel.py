@@ -36,7 +36,7 @@ def test_the_wheel_has_tasks_templates_and_media(wheel: Path) -> None:
         "longva_eval/cli.py",
         "longva_eval/commands/niah.py",
         "longva_eval/model_adapters/longva.py",
-        "longva_eval/reports/heatmap.py",
+        "longva_eval/reports/figures/heatmap.py",
         "longva_eval/tasks/vniah/vniah.yaml",
         "longva_eval/tasks/vniah/_default_template_yaml",
         "longva_eval/tasks/vniah/grid_small.json",
@@ -45,7 +45,7 @@ def test_the_wheel_has_tasks_templates_and_media(wheel: Path) -> None:
         "longva_eval/data/needles/dataset.json",
         "longva_eval/data/longva-tiny/config.json",
         "longva_eval/data/longva-tiny-short/model.safetensors",
-        "tasks/mini/mini_benchmark.py",
+        "longva_eval/tasks/mini/mini_benchmark.py",
     ):
         assert name in names
     assert not [name for name in names if name.split("/")[0] in ("tests", "benchmarks", "training")]
