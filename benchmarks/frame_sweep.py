@@ -47,23 +47,21 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(machine())
-    checkpoint = random_session(BODY_30M).checkpoint
+    vision = random_session(BODY_30M).vision
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "minute.mp4"
         write_video(path)
         info = probe_video(path)
         asked = [
-            VideoFrames(
-                checkpoint=checkpoint,
-                info=info,
-                sample=sample_frames(info, FramePolicy(max_frames=count)),
-            ).pieces()
+            vision.pieces(
+                VideoFrames(info=info, sample=sample_frames(info, FramePolicy(max_frames=count)))
+            )
             for count in COUNTS
         ]
         work: dict[str, tuple[int, int]] = {}
 
         def together() -> list[float]:
-            encoder = VisualEncoder(checkpoint)
+            encoder = VisualEncoder(vision)
             encoder.expect(asked)
             sums = [float(sum(part.sum() for part in encoder.encode(pieces))) for pieces in asked]
             encoder.stop()
@@ -73,7 +71,7 @@ def main() -> None:
         def apart() -> list[float]:
             sums, passes, frames = [], 0, 0
             for pieces in asked:
-                encoder = VisualEncoder(checkpoint)
+                encoder = VisualEncoder(vision)
                 encoder.expect([pieces])
                 sums.append(float(sum(part.sum() for part in encoder.encode(pieces))))
                 encoder.stop()

@@ -168,8 +168,7 @@ def measure_vision(session: Session, num_frames: int) -> None:
         num_frames_asked=num_frames,
         num_frames_total=num_frames,
     )
-    video = VideoFrames(checkpoint=session.checkpoint, info=info, sample=sample, read=read)
-    pieces = video.pieces()
+    pieces = session.vision.pieces(VideoFrames(info=info, sample=sample, read=read))
 
     def encode() -> list[torch.Tensor]:
         session.encoder.expect([pieces])

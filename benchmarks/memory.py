@@ -19,7 +19,7 @@ import torch
 from harness import machine
 
 from longva_eval.engine.generation import GenerationSettings
-from longva_eval.engine.session import open_session
+from longva_eval.engine.opening import open_session
 from longva_eval.media.frames import FramePolicy
 
 CHECKPOINT = Path(__file__).parent.parent / "tests/data/golden_open/longva_tiny"

@@ -11,8 +11,10 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionConfig,
 from longva_eval.engine.encoder import VisualEncoder
 from longva_eval.engine.prefix import PrefixEngine
 from longva_eval.engine.session import Session
+from longva_eval.engine.vision import ClipVision
 from longva_eval.model.attention import SPLIT_SDPA, register_split_sdpa
-from longva_eval.model.checkpoint import KNOWN_TOWERS, Checkpoint
+from longva_eval.model.checkpoint import Checkpoint, Origin
+from longva_eval.model.longva_layout import KNOWN_TOWERS
 from longva_eval.model.modeling import LongVAConfig, LongVAForCausalLM
 from longva_eval.prompts.pieces import QWEN_1_5
 
@@ -92,17 +94,15 @@ def random_session(
             size={"shortest_edge": size}, crop_size={"height": size, "width": size}
         ),
         generation_config=GenerationConfig(),
-        folder=TOKENIZER,
-        source="random",
-        revision=None,
-        rope={},
+        origin=Origin(folder=TOKENIZER, source="random", revision=None, fingerprint="random"),
         own_rope_parameters=dict(config.rope_parameters),
-        fingerprint="random",
     )
-    encoder = VisualEncoder(checkpoint)
+    vision = ClipVision(model=model, image_processor=checkpoint.image_processor)
+    encoder = VisualEncoder(vision)
     return Session(
         checkpoint=checkpoint,
         template=QWEN_1_5,
+        vision=vision,
         context_length=2_000_000,
         encoder=encoder,
         engine=PrefixEngine(model, encoder, chunk_tokens=chunk_tokens, reuse=reuse),

@@ -8,8 +8,6 @@ with other frames, prompts and defaults; theirs stay reachable and are never mea
 
 from __future__ import annotations
 
-from typing import Any
-
 # The installed name of this folder, which mypy sees by its own.
 from longva_eval.model_adapters.longva import LongVA
 
@@ -19,19 +17,13 @@ __all__ = ["LlavaNext", "LlavaNextVideo"]
 class LlavaNextVideo(LongVA):
     """LLaVA-NeXT-Video in transformers' layout: `llava-hf/LLaVA-NeXT-Video-7B-hf`, `-7B-32K-hf`.
 
-    Args:
-        pretrained: A folder or hub id.
-        **arguments: As `LongVA` takes them. `conv_template` is the processor's own, or
-            `vicuna_v1`, `mistral_instruct`, `qwen_1_5`.
+    Takes the arguments of `LongVA`; `conv_template` is the processor's own, or `vicuna_v1`,
+    `mistral_instruct`, `qwen_1_5`.
     """
 
     model_id = "longva_llava_next_video"
     architectures = ("LlavaNextVideoForConditionalGeneration",)
-
-    def __init__(
-        self, pretrained: str = "llava-hf/LLaVA-NeXT-Video-7B-hf", **arguments: Any
-    ) -> None:
-        super().__init__(pretrained, **arguments)
+    default_checkpoint = "llava-hf/LLaVA-NeXT-Video-7B-hf"
 
 
 class LlavaNext(LongVA):
@@ -40,16 +32,10 @@ class LlavaNext(LongVA):
     Frames of videos, of which LLaVA-NeXT says nothing, are encoded as LongVA's. A checkpoint in
     the layout of the original code (`llava_qwen`) runs with `--model longva`.
 
-    Args:
-        pretrained: A folder or hub id.
-        **arguments: As `LongVA` takes them. `conv_template` is the processor's own, or
-            `vicuna_v1`, `mistral_instruct`, `qwen_1_5`.
+    Takes the arguments of `LongVA`; `conv_template` is the processor's own, or `vicuna_v1`,
+    `mistral_instruct`, `qwen_1_5`.
     """
 
     model_id = "longva_llava_next"
     architectures = ("LlavaNextForConditionalGeneration",)
-
-    def __init__(
-        self, pretrained: str = "llava-hf/llava-v1.6-mistral-7b-hf", **arguments: Any
-    ) -> None:
-        super().__init__(pretrained, **arguments)
+    default_checkpoint = "llava-hf/llava-v1.6-mistral-7b-hf"

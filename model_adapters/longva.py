@@ -19,12 +19,10 @@ this one replaces (docs/differences.md lists it all):
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
-import inspect
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,17 +34,20 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from PIL import Image
 
+from longva_eval.engine.conversation import Conversation, Media
 from longva_eval.engine.generation import GenerationSettings, parse_gen_kwargs
+from longva_eval.engine.opening import open_session
 from longva_eval.engine.prefix import EngineCounts
-from longva_eval.engine.session import Conversation, Media, Session, open_session
+from longva_eval.engine.session import Session
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.host.patches import HostRun, apply_patches
-from longva_eval.media.frames import FramePolicy
 from longva_eval.media.whole_pictures import whole_pictures_only
 from longva_eval.model.rope import RopeSettings
+from longva_eval.model_adapters.arguments import LongVAArguments, read_arguments
 from longva_eval.prompts.pieces import tokenize
 from longva_eval.questions.outcomes import FAILED
-from longva_eval.running.answering import Answering, Job, JobKind
+from longva_eval.running.answering import Answering
+from longva_eval.running.jobs import FORCE, GENERATE, SCORE, Job, JobKind
 from longva_eval.running.journal import Journal, journal_settings
 from longva_eval.running.progress import progress_bar
 from longva_eval.running.ranks import Ranks, current_ranks, end_all
@@ -54,24 +55,8 @@ from longva_eval.running.run_log import FailurePolicy, RunLog
 
 __all__ = ["LongVA"]
 
-_LARGEST = 1 << 53
 _MOST_ROUNDS = 100
 """A failed document's rounds are asked for no more often than that."""
-
-_LARGER_THAN_ONE_DEVICE = (
-    "several GPUs that each hold the model take whole videos each (torchrun --nproc-per-node N); "
-    "device_map=auto spreads one model over all of them; for more, use the host's --model vllm or "
-    "sglang with our tasks (docs/parallel.md)"
-)
-_NO_LONGER_NEEDED = {
-    "model_name": "the architecture is read from the checkpoint's config.json",
-    "truncation": "use long_prompt=error, keep_question or original",
-    "customized_config": "edit the checkpoint's config.json",
-    "token_strategy": "visual tokens always stand where the prompt says <image>",
-    "tensor_parallel": _LARGER_THAN_ONE_DEVICE,
-    "context_parallel": _LARGER_THAN_ONE_DEVICE,
-}
-"""Arguments of the built-in adapter, and what takes their place."""
 
 
 def _ends_all_processes(function: Callable[..., None]) -> Callable[..., None]:
@@ -89,44 +74,10 @@ def _ends_all_processes(function: Callable[..., None]) -> Callable[..., None]:
 
 
 class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
-    """LongVA as an lmms-eval model; every argument can be given in `--model_args`.
+    """LongVA as an lmms-eval model.
 
     Args:
-        pretrained: A folder, a hub id such as `lmms-lab/LongVA-7B`, or the name of an embedded
-            checkpoint such as `longva-tiny`.
-        revision: Branch, tag or commit of the hub repository.
-        device: `cpu`, `cuda`, `cuda:1`, or `auto`: a GPU if there is one, each process its own.
-        device_map: `auto` spreads one model over all devices.
-        dtype: `auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16`, `float16`.
-        attn_implementation: `sdpa`, `flash_attention_2` if installed, `eager`, or `sdpa_masked`,
-            which is transformers' own `sdpa` with its explicit mask.
-        conv_template: `auto` reads it from the tokenizer; or `qwen_1_5`.
-        max_frames_num: Frames of a video; with `fps`, at most.
-        fps: Frames a second, instead of a fixed number.
-        short_video: Videos shorter than that: `repeat` (the original), `each_once`, `error`.
-        mm_spatial_pool_stride: Pooling window of video frames; the checkpoint's if left out.
-        mm_spatial_pool_mode: `average` or `max`; the checkpoint's if left out.
-        video_decode_backend: `auto`, `decord`, `torchcodec` or `pyav`.
-        image_aspect_ratio: `anyres`, `pad` or `crop`; the checkpoint's if left out.
-        mm_patch_merge_type: What becomes of an `anyres` picture's tiles: `unires` (LongVA) or
-            `spatial_unpad` (AnyRes, as LLaVA-NeXT); the checkpoint's if left out.
-        max_context_tokens: Longest prompt; the checkpoint's `max_position_embeddings`.
-        long_prompt: Prompts beyond that: `error`, `keep_question` or `original`.
-        chunk_tokens: Prefill goes in chunks of this many tokens.
-        reuse: Whether prompts share what they have in common (same numbers, less work).
-        vision_batch_size: Frames that go through the vision tower at once.
-        feature_cache: Folder where visual tokens are kept for later runs (50 GiB at most).
-        seed: For tasks that sample.
-        on_error: What happens when a video cannot be read, a prompt is too long, or logits are NaN:
-            `stop` ends the run; `skip` lets the document fail, by name.
-        max_failed: With `on_error=skip`, how many documents may fail: a count, or a share of them.
-        journal: Folder where answers are kept as they come; `on` is beside the results (or in the
-            user's cache, where there is no `--output_path`); `off` keeps none.
-        fresh: Start over instead of taking answers over from the journal.
-        batch_size: Accepted as the host passes it; prompts are answered one at a time.
-        max_batch_size: As `batch_size`.
-        **rope: `rope_theta`, `rope_type`, `rope_factor` and the other fields of `RopeSettings`
-            with `rope_` before them (`rope_type` without doubling); lists joined by `/`.
+        **arguments: Those of `LongVAArguments`, as they stand in `--model_args`.
 
     Raises:
         SettingsError: If an argument is unknown or impossible.
@@ -136,76 +87,20 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     is_simple = True
     model_id = "longva"
     """As `--model` names it."""
+    default_checkpoint = "lmms-lab/LongVA-7B"
     architectures: tuple[str, ...] = ("LlavaQwenForCausalLM",)
     """What `architectures` in the checkpoint's config.json may say."""
 
     @_ends_all_processes
-    def __init__(
-        self,
-        pretrained: str = "lmms-lab/LongVA-7B",
-        revision: str | None = None,
-        device: str = "auto",
-        device_map: str | None = None,
-        dtype: str = "auto",
-        attn_implementation: str = "sdpa",
-        conv_template: str = "auto",
-        max_frames_num: int = 128,
-        fps: float | None = None,
-        short_video: str = "repeat",
-        mm_spatial_pool_stride: int | None = None,
-        mm_spatial_pool_mode: str | None = None,
-        video_decode_backend: str = "auto",
-        image_aspect_ratio: str | None = None,
-        mm_patch_merge_type: str | None = None,
-        max_context_tokens: int | None = None,
-        long_prompt: str = "error",
-        chunk_tokens: int = 2048,
-        reuse: bool = True,
-        vision_batch_size: int = 16,
-        feature_cache: str | None = None,
-        seed: int = 0,
-        on_error: str = "stop",
-        max_failed: float = 0.05,
-        journal: str | bool = "on",
-        fresh: bool = False,
-        batch_size: int | str = 1,
-        max_batch_size: int | str | None = None,
-        **rope: Any,
-    ) -> None:
+    def __init__(self, **arguments: Any) -> None:
         super().__init__()
-        del batch_size, max_batch_size
+        given = {"pretrained": self.default_checkpoint, **arguments}
+        asked = read_arguments(LongVAArguments, given)
         apply_patches()
-        self._log = RunLog(FailurePolicy(on_error, max_failed))
-        self._journal_at, self._fresh = _journal_place(journal), _truth("fresh", fresh)
-        frames = FramePolicy(
-            max_frames=_whole_number("max_frames_num", max_frames_num),
-            fps=None if fps is None else _number("fps", fps),
-            short_video=short_video,  # type: ignore[arg-type]  # checked by FramePolicy
-        )
-        self._session = open_session(
-            pretrained,
-            revision=revision,
-            device=_own_device(device),
-            device_map=device_map or None,
-            dtype=dtype,  # type: ignore[arg-type]  # checked when the checkpoint is loaded
-            attn_implementation=attn_implementation,  # type: ignore[arg-type]  # checked there
-            conv_template=conv_template,
-            frames=frames,
-            backend=video_decode_backend,  # type: ignore[arg-type]  # checked there
-            aspect=image_aspect_ratio,  # type: ignore[arg-type]  # checked there
-            patch_merge=mm_patch_merge_type,  # type: ignore[arg-type]  # checked there
-            architectures=self.architectures,
-            pool_stride=_optional_whole_number("mm_spatial_pool_stride", mm_spatial_pool_stride),
-            pool_mode=mm_spatial_pool_mode,  # type: ignore[arg-type]  # checked there
-            rope=_rope_settings(rope),
-            context_length=_optional_whole_number("max_context_tokens", max_context_tokens),
-            long_prompt=long_prompt,  # type: ignore[arg-type]  # checked there
-            chunk_tokens=_whole_number("chunk_tokens", chunk_tokens),
-            reuse=_truth("reuse", reuse),
-            vision_batch_size=_whole_number("vision_batch_size", vision_batch_size),
-            feature_cache=feature_cache,
-            seed=_whole_number("seed", seed),
-        )
+        self._log = RunLog(FailurePolicy(asked.on_error, asked.max_failed))
+        self._journal_at, self._fresh = _journal_place(asked.journal), asked.fresh
+        settings = asked.session_settings() | {"device": _own_device(asked.device)}
+        self._session = open_session(asked.pretrained, **settings, architectures=self.architectures)
         self.device = self._session.checkpoint.device
         self._ignored_settings: set[str] = set()
         # Signs of life begin here: others may wait while this process loads its data.
@@ -389,10 +284,10 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         with self._progress(len(requests), "Answering") as bar:
             done = functools.partial(bar.update, 1)
             plain = self._jobs(requests, lambda number: not forced[number], self._generating)
-            for number, value in self._answering.run("generate", plain, on_done=done).items():
+            for number, value in self._answering.run(GENERATE, plain, on_done=done).items():
                 results[number] = _generated(value)
             scored = self._jobs(requests, forced.__getitem__, self._forcing)
-            for number, value in self._answering.run("force", scored, on_done=done).items():
+            for number, value in self._answering.run(FORCE, scored, on_done=done).items():
                 results[number] = _forced(value)
         return results
 
@@ -400,8 +295,8 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         """The requests of a `generate_until` as jobs."""
         forced = [bool(_score_column(request)) for request in requests]
         return {
-            "generate": self._jobs(requests, lambda number: not forced[number], self._generating),
-            "force": self._jobs(requests, forced.__getitem__, self._forcing),
+            GENERATE: self._jobs(requests, lambda number: not forced[number], self._generating),
+            FORCE: self._jobs(requests, forced.__getitem__, self._forcing),
         }
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
@@ -416,7 +311,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         with self._progress(len(requests), "Scoring") as bar:
             jobs = self._jobs(requests, lambda _: True, self._continuing)
             done = functools.partial(bar.update, 1)
-            for number, value in self._answering.run("score", jobs, on_done=done).items():
+            for number, value in self._answering.run(SCORE, jobs, on_done=done).items():
                 assert value is not None, "failed likelihoods end the run"
                 pair = (value["mean_loss"], value["is_greedy"])
                 results[number] = GenerationResult(text=pair)
@@ -630,9 +525,9 @@ def _picture_bytes(item: Media) -> int:
     return 0
 
 
-def _journal_place(journal: str | bool) -> str:
+def _journal_place(journal: str) -> str:
     """`on`, `off`, or a folder."""
-    text = str(journal).strip()
+    text = journal.strip()
     if text.lower() in ("off", "false", "no", "none", ""):
         return "off"
     return "on" if text.lower() in ("on", "true", "yes") else text
@@ -648,62 +543,3 @@ def _own_device(device: str) -> str:
     if device in ("auto", "cuda") and local is not None and torch.cuda.is_available():
         return f"cuda:{int(local) % torch.cuda.device_count()}"
     return device
-
-
-def _whole_number(name: str, value: Any) -> int:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not -_LARGEST <= value <= _LARGEST or value != int(value):
-        raise SettingsError(f"{name}={value!r:.40} must be a whole number.")
-    return int(value)
-
-
-def _optional_whole_number(name: str, value: Any) -> int | None:
-    return None if value is None else _whole_number(name, value)
-
-
-def _truth(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    known = {"true": True, "on": True, "yes": True, "1": True,
-             "false": False, "off": False, "no": False, "0": False}  # fmt: skip
-    if str(value).lower() not in known:
-        raise SettingsError(f"{name}={value!r} must be true or false.")
-    return known[str(value).lower()]
-
-
-def _rope_settings(given: Mapping[str, Any]) -> RopeSettings:
-    """RoPE settings from flat arguments; everything else that was given is unknown."""
-    fields = {
-        name if name == "rope_type" else f"rope_{name}": name
-        for name in RopeSettings.__dataclass_fields__
-    }
-    values: dict[str, Any] = {}
-    for argument, value in given.items():
-        if argument not in fields:
-            raise SettingsError(_unknown_argument(argument, fields))
-        name = fields[argument]
-        if name in ("short_factor", "long_factor"):
-            value = tuple(_number(argument, part) for part in str(value).split("/"))
-        elif name in ("original_length", "pinned_length"):
-            value = _whole_number(argument, value)
-        elif name != "rope_type":
-            value = _number(argument, value)
-        values[name] = value
-    return RopeSettings(**values)
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise SettingsError(f"{name}={value!r:.40} must be a number.") from error
-
-
-def _unknown_argument(name: str, rope_names: Iterable[str]) -> str:
-    if name in _NO_LONGER_NEEDED:
-        return f"{name} is not an argument of this adapter: {_NO_LONGER_NEEDED[name]}."
-    known = [*inspect.signature(LongVA.__init__).parameters, *rope_names]
-    known = [other for other in known if other not in ("self", "rope")]
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {nearest[0]}?" if nearest else ""
-    return f"Unknown argument {name!r}.{hint} Known: {', '.join(known)}."

@@ -20,10 +20,11 @@ from typing import Any
 from lmms_eval.api.instance import Instance
 from loguru import logger
 
-from longva_eval.engine.session import Conversation
+from longva_eval.engine.conversation import Conversation
 from longva_eval.errors import EvaluationError, MediaError, PromptError
 from longva_eval.model_adapters.longva import LongVA
-from longva_eval.running.answering import Answering, Job, JobKind, job_key
+from longva_eval.running.answering import Answering
+from longva_eval.running.jobs import Job, JobKind, job_key
 from longva_eval.running.journal import Journal, journal_settings
 from longva_eval.running.progress import progress_bar
 from longva_eval.running.ranks import Ranks

@@ -17,9 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from longva_eval.engine.session import Session, open_session
+from longva_eval.engine.opening import open_session
+from longva_eval.engine.session import Session
+from longva_eval.engine.vision import ClipVision
 from longva_eval.media.frames import FramePolicy
 from longva_eval.media.images import open_image
+from longva_eval.model.checkpoint import Checkpoint
 from longva_eval.needle.media import Needle
 
 TESTS = Path(__file__).parent
@@ -64,9 +67,9 @@ class Golden:
     def session_for(self, case: dict[str, Any]) -> Session:
         """The open session with the settings of a case."""
         settings = self.settings(case)
-        self.session.pool_stride = settings["mm_spatial_pool_stride"]
-        self.session.pool_mode = settings["mm_spatial_pool_mode"]
-        self.session.aspect = settings["image_aspect_ratio"]
+        self.session.vision.pool_stride = settings["mm_spatial_pool_stride"]
+        self.session.vision.pool_mode = settings["mm_spatial_pool_mode"]
+        self.session.vision.aspect = settings["image_aspect_ratio"]
         self.session.long_prompt = settings["long_prompt"]
         self.session.context_length = settings["max_context_tokens"]
         self.session.frames = FramePolicy(max_frames=case.get("num_frames", 8))
@@ -95,6 +98,11 @@ class Golden:
 
     def haystack_videos(self) -> list[Path]:
         return [self.folder / name for name in self.data["v_niah"]["haystack_videos"]]
+
+
+def vision_of(checkpoint: Checkpoint) -> ClipVision:
+    """How a checkpoint sees, with pooling as LongVA's."""
+    return ClipVision(model=checkpoint.model, image_processor=checkpoint.image_processor)
 
 
 _OPENED: dict[str, Golden] = {}

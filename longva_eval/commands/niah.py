@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from longva_eval import embedded
-from longva_eval.engine.session import open_session
+from longva_eval.engine.opening import open_session
 from longva_eval.errors import SettingsError
 from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.grid import LatticeGrid, NeedleGrid

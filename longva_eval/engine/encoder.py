@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from longva_eval.engine.feature_cache import FeatureCache
-from longva_eval.engine.sources import VisualSource
+from longva_eval.engine.sources import Source
+from longva_eval.engine.vision import Vision
 from longva_eval.errors import CheckpointError, MediaError, SettingsError
-from longva_eval.model.checkpoint import Checkpoint
 from longva_eval.prompts.pieces import VisualPiece
 
 __all__ = ["VisualEncoder"]
@@ -24,7 +24,7 @@ __all__ = ["VisualEncoder"]
 class _Job:
     """The pieces of one picture or video that are still to be computed."""
 
-    source: VisualSource
+    source: Source
     pieces: list[VisualPiece]
 
 
@@ -36,7 +36,7 @@ class VisualEncoder:
     stand in; and tokens are let go after their last use.
 
     Args:
-        checkpoint: The model.
+        vision: How the model sees.
         batch_size: Frames or tiles that go through the vision tower at once.
         keep_bytes: Tokens kept in memory; beyond it the least recently used go first.
         keep_all: Keep tokens beyond their last expected use, for later calls.
@@ -46,7 +46,7 @@ class VisualEncoder:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        vision: Vision,
         *,
         batch_size: int = 16,
         keep_bytes: int = 4 << 30,
@@ -56,7 +56,7 @@ class VisualEncoder:
     ) -> None:
         if batch_size < 1:
             raise SettingsError(f"vision_batch_size={batch_size} must be at least 1.")
-        self._checkpoint = checkpoint
+        self._vision = vision
         self._batch_size = batch_size
         self._keep_bytes = keep_bytes
         self._cache = cache
@@ -98,7 +98,7 @@ class VisualEncoder:
             for key in [key for key in self._kept if key not in self._uses_left]:
                 self._drop(key)
         if jobs:
-            self._loader = _Loader(list(jobs.values()), self._blocks_ahead)
+            self._loader = _Loader(self._vision, list(jobs.values()), self._blocks_ahead)
             self.num_passes += len(jobs)
 
     def stop(self) -> None:
@@ -180,14 +180,15 @@ class VisualEncoder:
                 job.pieces.sort(key=lambda piece: piece.item)
                 self.num_passes += 1
                 first = 0
-                for pixels in job.source.pixel_values([piece.item for piece in job.pieces]):
+                items = [piece.item for piece in job.pieces]
+                for pixels in self._vision.pixel_values(job.source, items):
                     first += len(self._encode_block(job, first, pixels))
                 if first < len(job.pieces):
                     name = job.pieces[first].key
                     raise MediaError(f"{name} was not among what its file gave.")
         finally:
             if waiting:
-                self._loader = _Loader(waiting, self._blocks_ahead)
+                self._loader = _Loader(self._vision, waiting, self._blocks_ahead)
 
     def _take_block(self, loader: _Loader) -> None:
         job, first, content = loader.next()
@@ -201,11 +202,8 @@ class VisualEncoder:
 
     def _encode_block(self, job: _Job, first: int, pixels: torch.Tensor) -> list[VisualPiece]:
         """Compute and keep the tokens of the pieces from `first` on; returns those pieces."""
-        features = torch.cat(
-            [job.source.features(batch) for batch in torch.split(pixels, self._batch_size)]
-        )
+        tokens = self._vision.tokens(job.source, pixels, batch_size=self._batch_size)
         self.num_encoded += len(pixels)
-        tokens = job.source.visual_tokens(features)
         done = job.pieces[first : first + len(tokens)]
         for piece, value in zip(done, tokens, strict=True):
             if value.shape[0] != piece.num_tokens:
@@ -240,7 +238,8 @@ class VisualEncoder:
 class _Loader:
     """Reads pixels of jobs, one after the other, in a thread with a bounded queue."""
 
-    def __init__(self, jobs: Sequence[_Job], blocks_ahead: int) -> None:
+    def __init__(self, vision: Vision, jobs: Sequence[_Job], blocks_ahead: int) -> None:
+        self._vision = vision
         self._jobs = jobs
         self._coming = {piece.key for job in jobs for piece in job.pieces}
         self._next_piece = {id(job): 0 for job in jobs}
@@ -277,7 +276,7 @@ class _Loader:
         if content is None:  # the source gave fewer blocks than it has pieces
             name = job.pieces[first].key
             return job, first, MediaError(f"{name} was not among what its file gave.")
-        self._next_piece[id(job)] += job.source.count_pieces(len(content))
+        self._next_piece[id(job)] += self._vision.count_pieces(job.source, len(content))
         return job, first, content
 
     def stop(self) -> None:
@@ -292,8 +291,9 @@ class _Loader:
         for job in self._jobs:
             given = 0
             try:
-                for pixels in job.source.pixel_values([piece.item for piece in job.pieces]):
-                    given += job.source.count_pieces(len(pixels))
+                items = [piece.item for piece in job.pieces]
+                for pixels in self._vision.pixel_values(job.source, items):
+                    given += self._vision.count_pieces(job.source, len(pixels))
                     if not self._put(job, pixels):
                         return
             except BaseException as error:  # handed over and raised where it is asked for

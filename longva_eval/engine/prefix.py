@@ -48,11 +48,15 @@ _MEMORY_ADVICE = (
 
 
 class LanguageModel(Protocol):
-    """What the engine needs of a model; of one that several processes share, too."""
+    """What the engine needs of a model."""
 
-    config: Any
-    model: Any
-    """`embed_tokens`, and a call with embeddings, positions and a cache."""
+    @property
+    def config(self) -> Any: ...
+
+    @property
+    def model(self) -> Any:
+        """`embed_tokens`, and a call with embeddings, positions and a cache."""
+        ...
 
     @property
     def dtype(self) -> torch.dtype: ...

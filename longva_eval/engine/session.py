@@ -1,4 +1,4 @@
-"""An open model with its settings: prompts in, answers out.
+"""A model with its settings: prompts in, answers out.
 
 The one place where the parts meet: checkpoint, template, frame policy, encoder and engine. The
 lmms-eval adapter and the needle test are thin layers over it, and so is a notebook:
@@ -10,17 +10,22 @@ lmms-eval adapter and the needle test are thin layers over it, and so is a noteb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar
 
 from PIL import Image
 
-from longva_eval import __version__
+from longva_eval.engine.conversation import (
+    ComposedClip,
+    Conversation,
+    Failure,
+    ForcedAnswer,
+    Media,
+    ScoredText,
+)
 from longva_eval.engine.encoder import VisualEncoder
-from longva_eval.engine.feature_cache import FeatureCache
 from longva_eval.engine.generation import (
     Generation,
     GenerationSettings,
@@ -30,150 +35,38 @@ from longva_eval.engine.generation import (
     parse_gen_kwargs,
     score_tokens,
 )
-from longva_eval.engine.prefix import PrefixEngine
+from longva_eval.engine.prefix import PrefixEngine, Visit
+from longva_eval.engine.recipe import package_versions
 from longva_eval.engine.sources import FrameStack, Picture, ReadFrames, VideoFrames
+from longva_eval.engine.vision import ClipVision
 from longva_eval.errors import MediaError, NumericalError, PromptError, SettingsError
 from longva_eval.media.decode import DecodeBackend, read_frames
-from longva_eval.media.decode_worker import DecodeWorker
 from longva_eval.media.frames import FramePolicy, FrameSample, sample_frames
-from longva_eval.media.images import ImageAspectRatio, PatchMerge, open_image
+from longva_eval.media.images import ImageAspectRatio, open_image
 from longva_eval.media.probe import VideoInfo, probe_video
 from longva_eval.media.subtitles import fill_subtitles
-from longva_eval.model.attention import SPLIT_SDPA, register_split_sdpa
-from longva_eval.model.checkpoint import Checkpoint, DType, change_rope, load_checkpoint
-from longva_eval.model.modeling import PoolMode
+from longva_eval.model.checkpoint import Checkpoint, change_rope
 from longva_eval.model.rope import RopeSettings
 from longva_eval.prompts.pieces import (
     ChatTemplate,
     Prompt,
     Turn,
     VisualPiece,
-    load_template,
     placeholder_ids,
     tokenize,
 )
-from longva_eval.prompts.processor_template import load_processor_template
 from longva_eval.prompts.visits import Query
 
-__all__ = [
-    "AttentionKind",
-    "ComposedClip",
-    "Conversation",
-    "Failure",
-    "ForcedAnswer",
-    "LongPromptPolicy",
-    "Media",
-    "ScoredText",
-    "Session",
-    "open_session",
-]
+__all__ = ["LongPromptPolicy", "Session"]
 
-AttentionKind = Literal["sdpa", "sdpa_masked", "eager", "flash_attention_2"]
 LongPromptPolicy = Literal["error", "keep_question", "original"]
-Failure = MediaError | NumericalError
-"""What can be wrong with one prompt of many."""
-ClipPart = tuple[Path, tuple[int, ...]] | Image.Image
-"""Frames of a video, by index; or a picture that is shown as one frame."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComposedClip:
-    """A video put together from frames of videos and pictures, without writing it anywhere."""
-
-    parts: tuple[ClipPart, ...]
-    aspect: ImageAspectRatio = "crop"
-    """How frames and pictures are prepared; V-NIAH uses `pad`."""
-
-
-Media = Image.Image | str | Path | Sequence[Image.Image] | ComposedClip
-"""A picture, the path of a picture or video, pictures that are the frames of one video, or a clip
-composed of several."""
-
 PICTURE_SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".jfif",
 }  # fmt: skip
+_MOST_ROOM = 4096
+"""Tokens that room is made for before an answer begins; longer ones make more as they come."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Conversation:
-    """A prompt, and what the record says about it."""
-
-    prompt: Prompt
-    context_text: str
-    """The rendered conversation, up to where the assistant speaks."""
-    visuals: tuple[tuple[VisualPiece, ...], ...]
-    """The pieces of each picture or video, in order."""
-    frames: tuple[FrameSample, ...] = ()
-    """For each video, the frames that were chosen."""
-    num_tokens_cut: int = 0
-    """Tokens left out because the prompt was longer than the context."""
-    subtitles: dict[str, Any] | None = None
-    """What is said about subtitles put in at the frames (`longva_eval.media.subtitles`)."""
-
-    def _frames_seen(self) -> list[int]:
-        """Frames of each video that are in the prompt, whole or in part."""
-        shown = {id(piece.whole or piece) for piece in self.prompt.visual_pieces}
-        videos = [pieces for pieces in self.visuals if not isinstance(pieces[0].source, Picture)]
-        return [sum(id(piece) in shown for piece in pieces) for pieces in videos]
-
-    def placeholder_ids(self) -> list[int]:
-        """Token ids of the whole prompt with -200 for each picture or video."""
-        return placeholder_ids(self.prompt, self.visuals)
-
-    def describe(self) -> dict[str, Any]:
-        """Frames asked and seen, and tokens, for a sample's record."""
-        return {
-            "num_prompt_tokens": self.prompt.num_tokens,
-            "num_visual_tokens": self.prompt.num_visual_tokens,
-            "num_tokens_cut": self.num_tokens_cut,
-            "videos": [
-                {
-                    "num_frames_asked": sample.num_frames_asked,
-                    "num_frames_seen": seen,
-                    "num_frames_total": sample.num_frames_total,
-                    "frame_indices": list(sample.indices),
-                    "timestamps_seconds": list(sample.timestamps_seconds),
-                }
-                for sample, seen in zip(self.frames, self._frames_seen(), strict=True)
-            ],
-            **({} if self.subtitles is None else {"subtitles": self.subtitles}),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoredText:
-    """How likely a text is as the answer to a prompt."""
-
-    all_tokens: TokenScores
-    """The text and what the template closes an answer with: what the original scores."""
-    continuation: TokenScores
-    """The text alone."""
-
-    @property
-    def mean_loss(self) -> float:
-        """Mean cross-entropy over all scored tokens, the original's measure; lower is better."""
-        return -self.all_tokens.log_prob / len(self.all_tokens.token_ids)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ForcedAnswer:
-    """An answer that was scored as input, and what the model says by itself."""
-
-    scores: TokenScores
-    """Over the whole output layer, padding rows included, as in the original's needle test."""
-    generated: str
-    """What greedy decoding says, without penalty; empty if nothing was decoded."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As it is written down: for the host, in journals and in results of needle tests."""
-        return {
-            "generated": self.generated,
-            "correct": self.scores.is_greedy,
-            "logprob": self.scores.log_prob,
-            "answer_ids": list(self.scores.token_ids),
-            "pred_ids": list(self.scores.argmax_ids),
-            "min_margin": self.scores.min_margin,
-        }
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(kw_only=True)
@@ -182,15 +75,13 @@ class Session:
 
     checkpoint: Checkpoint
     template: ChatTemplate
+    vision: ClipVision
     frames: FramePolicy = field(default_factory=FramePolicy)
     backend: DecodeBackend = "auto"
-    aspect: ImageAspectRatio = "anyres"
-    pool_stride: int = 2
-    pool_mode: PoolMode = "average"
     context_length: int
     """Longest prompt in tokens."""
     long_prompt: LongPromptPolicy = "error"
-    attention: AttentionKind = "sdpa"
+    attention: str = "sdpa"
     seed: int = 0
     probe: Callable[[str | Path], VideoInfo] = probe_video
     """Looks at a video; `read` decodes it. Both in a process of their own, by default."""
@@ -213,7 +104,7 @@ class Session:
             text: The question; may say `<image>` where each picture or video belongs.
             media: Pictures and videos, in order.
             history: Earlier turns; pictures and videos belong to the first of them.
-            aspect: How pictures are encoded, instead of the session's `aspect`.
+            aspect: How pictures are encoded, instead of the session's own way.
             fit: Whether the prompt must fit the context; False for tests of what lies beyond it.
 
         Raises:
@@ -253,7 +144,7 @@ class Session:
         conversations: Sequence[Conversation],
         settings: GenerationSettings | Sequence[GenerationSettings] | None = None,
         *,
-        on_answer: Callable[[int, Generation | Failure], None] | None = None,
+        on_answer: Callable[[int, Generation | Failure], None] = lambda *_: None,
         only: Collection[int] | None = None,
         keep_going: bool = False,
     ) -> list[Generation | Failure]:
@@ -276,31 +167,16 @@ class Session:
             NumericalError: If logits are NaN or infinite, unless `keep_going`.
         """
         chosen = self._settings_for(settings, len(conversations))
-        answers: dict[int, Generation | Failure] = {}
         queries = [Query(conversation.prompt) for conversation in conversations]
         room = max((setting.max_new_tokens for setting in chosen), default=0)
-        for visit in self.engine.visit(
-            queries, room=min(room, 4096), only=only, keep_going=keep_going
-        ):
-            answer: Generation | Failure
-            if visit.error is not None:
-                answer = visit.error
-            else:
-                try:
-                    answer = decode(
-                        visit,
-                        self.checkpoint.tokenizer,
-                        chosen[visit.index],
-                        prompt=queries[visit.index].prompt,
-                        num_entries=self.checkpoint.num_tokenizer_entries,
-                    )
-                except NumericalError as error:
-                    if not keep_going:
-                        raise
-                    answer = error
-            answers[visit.index] = answer
-            if on_answer is not None:
-                on_answer(visit.index, answer)
+
+        def read(visit: Visit) -> Generation:
+            return self._decode(visit, queries[visit.index].prompt, chosen[visit.index])
+
+        answers = {}
+        for index, answer in self._visit(queries, read, room, only, keep_going):
+            answers[index] = answer
+            on_answer(index, answer)
         return [answers[index] for index in sorted(answers)]
 
     def score(
@@ -308,7 +184,7 @@ class Session:
         conversations: Sequence[Conversation],
         continuations: Sequence[str],
         *,
-        on_answer: Callable[[int, ScoredText | Failure], None] | None = None,
+        on_answer: Callable[[int, ScoredText | Failure], None] = lambda *_: None,
         only: Collection[int] | None = None,
         keep_going: bool = False,
     ) -> list[ScoredText | Failure]:
@@ -322,32 +198,24 @@ class Session:
             PromptError: If a prompt was cut: its end, which the answer follows, would be missing.
             NumericalError: If logits are NaN or infinite.
         """
-        queries: list[Query] = []
-        texts: list[tuple[tuple[int, ...], int]] = []
-        for conversation, continuation in zip(conversations, continuations, strict=True):
-            if conversation.num_tokens_cut:
-                raise PromptError(
-                    f"A prompt was shortened by {conversation.num_tokens_cut} tokens; likelihoods "
-                    "need the whole one. Ask for fewer frames, or set max_context_tokens higher."
-                )
-            query, scored, num_continuation = self._scoring_query(conversation, continuation)
-            queries.append(query)
-            texts.append((scored, num_continuation))
-        results: dict[int, ScoredText | Failure] = {}
+        asked = [
+            self._scoring_query(conversation, continuation)
+            for conversation, continuation in zip(conversations, continuations, strict=True)
+        ]
         entries = self.checkpoint.num_tokenizer_entries
-        for visit in self.engine.visit(queries, only=only, keep_going=keep_going):
-            result: ScoredText | Failure
-            if visit.error is not None:
-                result = visit.error
-            else:
-                scored, num_continuation = texts[visit.index]
-                scores = score_tokens(visit.logits[:, :entries], scored)
-                result = ScoredText(
-                    all_tokens=scores, continuation=merge_scores(scores, first=num_continuation)
-                )
-            results[visit.index] = result
-            if on_answer is not None:
-                on_answer(visit.index, result)
+
+        def read(visit: Visit) -> ScoredText:
+            _, scored, num_continuation = asked[visit.index]
+            scores = score_tokens(visit.logits[:, :entries], scored)
+            return ScoredText(
+                all_tokens=scores, continuation=merge_scores(scores, first=num_continuation)
+            )
+
+        results = {}
+        queries = [query for query, *_ in asked]
+        for index, result in self._visit(queries, read, 0, only, keep_going):
+            results[index] = result
+            on_answer(index, result)
         return [results[index] for index in sorted(results)]
 
     def force(
@@ -356,78 +224,70 @@ class Session:
         answers: Sequence[tuple[int, ...]],
         *,
         max_new_tokens: int | Sequence[int] = 0,
-        on_answer: Callable[[int, ForcedAnswer], None] | None = None,
+        on_answer: Callable[[int, ForcedAnswer | Failure], None] = lambda *_: None,
         only: Collection[int] | None = None,
-        on_failure: Callable[[int, Failure], None] | None = None,
-    ) -> list[ForcedAnswer]:
+        keep_going: bool = False,
+    ) -> list[ForcedAnswer | Failure]:
         """Score answers with the true answer as input, and decode what the model says by itself.
+
+        `on_answer` and `only` are those of `generate`.
 
         Args:
             prompts: What comes before each answer.
             answers: Token ids of each answer, one at least.
             max_new_tokens: Tokens to decode after each prompt, or after all; 0 for none.
-            on_answer: Called with each index and answer as soon as it is there, in the order in
-                which prompts are visited.
-            only: Which answers to score; all if None. The others are planned with
-                (`PrefixEngine.visit`).
-            on_failure: Called with each index and error, whose answer is then missing among the
-                results; without it they are raised.
+            on_answer: As in `generate`.
+            only: As in `generate`.
+            keep_going: Let errors stand in the answer's place, instead of raising them.
 
         Raises:
-            MediaError: If a picture or video cannot be decoded, unless `on_failure`.
-            NumericalError: If logits are NaN or infinite, unless `on_failure`.
+            MediaError: If a picture or video cannot be decoded, unless `keep_going`.
+            NumericalError: If logits are NaN or infinite, unless `keep_going`.
         """
+        count = len(prompts)
+        if isinstance(max_new_tokens, int):
+            max_new_tokens = [max_new_tokens] * count
         # Two queries each: the answer as input, and the prompt alone. They share all of the
         # prompt, so the second costs next to nothing.
         queries = [
             Query(prompt.with_tokens(answer[:-1]), read_from=prompt.num_tokens - 1)
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        if isinstance(max_new_tokens, int):
-            max_new_tokens = [max_new_tokens] * len(prompts)
         if any(max_new_tokens):
             queries += [Query(prompt) for prompt in prompts]
-        scores: dict[int, TokenScores] = {}
-        texts: dict[int, str] = {}
-        results: dict[int, ForcedAnswer] = {}
+        wanted = sorted(range(count) if only is None else set(only))
+        visited = wanted + [count + place for place in wanted if max_new_tokens[place] > 0]
         end_token_ids = self._settings_for(None, 1)[0].end_token_ids
-        chosen = set(range(len(prompts))) if only is None else set(only)
-        wanted = [place for place in range(len(prompts)) if place in chosen]
-        wanted += [len(prompts) + place for place in wanted if max_new_tokens[place] > 0]
-        failed: set[int] = set()
-        for visit in self.engine.visit(
-            queries,
-            room=max(max_new_tokens, default=0),
-            only=wanted,
-            keep_going=on_failure is not None,
-        ):
-            place = visit.index % len(prompts)
-            try:
-                if visit.error is not None:
-                    raise visit.error
-                if visit.index < len(prompts):
-                    scores[place] = score_tokens(visit.logits, answers[place])
-                else:
-                    texts[place] = decode(
-                        visit,
-                        self.checkpoint.tokenizer,
-                        GenerationSettings(
-                            max_new_tokens=max_new_tokens[place], end_token_ids=end_token_ids
-                        ),
-                        prompt=prompts[place],
-                        num_entries=self.checkpoint.num_tokenizer_entries,
-                    ).text
-            except (MediaError, NumericalError) as error:
-                if on_failure is None:
-                    raise
-                if place not in failed:
-                    failed.add(place)
-                    on_failure(place, error)
-                continue
-            if place in scores and (place in texts or max_new_tokens[place] == 0):
-                results[place] = ForcedAnswer(scores=scores[place], generated=texts.get(place, ""))
-                if on_answer is not None:
-                    on_answer(place, results[place])
+
+        def read(visit: Visit) -> TokenScores | str:
+            if visit.index < count:
+                return score_tokens(visit.logits, answers[visit.index])
+            place = visit.index - count
+            settings = GenerationSettings(
+                max_new_tokens=max_new_tokens[place], end_token_ids=end_token_ids
+            )
+            return self._decode(visit, prompts[place], settings).text
+
+        scores: dict[int, TokenScores] = {}
+        texts = {place: "" for place in range(count) if max_new_tokens[place] == 0}
+        results: dict[int, ForcedAnswer | Failure] = {}
+        room = max(max_new_tokens, default=0)
+        for index, found in self._visit(queries, read, room, visited, keep_going):
+            place = index % count
+            if place in results:
+                continue  # it failed before
+            if isinstance(found, TokenScores):
+                scores[place] = found
+            elif isinstance(found, str):
+                texts[place] = found
+            elif keep_going:
+                results[place] = found
+            else:
+                raise found
+            if place in scores and place in texts:
+                results[place] = ForcedAnswer(scores=scores[place], generated=texts[place])
+            if place in results:
+                on_answer(place, results[place])
         return [results[place] for place in sorted(results)]
 
     def change_rope(self, rope: RopeSettings) -> None:
@@ -446,13 +306,7 @@ class Session:
             "conv_template": self.template.name,
             "frames": self.frames.describe(),
             "video_decode_backend": self.backend,
-            "image_processor": type(self.checkpoint.image_processor).__name__,
-            "image_aspect_ratio": self.aspect,
-            "mm_patch_merge_type": self.checkpoint.config.mm_patch_merge_type,
-            "image_newline": self.checkpoint.model.image_newline is not None,
-            "pools_before_projection": self.checkpoint.model.pools_before_projection,
-            "mm_spatial_pool_stride": self.pool_stride,
-            "mm_spatial_pool_mode": self.pool_mode,
+            **self.vision.describe(),
             "seed": self.seed,
             "reuse": self.engine.reuse,
             "chunk_tokens": self.engine.chunk_tokens,
@@ -468,7 +322,7 @@ class Session:
 
         Args:
             item: What to show.
-            aspect: How a picture is encoded, instead of the session's `aspect`.
+            aspect: How a picture is encoded, instead of the session's own way.
 
         Raises:
             MediaError: If it cannot be read, or is none of these.
@@ -476,50 +330,33 @@ class Session:
         if isinstance(item, ComposedClip):
             return self._composed_pieces(item)
         if isinstance(item, Image.Image) or _is_picture_path(item):
-            picture = Picture(
-                checkpoint=self.checkpoint,
-                image=open_image(item),  # type: ignore[arg-type]  # narrowed by _is_picture_path
-                aspect=aspect or self.aspect,
-            )
-            return picture.pieces(), None
+            picture = open_image(item)  # type: ignore[arg-type]  # narrowed by _is_picture_path
+            return self.vision.pieces(Picture(image=picture, how=aspect)), None
         if isinstance(item, (str, Path)):
             info = self.probe(item)
             sample = sample_frames(info, self.frames)
-            return self._video(info, sample, "crop").pieces(), sample
+            return self.vision.pieces(self._video(info, sample)), sample
         if isinstance(item, (list, tuple)) and item and all(map(_is_picture, item)):
-            stack = self._stack(item, "crop")
-            return stack.pieces(), _sample_of_stack(len(item))
+            stack = FrameStack(pictures=tuple(map(open_image, item)))
+            return self.vision.pieces(stack), _sample_of_stack(len(item))
         raise MediaError(
             f"{str(item)[:120]!r} of type {type(item).__name__} is neither a picture, nor the path "
             "of a picture or video, nor a list of frames."
         )
 
-    def _video(self, info: VideoInfo, sample: FrameSample, aspect: ImageAspectRatio) -> VideoFrames:
+    def _video(
+        self, info: VideoInfo, sample: FrameSample, aspect: ImageAspectRatio | None = None
+    ) -> VideoFrames:
         return VideoFrames(
-            checkpoint=self.checkpoint,
-            info=info,
-            sample=sample,
-            backend=self.backend,
-            aspect=aspect,
-            pool_stride=self.pool_stride,
-            pool_mode=self.pool_mode,
-            read=self.read,
-        )
-
-    def _stack(self, pictures: Sequence[Image.Image], aspect: ImageAspectRatio) -> FrameStack:
-        return FrameStack(
-            checkpoint=self.checkpoint,
-            pictures=tuple(open_image(picture) for picture in pictures),
-            aspect=aspect,
-            pool_stride=self.pool_stride,
-            pool_mode=self.pool_mode,
+            info=info, sample=sample, backend=self.backend, read=self.read, how=aspect
         )
 
     def _composed_pieces(self, clip: ComposedClip) -> tuple[list[VisualPiece], FrameSample]:
         pieces: list[VisualPiece] = []
         for part in clip.parts:
             if isinstance(part, Image.Image):
-                pieces.extend(self._stack([part], clip.aspect).pieces())
+                stack = FrameStack(pictures=(open_image(part),), how=clip.aspect)
+                pieces.extend(self.vision.pieces(stack))
                 continue
             path, indices = part
             if not indices:
@@ -537,8 +374,38 @@ class Session:
                 num_frames_asked=len(indices),
                 num_frames_total=info.num_frames,
             )
-            pieces.extend(self._video(info, sample, clip.aspect).pieces())
+            pieces.extend(self.vision.pieces(self._video(info, sample, clip.aspect)))
         return pieces, _sample_of_stack(len(pieces))
+
+    def _visit(
+        self,
+        queries: Sequence[Query],
+        read: Callable[[Visit], _Answer],
+        room: int,
+        only: Collection[int] | None,
+        keep_going: bool,
+    ) -> Iterator[tuple[int, _Answer | Failure]]:
+        """What is read at the end of each prompt, or why nothing can be, in visiting order."""
+        for visit in self.engine.visit(
+            queries, room=min(room, _MOST_ROOM), only=only, keep_going=keep_going
+        ):
+            found: _Answer | Failure
+            try:
+                found = read(visit) if visit.error is None else visit.error
+            except NumericalError as error:
+                if not keep_going:
+                    raise
+                found = error
+            yield visit.index, found
+
+    def _decode(self, visit: Visit, prompt: Prompt, settings: GenerationSettings) -> Generation:
+        return decode(
+            visit,
+            self.checkpoint.tokenizer,
+            settings,
+            prompt=prompt,
+            num_entries=self.checkpoint.num_tokenizer_entries,
+        )
 
     def _fit(self, prompt: Prompt) -> tuple[Prompt, int]:
         """Apply the policy for prompts that are longer than the context."""
@@ -572,6 +439,11 @@ class Session:
         self, conversation: Conversation, continuation: str
     ) -> tuple[Query, tuple[int, ...], int]:
         """The query that reads a continuation's logits, its tokens, and how many are its own."""
+        if conversation.num_tokens_cut:
+            raise PromptError(
+                f"A prompt was shortened by {conversation.num_tokens_cut} tokens; likelihoods "
+                "need the whole one. Ask for fewer frames, or set max_context_tokens higher."
+            )
         tokenizer = self.checkpoint.tokenizer
         context = conversation.prompt
         full_text = conversation.context_text + continuation + self.template.assistant_end
@@ -597,146 +469,6 @@ class Session:
             read_from=context.num_tokens - 1,
         )
         return query, scored, num_continuation
-
-
-def open_session(
-    pretrained: str | Path,
-    *,
-    revision: str | None = None,
-    device: str = "auto",
-    device_map: str | None = None,
-    dtype: DType = "auto",
-    attn_implementation: AttentionKind = "sdpa",
-    conv_template: str = "auto",
-    frames: FramePolicy | None = None,
-    backend: DecodeBackend = "auto",
-    aspect: ImageAspectRatio | None = None,
-    patch_merge: PatchMerge | None = None,
-    architectures: Sequence[str] | None = None,
-    pool_after_projection: bool = False,
-    pool_stride: int | None = None,
-    pool_mode: PoolMode | None = None,
-    rope: RopeSettings | None = None,
-    context_length: int | None = None,
-    long_prompt: LongPromptPolicy = "error",
-    chunk_tokens: int = 2048,
-    reuse: bool = True,
-    vision_batch_size: int = 16,
-    feature_cache: str | Path | None = None,
-    feature_cache_bytes: int = 50 << 30,
-    decode_process: bool = True,
-    seed: int = 0,
-) -> Session:
-    """Load a checkpoint and make it ready for prompts.
-
-    What is None comes from the checkpoint's `config.json`. The context length is its
-    `max_position_embeddings`; with `long_prompt="original"` it is `tokenizer_model_max_length`,
-    which is what the original cuts at.
-
-    Args beyond those of `load_checkpoint` and the fields of `Session`: `feature_cache` is a folder
-    where visual tokens are kept from run to run, below `feature_cache_bytes`; `patch_merge` is how
-    the tiles of a picture become tokens (`mm_patch_merge_type`); `pool_after_projection` pools
-    frames of LLaVA-NeXT-Video as LongVA's needle test did; `architectures` says which
-    checkpoints are wanted; `decode_process` decodes in a process of its own, so that a decoder that
-    hangs or crashes costs one video.
-
-    Raises:
-        CheckpointError: If the checkpoint cannot be loaded.
-        SettingsError: If a setting is unknown.
-    """
-    for name, value, kinds in (
-        ("attn_implementation", attn_implementation, AttentionKind),
-        ("long_prompt", long_prompt, LongPromptPolicy),
-        ("image_aspect_ratio", aspect, ImageAspectRatio),
-        ("mm_patch_merge_type", patch_merge, PatchMerge),
-        ("mm_spatial_pool_mode", pool_mode, PoolMode),
-        ("video_decode_backend", backend, DecodeBackend),
-    ):
-        if value is not None and value not in get_args(kinds):
-            raise SettingsError(f"{name}={value!r} is unknown; use {', '.join(get_args(kinds))}.")
-    for name, number in (
-        ("mm_spatial_pool_stride", pool_stride),
-        ("max_context_tokens", context_length),
-        ("chunk_tokens", chunk_tokens),
-        ("vision_batch_size", vision_batch_size),
-    ):
-        if number is not None and number < 1:
-            raise SettingsError(f"{name}={number} must be at least 1.")
-    register_split_sdpa()
-    checkpoint = load_checkpoint(
-        pretrained,
-        revision=revision,
-        device=device,
-        device_map=device_map,
-        dtype=dtype,
-        attn_implementation={"sdpa": SPLIT_SDPA, "sdpa_masked": "sdpa"}.get(
-            attn_implementation, attn_implementation
-        ),
-        rope=rope,
-        architectures=architectures,
-    )
-    config = checkpoint.config
-    if patch_merge is not None:
-        if checkpoint.media_tokens is not None and patch_merge != "spatial_unpad":
-            raise SettingsError(
-                f"mm_patch_merge_type={patch_merge} belongs to LongVA; {checkpoint.architecture} "
-                "has spatial_unpad, which is AnyRes."
-            )
-        config.mm_patch_merge_type = patch_merge
-    if pool_after_projection:
-        if not checkpoint.model.pools_before_projection:
-            raise SettingsError(
-                f"pool_after_projection has no effect on {checkpoint.architecture}, which always "
-                "does that."
-            )
-        checkpoint.model.pools_before_projection = False
-    if context_length is None:
-        own = config.tokenizer_model_max_length if long_prompt == "original" else None
-        context_length = int(own or checkpoint.context_length)
-    media_tokens = checkpoint.media_tokens
-    template = (
-        load_template(conv_template, checkpoint.tokenizer)
-        if media_tokens is None
-        else load_processor_template(conv_template, checkpoint.tokenizer, media_tokens)
-    )
-    cache = None
-    if feature_cache is not None:
-        device_kind = checkpoint.device.type
-        identity = f"{__version__}/{checkpoint.vision_digest()}/{device_kind}/{backend}"
-        cache = FeatureCache(feature_cache, identity=identity, max_bytes=feature_cache_bytes)
-    encoder = VisualEncoder(checkpoint, batch_size=vision_batch_size, cache=cache)
-    return Session(
-        checkpoint=checkpoint,
-        template=template,
-        frames=frames or FramePolicy(),
-        backend=backend,
-        aspect=aspect or config.image_aspect_ratio,
-        pool_stride=int(config.mm_spatial_pool_stride) if pool_stride is None else pool_stride,
-        pool_mode=pool_mode or config.mm_spatial_pool_mode,
-        context_length=context_length,
-        long_prompt=long_prompt,
-        attention=attn_implementation,
-        seed=seed,
-        probe=DecodeWorker().probe_video if decode_process else probe_video,
-        read=DecodeWorker().read_frames if decode_process else read_frames,
-        encoder=encoder,
-        engine=PrefixEngine(checkpoint.model, encoder, chunk_tokens=chunk_tokens, reuse=reuse),
-    )
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that can move a number."""
-    names = [
-        "longva-eval", "lmms-eval", "transformers", "torch", "tokenizers", "pillow", "decord",
-        "torchcodec", "av", "numpy",
-    ]  # fmt: skip
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _is_picture(item: object) -> bool:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from transformers import AutoTokenizer, GenerationConfig
+from transformers.utils import logging as transformers_logging
 
 from longva_eval.errors import CheckpointError
 
@@ -23,9 +26,13 @@ __all__ = [
     "check_sizes",
     "hash_weights",
     "kept_tower_layers",
+    "no_bar_if_small",
+    "read_chat_template",
+    "read_generation_config",
     "read_json",
     "read_processor_settings",
     "read_tensor_names",
+    "read_tokenizer",
     "rope_parameters_of",
     "some",
 ]
@@ -33,6 +40,7 @@ __all__ = [
 _CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 _CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
+_BAR_FROM_BYTES = 1 << 28
 _MAX_JSON_BYTES = 64 << 20
 _LARGEST_SIZES = {
     "vocab_size": 1 << 24, "hidden_size": 1 << 17, "intermediate_size": 1 << 19,
@@ -240,3 +248,88 @@ def rope_parameters_of(values: Mapping[str, Any], *, default_theta: float) -> di
     scaling = dict(values.get("rope_scaling") or {"rope_type": "default"})
     scaling["rope_type"] = scaling.pop("type", scaling.get("rope_type"))
     return scaling | {"rope_theta": values.get("rope_theta", default_theta)}
+
+
+@contextmanager
+def no_bar_if_small(folder: Path) -> Iterator[None]:
+    """Leave out transformers' progress bar where loading takes no time."""
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if size > _BAR_FROM_BYTES or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+
+
+def read_tokenizer(folder: Path, config: Any) -> Any:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        CheckpointError: If its files are missing or cannot be used.
+    """
+    whole = (folder / "tokenizer.json").is_file()
+    # Without this check transformers makes an empty tokenizer of nothing.
+    if not whole and not all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
+        raise CheckpointError(
+            f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json and merges.txt."
+        )
+    try:
+        return AutoTokenizer.from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise CheckpointError(
+            f"The tokenizer files in {folder} cannot be used "
+            f"({type(error).__name__}: {str(error)[:200]}). Download them again."
+        ) from error
+
+
+def read_generation_config(folder: Path, config: Any, tokenizer: Any) -> GenerationConfig:
+    """The checkpoint's generation config, with an end token whatever files there are.
+
+    Raises:
+        CheckpointError: If nothing says which token ends an answer: it would run on for ever.
+    """
+    path = folder / "generation_config.json"
+    if path.is_file():
+        read_json(path)  # names the file where transformers would not
+        found = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    else:
+        found = GenerationConfig()
+    for ends in (config.eos_token_id, tokenizer.eos_token_id):
+        if found.eos_token_id is None:
+            found.eos_token_id = ends
+    if found.eos_token_id is None:
+        raise CheckpointError(
+            f"{folder} names no end token: generation_config.json, config.json and the tokenizer "
+            "have no eos_token_id. Add it to generation_config.json."
+        )
+    return found
+
+
+def read_chat_template(folder: Path) -> str | None:
+    """The processor's chat template, where there is one.
+
+    Raises:
+        CheckpointError: If its file cannot be read.
+    """
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+    for name in ("chat_template.json", "processor_config.json"):
+        if (folder / name).is_file():
+            found = read_json(folder / name).get("chat_template")
+            if found is not None and not isinstance(found, str):
+                raise CheckpointError(
+                    f"{folder / name} has a chat_template of type {type(found).__name__}; a text "
+                    "is needed."
+                )
+            if found:
+                return found
+    return None

@@ -46,13 +46,21 @@ PoolMode = Literal["average", "max"]
 class VisionLanguageModel(Protocol):
     """What the suite needs of a model: `LongVAForCausalLM`, `LlavaNext` in `llava_next`."""
 
-    config: Any
-    """The language model's configuration, with LongVA's `mm_*` keys beside it."""
-    model: Any
-    """The language model: `embed_tokens`, `rotary_emb`, and a call with embeddings and a cache."""
-    lm_head: Any
     pools_before_projection: bool
     """Whether frames of a video are pooled before the projector instead of after it."""
+
+    @property
+    def config(self) -> Any:
+        """The language model's configuration, with LongVA's `mm_*` keys beside it."""
+        ...
+
+    @property
+    def model(self) -> Any:
+        """Language model: `embed_tokens`, `rotary_emb`, and a call with embeddings and a cache."""
+        ...
+
+    @property
+    def lm_head(self) -> Any: ...
 
     @property
     def dtype(self) -> torch.dtype: ...

@@ -18,7 +18,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from longva_eval.engine.session import ClipPart, ComposedClip
+from longva_eval.engine.conversation import ClipPart, ComposedClip
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.media.decode import read_frames
 from longva_eval.media.frames import one_per_second

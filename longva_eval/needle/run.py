@@ -20,7 +20,8 @@ from typing import Any
 
 from loguru import logger
 
-from longva_eval.engine.session import ComposedClip, ForcedAnswer, Session
+from longva_eval.engine.conversation import ComposedClip, Failure, ForcedAnswer
+from longva_eval.engine.session import Session
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.needle.controls import circular_needles
 from longva_eval.needle.grid import LatticeGrid, NeedleGrid
@@ -132,7 +133,8 @@ def run_grid(
             answers[number] = answer_at(number, known)
             on_answer(answers[number])
 
-    def keep(number: int, forced: ForcedAnswer) -> None:
+    def keep(number: int, forced: ForcedAnswer | Failure) -> None:
+        assert isinstance(forced, ForcedAnswer), "force raises what fails"
         answers[number] = answer_at(number, forced.to_json())
         if journal is not None:
             journal.put(keys[number], forced.to_json())

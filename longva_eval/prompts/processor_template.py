@@ -14,13 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from jinja2 import TemplateError
 
-from longva_eval.errors import CheckpointError, PromptError, SettingsError
-from longva_eval.model.files import read_json
+from longva_eval.errors import PromptError, SettingsError
 from longva_eval.prompts.pieces import (
     QWEN_1_5,
     ChatTemplate,
@@ -37,7 +35,6 @@ __all__ = [
     "MediaTokens",
     "ProcessorTemplate",
     "load_processor_template",
-    "read_chat_template",
 ]
 
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
@@ -146,31 +143,6 @@ class ProcessorTemplate(ChatTemplate):
             else:
                 parts[-1].append(token_id)
         return [tuple(part) for part in parts]
-
-
-def read_chat_template(folder: Path) -> str | None:
-    """The processor's chat template, where there is one.
-
-    Raises:
-        CheckpointError: If its file cannot be read.
-    """
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-    for name in ("chat_template.json", "processor_config.json"):
-        if (folder / name).is_file():
-            found = read_json(folder / name).get("chat_template")
-            if found is not None and not isinstance(found, str):
-                raise CheckpointError(
-                    f"{folder / name} has a chat_template of type {type(found).__name__}; a text "
-                    "is needed."
-                )
-            if found:
-                return found
-    return None
 
 
 def load_processor_template(name: str, tokenizer: Any, media: MediaTokens) -> ProcessorTemplate:

@@ -15,12 +15,14 @@ from safetensors.torch import save_file
 from longva_eval.engine.encoder import VisualEncoder
 from longva_eval.engine.feature_cache import FeatureCache
 from longva_eval.engine.generation import Generation
-from longva_eval.engine.session import Session, open_session
-from longva_eval.engine.sources import FrameStack, VideoFrames
+from longva_eval.engine.opening import open_session
+from longva_eval.engine.session import Session
+from longva_eval.engine.sources import FrameStack, ReadFrames, VideoFrames
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.media.decode import Frames, read_frames
-from longva_eval.media.frames import FramePolicy
+from longva_eval.media.frames import FramePolicy, FrameSample
 from longva_eval.media.probe import VideoInfo, probe_video
+from longva_eval.prompts.pieces import VisualPiece
 
 LANDSCAPE = OPEN / "inputs/landscape_320x180.mp4"
 PORTRAIT = OPEN / "inputs/portrait_180x320.mp4"
@@ -39,20 +41,18 @@ class CountingReader:
         yield from read_frames(info, indices, backend="decord")
 
 
-def video_of(golden: Golden, reader: CountingReader, path: Path, *indices: int) -> VideoFrames:
-    from longva_eval.media.frames import FrameSample
-
-    info = probe_video(path)
+def pieces_of(golden: Golden, reader: ReadFrames, path: Path, *indices: int) -> list[VisualPiece]:
     sample = FrameSample(
         indices=indices, timestamps_seconds=(), num_frames_asked=len(indices), num_frames_total=180
     )
-    return VideoFrames(checkpoint=golden.session.checkpoint, info=info, sample=sample, read=reader)
+    video = VideoFrames(info=probe_video(path), sample=sample, read=reader)
+    return golden.session.vision.pieces(video)
 
 
 def test_a_piece_is_computed_once(open_golden: Golden) -> None:
     reader = CountingReader()
-    encoder = VisualEncoder(open_golden.session.checkpoint, keep_all=True)
-    pieces = video_of(open_golden, reader, LANDSCAPE, 0, 5, 9).pieces()
+    encoder = VisualEncoder(open_golden.session.vision, keep_all=True)
+    pieces = pieces_of(open_golden, reader, LANDSCAPE, 0, 5, 9)
     first = encoder.encode(pieces)
     again = encoder.encode([pieces[2], pieces[0], pieces[2]])
     assert encoder.num_encoded == 3
@@ -61,11 +61,11 @@ def test_a_piece_is_computed_once(open_golden: Golden) -> None:
 
 def test_all_prompts_on_a_video_read_it_in_one_pass(open_golden: Golden) -> None:
     reader = CountingReader()
-    encoder = VisualEncoder(open_golden.session.checkpoint)
+    encoder = VisualEncoder(open_golden.session.vision)
     asked = [
-        video_of(open_golden, reader, LANDSCAPE, 0, 60, 120).pieces(),
-        video_of(open_golden, reader, PORTRAIT, 3).pieces(),
-        video_of(open_golden, reader, LANDSCAPE, 0, 30, 60, 90).pieces(),
+        pieces_of(open_golden, reader, LANDSCAPE, 0, 60, 120),
+        pieces_of(open_golden, reader, PORTRAIT, 3),
+        pieces_of(open_golden, reader, LANDSCAPE, 0, 30, 60, 90),
     ]
     encoder.expect(asked)
     for pieces in asked:
@@ -78,9 +78,9 @@ def test_all_prompts_on_a_video_read_it_in_one_pass(open_golden: Golden) -> None
 
 def test_tokens_are_let_go_after_their_last_use(open_golden: Golden) -> None:
     reader = CountingReader()
-    encoder = VisualEncoder(open_golden.session.checkpoint)
-    shared = video_of(open_golden, reader, LANDSCAPE, 0, 1).pieces()
-    last = video_of(open_golden, reader, LANDSCAPE, 1, 2).pieces()
+    encoder = VisualEncoder(open_golden.session.vision)
+    shared = pieces_of(open_golden, reader, LANDSCAPE, 0, 1)
+    last = pieces_of(open_golden, reader, LANDSCAPE, 1, 2)
     encoder.expect([shared, last])
     encoder.encode(shared)
     assert set(encoder._kept) >= {shared[1].key}
@@ -93,10 +93,10 @@ def test_tokens_are_let_go_after_their_last_use(open_golden: Golden) -> None:
 
 def test_a_bound_on_memory_costs_work_not_answers(open_golden: Golden) -> None:
     reader = CountingReader()
-    pieces = video_of(open_golden, reader, LANDSCAPE, *range(6)).pieces()
-    plain = VisualEncoder(open_golden.session.checkpoint, keep_all=True).encode(pieces)
+    pieces = pieces_of(open_golden, reader, LANDSCAPE, *range(6))
+    plain = VisualEncoder(open_golden.session.vision, keep_all=True).encode(pieces)
     piece_bytes = plain[0].numel() * 4
-    tight = VisualEncoder(open_golden.session.checkpoint, keep_all=True, keep_bytes=2 * piece_bytes)
+    tight = VisualEncoder(open_golden.session.vision, keep_all=True, keep_bytes=2 * piece_bytes)
     tight.expect([pieces, pieces])
     for _ in range(2):
         torch.testing.assert_close(tight.encode(pieces), plain, atol=1e-6, rtol=0)
@@ -111,16 +111,8 @@ def test_a_broken_video_fails_where_it_is_asked_for(open_golden: Golden) -> None
             raise MediaError("portrait cannot be decoded")
         yield from read_frames(info, indices, backend="decord")
 
-    good, bad = (
-        VideoFrames(
-            checkpoint=open_golden.session.checkpoint,
-            info=probe_video(path),
-            sample=video_of(open_golden, CountingReader(), path, 4, 5).sample,
-            read=read,
-        ).pieces()
-        for path in (LANDSCAPE, PORTRAIT)
-    )
-    encoder = VisualEncoder(open_golden.session.checkpoint)
+    good, bad = (pieces_of(open_golden, read, path, 4, 5) for path in (LANDSCAPE, PORTRAIT))
+    encoder = VisualEncoder(open_golden.session.vision)
     encoder.expect([bad, good, bad])
     for _ in range(2):
         with pytest.raises(MediaError, match="portrait cannot be decoded"):
@@ -133,8 +125,8 @@ def test_stopping_early_leaves_no_thread(open_golden: Golden) -> None:
     import threading
 
     reader = CountingReader()
-    encoder = VisualEncoder(open_golden.session.checkpoint, blocks_ahead=1)
-    encoder.expect([video_of(open_golden, reader, LANDSCAPE, *range(180)).pieces()])
+    encoder = VisualEncoder(open_golden.session.vision, blocks_ahead=1)
+    encoder.expect([pieces_of(open_golden, reader, LANDSCAPE, *range(180))])
     encoder.stop()
     assert not [thread for thread in threading.enumerate() if thread.name == "decode-ahead"]
 
@@ -144,16 +136,11 @@ def test_unexpected_errors_of_the_reading_thread_arrive(open_golden: Golden) -> 
         raise ZeroDivisionError("a bug")
         yield
 
-    source = VideoFrames(
-        checkpoint=open_golden.session.checkpoint,
-        info=probe_video(LANDSCAPE),
-        sample=video_of(open_golden, CountingReader(), LANDSCAPE, 0).sample,
-        read=broken,
-    )
-    encoder = VisualEncoder(open_golden.session.checkpoint)
-    encoder.expect([source.pieces()])
+    pieces = pieces_of(open_golden, broken, LANDSCAPE, 0)
+    encoder = VisualEncoder(open_golden.session.vision)
+    encoder.expect([pieces])
     with pytest.raises(ZeroDivisionError, match="a bug"):
-        encoder.encode(source.pieces())
+        encoder.encode(pieces)
     encoder.stop()
 
 
@@ -182,13 +169,16 @@ def test_a_frame_sweep_decodes_each_video_once(open_golden: Golden) -> None:
 
 def test_frames_of_a_stack_are_told_apart_by_content(open_golden: Golden) -> None:
     pictures = [Image.new("RGB", (20, 30), colour) for colour in ("red", "blue", "red")]
-    stack = FrameStack(checkpoint=open_golden.session.checkpoint, pictures=tuple(pictures))
-    pieces = stack.pieces()
+    pieces = open_golden.session.vision.pieces(FrameStack(pictures=tuple(pictures)))
     assert pieces[0].key == pieces[2].key != pieces[1].key
-    encoder = VisualEncoder(open_golden.session.checkpoint)
+    encoder = VisualEncoder(open_golden.session.vision)
     tokens = encoder.encode(pieces)
     assert encoder.num_encoded == 2
     assert not torch.equal(tokens[0], tokens[1])
+    (again,) = open_golden.session.vision.pieces(FrameStack(pictures=(pictures[0].copy(),)))
+    other = open_golden.session.vision.pieces(FrameStack(pictures=(pictures[1],)))[0]
+    alone = open_golden.session.vision.pieces(FrameStack(pictures=(pictures[0],)))[0]
+    assert again.source.media_key == alone.source.media_key != other.source.media_key
 
 
 # --- on disk -----------------------------------------------------------------------------------
@@ -261,10 +251,10 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
 def test_reading_ahead_overlaps_with_the_model(open_golden: Golden) -> None:
     """The next video is read while the caller is busy with the first."""
     reader = CountingReader()
-    encoder = VisualEncoder(open_golden.session.checkpoint)
+    encoder = VisualEncoder(open_golden.session.vision)
     asked = [
-        video_of(open_golden, reader, LANDSCAPE, 0).pieces(),
-        video_of(open_golden, reader, PORTRAIT, 0).pieces(),
+        pieces_of(open_golden, reader, LANDSCAPE, 0),
+        pieces_of(open_golden, reader, PORTRAIT, 0),
     ]
     encoder.expect(asked)
     encoder.encode(asked[0])
@@ -281,14 +271,9 @@ def test_media_errors_name_the_piece_that_never_came(open_golden: Golden) -> Non
     def forgetful(info: VideoInfo, indices: Sequence[int], *, backend: str) -> Iterator[Frames]:
         yield from read_frames(info, indices[:1], backend="decord")
 
-    source = VideoFrames(
-        checkpoint=open_golden.session.checkpoint,
-        info=probe_video(LANDSCAPE),
-        sample=video_of(open_golden, CountingReader(), LANDSCAPE, 0, 7).sample,
-        read=forgetful,
-    )
-    encoder = VisualEncoder(open_golden.session.checkpoint)
-    encoder.expect([source.pieces()])
+    pieces = pieces_of(open_golden, forgetful, LANDSCAPE, 0, 7)
+    encoder = VisualEncoder(open_golden.session.vision)
+    encoder.expect([pieces])
     with pytest.raises(MediaError, match="#7/crop/average2 was not among what its file gave"):
-        encoder.encode(source.pieces())
+        encoder.encode(pieces)
     encoder.stop()

@@ -15,9 +15,9 @@ import pytest
 import torch
 from conftest import GOLDEN_FOLDERS, Golden, golden_folder
 
+from longva_eval.engine.conversation import ComposedClip, Conversation, ScoredText
 from longva_eval.engine.generation import parse_gen_kwargs
-from longva_eval.engine.session import ComposedClip, Conversation, ScoredText
-from longva_eval.engine.sources import Picture, VideoFrames
+from longva_eval.engine.sources import VideoFrames
 from longva_eval.media.decode import read_frames
 from longva_eval.media.frames import sample_frames
 from longva_eval.media.images import anyres_grid, open_image, parse_grid_pinpoints
@@ -109,14 +109,10 @@ def test_picture_tiles_equal_the_original(golden: Golden, case_id: str) -> None:
     case = golden.cases[case_id]
     session = golden.session_for(case)
     for number, name in enumerate(case["images"]):
-        picture = Picture(
-            checkpoint=session.checkpoint,
-            image=open_image(golden.folder / name),
-            aspect=session.aspect,
-        )
-        tiles = picture.tiles()
-        if session.aspect == "anyres":
-            assert list(picture.grid) == case["anyres_grid_wh"][number]
+        picture = open_image(golden.folder / name)
+        tiles = session.vision.tiles(picture, session.vision.aspect)
+        if session.vision.aspect == "anyres":
+            assert list(session.vision.grid(picture)) == case["anyres_grid_wh"][number]
         if case["kind"] == "image":  # the combined case records the video's pixels only
             check_pixels(golden, case, tiles, number)
 
@@ -137,8 +133,8 @@ def test_frames_equal_the_original(golden: Golden, case_id: str) -> None:
     assert [hashlib.sha256(frame.tobytes()).hexdigest() for frame in frames] == case["frame_sha256"]
     again = np.concatenate(list(read_frames(info, sample.indices, backend="pyav")))
     np.testing.assert_array_equal(frames, again)
-    source = VideoFrames(checkpoint=session.checkpoint, info=info, sample=sample)
-    pixels = torch.cat(list(source.pixel_values(sample.indices)))
+    pieces = session.vision.pieces(VideoFrames(info=info, sample=sample))
+    pixels = torch.cat(list(session.vision.pixel_values(pieces[0].source, sample.indices)))
     check_pixels(golden, case, pixels, 0)
 
 

@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from faults.files import FAULTS, FRAMES, Fault, make_fault
 
-from longva_eval.engine.session import Session, open_session
+from longva_eval.engine.opening import open_session
+from longva_eval.engine.session import Session
 from longva_eval.errors import EvaluationError, MediaError
 from longva_eval.media.frames import FramePolicy
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from longva_eval.errors import CheckpointError, MediaError, SettingsError
 from longva_eval.media.frames import FramePolicy, one_per_second, sample_frames
 from longva_eval.media.probe import VideoInfo
 from longva_eval.model.rope import RopeSettings
+from longva_eval.model_adapters.arguments import LongVAArguments
 from longva_eval.model_adapters.longva import LongVA
 from longva_eval.studies.study import read_study_file, study_from
 
@@ -108,7 +108,7 @@ def test_a_study_of_any_bytes_is_read_or_refused(tmp_path: Path, content: bytes)
 # --model_args -------------------------------------------------------------------------------------
 
 _NAMES = sorted(
-    {*inspect.signature(LongVA.__init__).parameters} - {"self", "rope", "pretrained"}
+    {*LongVAArguments.__dataclass_fields__} - {"rope", "replaced", "pretrained"}
     | {f"rope_{name}" for name in RopeSettings.__dataclass_fields__}
     | {"rope_type", "max_frames_nums", "rope_rope_type", "trust_remote_code", "", "code_revision"}
 )

@@ -22,12 +22,14 @@ from PIL import Image, ImageFile
 from safetensors.torch import load_file
 from video_files import Clip, write_video
 
-from longva_eval.engine.session import Session, open_session
+from longva_eval.engine.opening import open_session
+from longva_eval.engine.session import Session
 from longva_eval.errors import CheckpointError, EvaluationError, MediaError
 from longva_eval.local.rows import unreadable_picture
 from longva_eval.media.frames import FramePolicy
 from longva_eval.media.images import open_image
-from longva_eval.model.checkpoint import load_checkpoint
+from longva_eval.model.loading import load_checkpoint
+from longva_eval.model.settings import LoadSettings
 from longva_eval.model_adapters.longva import LongVA
 from longva_eval.questions import documents
 from longva_eval.questions.outcomes import FAILED
@@ -118,7 +120,7 @@ class _Touch:
 def _refuse(folder: Path, match: str) -> None:
     began = time.monotonic()
     with pytest.raises(CheckpointError, match=match):
-        load_checkpoint(folder, device="cpu", dtype="float32")
+        load_checkpoint(folder, LoadSettings(device="cpu", dtype="float32"))
     assert time.monotonic() - began < SECONDS
 
 
@@ -271,7 +273,7 @@ def test_code_beside_a_tokenizer_is_never_imported(
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
     try:  # a tokenizer that is whole without the code may be used
-        load_checkpoint(folder, device="cpu", dtype="float32")
+        load_checkpoint(folder, LoadSettings(device="cpu", dtype="float32"))
     except CheckpointError as error:
         message = str(error)
         assert "tokenizer" in message.lower()
@@ -485,5 +487,5 @@ def test_the_small_checkpoint_itself_loads(copy_checkpoint: Callable[[], Path]) 
     """What is broken above is whole before."""
     folder = copy_checkpoint()
     names = {name for path in folder.glob("model*.safetensors") for name in load_file(path)}
-    checkpoint = load_checkpoint(folder, device="cpu", dtype="float32")
+    checkpoint = load_checkpoint(folder, LoadSettings(device="cpu", dtype="float32"))
     assert len(names) >= len(checkpoint.model.state_dict()) - 1

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import OPEN, Golden
+from conftest import OPEN, Golden, vision_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -38,7 +38,9 @@ from longva_eval.media.images import (
     pad_to_square,
     parse_grid_pinpoints,
 )
-from longva_eval.model.checkpoint import Checkpoint, load_checkpoint
+from longva_eval.model.checkpoint import Checkpoint
+from longva_eval.model.loading import load_checkpoint
+from longva_eval.model.settings import LoadSettings
 from longva_eval.prompts.pieces import VisualPiece
 
 PINPOINTS = [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]
@@ -248,7 +250,7 @@ def test_other_grid_pinpoints_are_refused(value: Any, message: str) -> None:
 def test_a_canvas_without_whole_tiles_is_refused(open_golden: Golden) -> None:
     checkpoint = with_config(open_golden.session.checkpoint, image_grid_pinpoints=[[300, 300]])
     with pytest.raises(CheckpointError, match="image_grid_pinpoints"):
-        Picture(checkpoint=checkpoint, image=noise(300, 300)).pieces()
+        vision_of(checkpoint).pieces(Picture(image=noise(300, 300)))
 
 
 def test_a_canvas_that_ends_within_a_tile_is_refused() -> None:
@@ -372,7 +374,7 @@ def anyres_checkpoint(folder: Path, *, newline: bool) -> Checkpoint:
         save_file(tensors, folder / name, metadata={"format": "pt"})
         index["weight_map"]["model.image_newline"] = name
         index_path.write_text(json.dumps(index))
-    return load_checkpoint(folder, device="cpu", dtype="float32")
+    return load_checkpoint(folder, LoadSettings(device="cpu", dtype="float32"))
 
 
 def llava_next(checkpoint: Checkpoint, pinpoints: list[tuple[int, int]]) -> Any:
@@ -412,14 +414,13 @@ def test_anyres_packing_equals_llava_next(
 ) -> None:
     checkpoint = anyres_checkpoint(copy_checkpoint(), newline=newline)
     assert checkpoint.config.has_image_newline is newline
-    theirs: Any = None
+    vision = vision_of(checkpoint)
+    assert not vision.is_unires
+    theirs = llava_next(checkpoint, vision.grid_pinpoints)
     side = checkpoint.model.patches_per_side
     for seed, size in enumerate(SIZES):
-        picture = Picture(checkpoint=checkpoint, image=noise(*size))
-        assert picture.merge == "anyres"
-        if theirs is None:
-            theirs = llava_next(checkpoint, picture.grid_pinpoints)
-        columns, rows = picture.grid
+        picture = noise(*size)
+        columns, rows = vision.grid(picture)
         generator = torch.Generator().manual_seed(seed)
         features = torch.randn(1 + columns * rows, side * side, 48, generator=generator)
         row_end = getattr(checkpoint.model.model, "image_newline", None)
@@ -429,9 +430,9 @@ def test_anyres_packing_equals_llava_next(
             vision_feature_select_strategy="default",
             image_newline=row_end,
         )
-        (found,) = picture.visual_tokens(features)
+        found = vision.pack_anyres(features, size)
         torch.testing.assert_close(found, expected[0], atol=0, rtol=0)
-        (piece,) = picture.pieces()
+        (piece,) = vision.pieces(Picture(image=picture))
         assert piece.num_tokens == found.shape[0] == int(lengths[0])
 
 
@@ -448,56 +449,50 @@ def test_the_number_of_anyres_tokens_is_known_before_encoding(
         has_image_newline=newline,
         newline=torch.ones(4) if newline else None,
     )
-    picture = Picture(checkpoint=checkpoint, image=Image.new("RGB", (1, 1)))
-    # A picture of that size without its pixels.
-    object.__setattr__(picture, "image", SizeOnly(width, height))
-    columns, rows = picture.grid
+    vision, size = vision_of(checkpoint), (width, height)
+    columns, rows = anyres_grid(size, vision.grid_pinpoints, tile_size=vision.tile_size)
     assert columns * rows <= 4
     side = checkpoint.model.patches_per_side
     features = torch.zeros(1 + columns * rows, side * side, 4)
-    assert picture._count_anyres_tokens(columns, rows) == picture._pack_anyres(features).shape[0]
-
-
-class SizeOnly:
-    def __init__(self, width: int, height: int) -> None:
-        self.width, self.height, self.size = width, height, (width, height)
+    assert vision.count_anyres_tokens(size) == vision.pack_anyres(features, size).shape[0]
 
 
 def test_an_anyres_picture_is_encoded_base_tile_first(
     copy_checkpoint: Callable[[], Path],
 ) -> None:
     checkpoint = anyres_checkpoint(copy_checkpoint(), newline=True)
-    picture = Picture(checkpoint=checkpoint, image=noise(500, 300))
-    (piece,) = picture.pieces()
-    encoder = VisualEncoder(checkpoint)
+    vision = vision_of(checkpoint)
+    (piece,) = vision.pieces(Picture(image=noise(500, 300)))
+    encoder = VisualEncoder(vision)
     (tokens,) = encoder.encode([piece])
     assert tokens.shape == (piece.num_tokens, 48)
-    features = checkpoint.model.encode_pixels(picture.tiles())
+    features = checkpoint.model.encode_pixels(vision.tiles(noise(500, 300), "anyres"))
     assert encoder.num_encoded == len(features)
     torch.testing.assert_close(tokens[: features.shape[1]], features[0], atol=1e-5, rtol=0)
 
 
 def test_anyres_and_unires_read_the_same_tiles(open_golden: Golden) -> None:
-    checkpoint = open_golden.session.checkpoint
-    picture = Picture(checkpoint=checkpoint, image=noise(600, 300))
-    assert picture.merge == "unires"
-    columns, rows = picture.grid
-    assert len(picture.pieces()) == columns * rows
-    (pixels,) = picture.pixel_values([2])
-    torch.testing.assert_close(pixels, picture.tiles()[2:3], atol=0, rtol=0)
+    vision = vision_of(open_golden.session.checkpoint)
+    assert vision.is_unires
+    columns, rows = vision.grid(noise(600, 300))
+    pieces = vision.pieces(Picture(image=noise(600, 300)))
+    assert len(pieces) == columns * rows
+    (pixels,) = vision.pixel_values(pieces[0].source, [2])
+    tiles = vision.tiles(noise(600, 300), "anyres")
+    torch.testing.assert_close(pixels, tiles[2:3], atol=0, rtol=0)
 
 
 # The encoder
 
 
-def stack(golden: Golden, count: int, **options: Any) -> FrameStack:
+def stack(golden: Golden, count: int) -> list[VisualPiece]:
     pictures = tuple(noise(40, 30, seed=seed) for seed in range(count))
-    return FrameStack(checkpoint=golden.session.checkpoint, pictures=pictures, **options)
+    return vision_of(golden.session.checkpoint).pieces(FrameStack(pictures=pictures))
 
 
 def test_each_distinct_piece_is_encoded_once(open_golden: Golden) -> None:
-    encoder = VisualEncoder(open_golden.session.checkpoint, keep_all=True)
-    one, two = stack(open_golden, 3).pieces(), stack(open_golden, 3).pieces()
+    encoder = VisualEncoder(vision_of(open_golden.session.checkpoint), keep_all=True)
+    one, two = stack(open_golden, 3), stack(open_golden, 3)
     tokens = encoder.encode([one[2], one[0], two[2], one[2], one[1]])
     assert encoder.num_encoded == 3
     torch.testing.assert_close(tokens[0], tokens[2], atol=0, rtol=0)
@@ -511,18 +506,20 @@ def test_each_distinct_piece_is_encoded_once(open_golden: Golden) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 def test_the_batch_size_changes_nothing(open_golden: Golden, batch_size: int) -> None:
-    picture = Picture(checkpoint=open_golden.session.checkpoint, image=noise(700, 300))
-    found = VisualEncoder(open_golden.session.checkpoint, batch_size=batch_size).encode(
-        picture.pieces()
+    pieces = vision_of(open_golden.session.checkpoint).pieces(Picture(image=noise(700, 300)))
+    found = VisualEncoder(vision_of(open_golden.session.checkpoint), batch_size=batch_size).encode(
+        pieces
     )
-    expected = VisualEncoder(open_golden.session.checkpoint).encode(picture.pieces())
+    expected = VisualEncoder(vision_of(open_golden.session.checkpoint)).encode(pieces)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_the_least_recently_used_piece_goes_first(open_golden: Golden) -> None:
-    pieces = stack(open_golden, 3).pieces()
+    pieces = stack(open_golden, 3)
     num_bytes = pieces[0].num_tokens * 48 * 4
-    encoder = VisualEncoder(open_golden.session.checkpoint, keep_bytes=2 * num_bytes, keep_all=True)
+    encoder = VisualEncoder(
+        vision_of(open_golden.session.checkpoint), keep_bytes=2 * num_bytes, keep_all=True
+    )
     encoder.encode(pieces[:2])
     encoder.encode(pieces[:1])  # now piece 1 is the older
     assert encoder.num_encoded == 2
@@ -534,9 +531,11 @@ def test_the_least_recently_used_piece_goes_first(open_golden: Golden) -> None:
 
 
 def test_nothing_kept_still_gives_right_tokens(open_golden: Golden) -> None:
-    pieces = stack(open_golden, 3).pieces()
-    forgetful = VisualEncoder(open_golden.session.checkpoint, keep_bytes=0, keep_all=True)
-    remembering = VisualEncoder(open_golden.session.checkpoint, keep_all=True)
+    pieces = stack(open_golden, 3)
+    forgetful = VisualEncoder(
+        vision_of(open_golden.session.checkpoint), keep_bytes=0, keep_all=True
+    )
+    remembering = VisualEncoder(vision_of(open_golden.session.checkpoint), keep_all=True)
     for _ in range(2):
         torch.testing.assert_close(
             forgetful.encode(pieces), remembering.encode(pieces), atol=0, rtol=0
@@ -547,10 +546,10 @@ def test_nothing_kept_still_gives_right_tokens(open_golden: Golden) -> None:
 def test_expected_pieces_are_read_in_one_pass_and_let_go_after_their_last_use(
     open_golden: Golden,
 ) -> None:
-    encoder = VisualEncoder(open_golden.session.checkpoint)
-    pieces = stack(open_golden, 4).pieces()
+    encoder = VisualEncoder(vision_of(open_golden.session.checkpoint))
+    pieces = stack(open_golden, 4)
     calls = [[pieces[3], pieces[0]], [pieces[1], pieces[3]], [pieces[2]]]
-    expected = VisualEncoder(open_golden.session.checkpoint, keep_all=True)
+    expected = VisualEncoder(vision_of(open_golden.session.checkpoint), keep_all=True)
     encoder.expect(calls)
     for call in calls:
         torch.testing.assert_close(encoder.encode(call), expected.encode(call), atol=1e-5, rtol=0)
@@ -560,26 +559,32 @@ def test_expected_pieces_are_read_in_one_pass_and_let_go_after_their_last_use(
 
 
 def test_the_beginning_of_a_piece_is_cut_from_the_whole(open_golden: Golden) -> None:
-    encoder = VisualEncoder(open_golden.session.checkpoint)
-    (piece,) = stack(open_golden, 1).pieces()
+    encoder = VisualEncoder(vision_of(open_golden.session.checkpoint))
+    (piece,) = stack(open_golden, 1)
     part, whole = encoder.encode([piece.first(5), piece])
     assert encoder.num_encoded == 1
     torch.testing.assert_close(part, whole[:5], atol=0, rtol=0)
 
 
 def test_preparation_is_part_of_what_a_piece_is(open_golden: Golden) -> None:
+    plain = vision_of(open_golden.session.checkpoint)
     keys = {
         piece.key
-        for options in ({}, {"aspect": "pad"}, {"pool_stride": 3}, {"pool_mode": "max"})
-        for piece in stack(open_golden, 1, **options).pieces()
+        for vision, how in (
+            (plain, None),
+            (plain, "pad"),
+            (replace(plain, pool_stride=3), None),
+            (replace(plain, pool_mode="max"), None),
+        )
+        for piece in vision.pieces(FrameStack(pictures=(noise(40, 30),), how=how))
     }
     assert len(keys) == 4
 
 
 def test_a_piece_with_another_number_of_tokens_is_an_error(open_golden: Golden) -> None:
-    (piece,) = stack(open_golden, 1).pieces()
+    (piece,) = stack(open_golden, 1)
     wrong = VisualPiece(piece.key, piece.num_tokens + 1, piece.source, piece.item)
-    encoder = VisualEncoder(open_golden.session.checkpoint)
+    encoder = VisualEncoder(vision_of(open_golden.session.checkpoint))
     with pytest.raises(CheckpointError, match=r"picture:.* became 144 tokens, 145 expected"):
         encoder.encode([wrong])
 
@@ -588,16 +593,16 @@ def test_a_broken_source_costs_its_own_pieces_only(open_golden: Golden) -> None:
     class Broken:
         media_key = "broken"
 
-        def pixel_values(self, items: Any) -> Any:
+        def frames(self, items: Any) -> Any:
             raise MediaError("clip.mp4 cannot be decoded")
 
-    encoder = VisualEncoder(open_golden.session.checkpoint)
-    good = stack(open_golden, 1).pieces()
+    encoder = VisualEncoder(vision_of(open_golden.session.checkpoint))
+    good = stack(open_golden, 1)
     with pytest.raises(MediaError, match=r"clip\.mp4"):
         encoder.encode([*good, VisualPiece("x", 144, Broken())])
     torch.testing.assert_close(
         encoder.encode(good),
-        VisualEncoder(open_golden.session.checkpoint).encode(good),
+        VisualEncoder(vision_of(open_golden.session.checkpoint)).encode(good),
         atol=0,
         rtol=0,
     )
@@ -605,7 +610,7 @@ def test_a_broken_source_costs_its_own_pieces_only(open_golden: Golden) -> None:
 
 def test_impossible_encoder_settings_are_refused(open_golden: Golden) -> None:
     with pytest.raises(SettingsError, match="vision_batch_size=0 must be at least 1"):
-        VisualEncoder(open_golden.session.checkpoint, batch_size=0)
+        VisualEncoder(vision_of(open_golden.session.checkpoint), batch_size=0)
 
 
 def test_pictures_of_the_repository_open() -> None:

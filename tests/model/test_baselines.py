@@ -33,15 +33,19 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
 
-from longva_eval.engine.session import Conversation, Media, Session, open_session
+from longva_eval.engine.conversation import Conversation, Media
+from longva_eval.engine.opening import open_session
+from longva_eval.engine.session import Session
 from longva_eval.engine.sources import Picture
 from longva_eval.errors import CheckpointError, EvaluationError, PromptError, SettingsError
 from longva_eval.media.frames import FramePolicy
 from longva_eval.media.images import frames_to_pixel_values
-from longva_eval.model.checkpoint import Checkpoint, load_checkpoint
+from longva_eval.model.checkpoint import Checkpoint
 from longva_eval.model.llava_next import LlavaNext
+from longva_eval.model.loading import load_checkpoint
 from longva_eval.model.modeling import pool_visual_tokens
 from longva_eval.model.rope import RopeSettings
+from longva_eval.model.settings import LoadSettings
 from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.media import Needle, open_haystack
 from longva_eval.needle.run import run_grid
@@ -233,9 +237,9 @@ def test_pictures_are_prepared_alike(
     opened: Callable[..., Baseline], size: tuple[int, int]
 ) -> None:
     baseline = opened("video-llama")
-    picture = Picture(checkpoint=baseline.session.checkpoint, image=noise(*size))
     theirs = baseline.processor.image_processor(noise(*size), return_tensors="pt")
-    torch.testing.assert_close(picture.tiles(), theirs["pixel_values"][0], atol=1e-6, rtol=0)
+    tiles = baseline.session.vision.tiles(noise(*size), "anyres")
+    torch.testing.assert_close(tiles, theirs["pixel_values"][0], atol=1e-6, rtol=0)
 
 
 def test_frames_differ_from_the_torchvision_processor_by_its_resizing_alone(
@@ -707,7 +711,7 @@ def change(folder: Path, file: str = "config.json", **values: Any) -> Path:
 
 
 def load(folder: Path, **options: Any) -> Checkpoint:
-    return load_checkpoint(folder, **{"device": "cpu", "dtype": "float32", **options})
+    return load_checkpoint(folder, LoadSettings(**{"device": "cpu", "dtype": "float32", **options}))
 
 
 @pytest.mark.parametrize(

@@ -11,25 +11,23 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import OPEN, Golden
+from conftest import OPEN, Golden, vision_of
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from longva_eval.embedded import CHECKPOINTS
+from longva_eval.engine.sources import Picture
 from longva_eval.errors import CheckpointError, SettingsError
-from longva_eval.model.checkpoint import (
-    KNOWN_TOWERS,
-    _vision_tower,
-    find_checkpoint,
-    load_checkpoint,
-    resolve_dtype,
-)
+from longva_eval.model.loading import find_checkpoint, load_checkpoint
+from longva_eval.model.longva_layout import KNOWN_TOWERS, _vision_tower
 from longva_eval.model.rope import RopeSettings
+from longva_eval.model.settings import LoadSettings, resolve_dtype
 
 CopyCheckpoint = Callable[[], Path]
 
 
 def load(folder: str | Path, **options: Any) -> Any:
-    return load_checkpoint(folder, **{"device": "cpu", "dtype": "float32", **options})
+    return load_checkpoint(folder, LoadSettings(**{"device": "cpu", "dtype": "float32", **options}))
 
 
 def change_json(path: Path, **values: Any) -> Path:
@@ -102,7 +100,7 @@ def test_a_name_of_an_embedded_checkpoint_finds_its_folder(
     monkeypatch.chdir(tmp_path)
     assert find_checkpoint("longva-tiny") == (CHECKPOINTS["longva-tiny"], None)
     checkpoint = load("longva-tiny")
-    assert checkpoint.source == "longva-tiny"
+    assert checkpoint.origin.source == "longva-tiny"
     assert checkpoint.describe()["checkpoint"] == "longva-tiny"
     (tmp_path / "longva-tiny").mkdir()
     assert find_checkpoint("longva-tiny")[0] == Path("longva-tiny")  # what lies here comes first
@@ -158,27 +156,28 @@ def test_an_unknown_dtype_is_refused_when_loading() -> None:
 
 
 def test_the_fingerprint_follows_the_weights(broken: Path, open_golden: Golden) -> None:
-    own = open_golden.session.checkpoint.fingerprint
-    assert load(broken).fingerprint == own
+    own = open_golden.session.checkpoint.origin.fingerprint
+    assert load(broken).origin.fingerprint == own
     change_config(broken, rope_theta=1e6)
-    assert load(broken).fingerprint == own
+    assert load(broken).origin.fingerprint == own
     path = sorted(broken.glob("*.safetensors"))[-1]
     tensors = load_file(path)
     name = sorted(tensors)[0]
     tensors[name].view(-1)[-1] += 1
     save_file(tensors, path, metadata={"format": "pt"})
-    assert load(broken).fingerprint != own
+    assert load(broken).origin.fingerprint != own
 
 
 def test_rope_is_recorded_as_asked_and_as_resolved(broken: Path, open_golden: Golden) -> None:
     own = open_golden.session.checkpoint
     assert own.own_rope_parameters == {"rope_type": "default", "rope_theta": 1e9}
-    assert own.rope["asked"] == {}
+    assert own.describe()["rope"]["asked"] == {}
     changed = load(broken, rope=RopeSettings(theta=1e6))
-    assert changed.rope["asked"] == {"theta": 1e6}
-    assert changed.rope["parameters"]["rope_theta"] == 1e6
+    described = changed.describe()["rope"]
+    assert described["asked"] == {"theta": 1e6}
+    assert described["parameters"]["rope_theta"] == 1e6
     assert changed.own_rope_parameters == own.own_rope_parameters
-    assert changed.rope["inv_freq_sha256"] != own.rope["inv_freq_sha256"]
+    assert described["inv_freq_sha256"] != own.describe()["rope"]["inv_freq_sha256"]
     rotary = changed.model.model.rotary_emb.inv_freq
     expected = 1e6 ** (-torch.arange(0, 8, 2, dtype=torch.float32) / 8)
     torch.testing.assert_close(rotary.cpu(), expected, rtol=1e-5, atol=0)
@@ -204,7 +203,7 @@ def test_a_checkpoints_own_dynamic_rope_must_be_pinned(broken: Path) -> None:
     with pytest.raises(SettingsError, match="rope_pinned_length"):
         load(broken)
     pinned = RopeSettings(rope_type="dynamic", factor=2, pinned_length=448_000)
-    assert load(broken, rope=pinned).rope["asked"]["pinned_length"] == 448_000
+    assert load(broken, rope=pinned).describe()["rope"]["asked"]["pinned_length"] == 448_000
 
 
 # What is wrong with a folder
@@ -552,9 +551,6 @@ def test_preprocessing_without_a_shortest_edge_is_named(broken: Path, size: Any)
 def test_a_config_without_grid_pinpoints_is_refused_before_the_first_picture(
     broken: Path,
 ) -> None:
-    from PIL import Image
-
-    from longva_eval.engine.sources import Picture
 
     change_config(broken, image_grid_pinpoints=None)
     with pytest.raises(CheckpointError, match="image_grid_pinpoints"):
@@ -562,7 +558,7 @@ def test_a_config_without_grid_pinpoints_is_refused_before_the_first_picture(
     # Not needed where pictures are not cut into tiles, but still no other kind of error.
     change_config(broken, image_aspect_ratio="pad")
     with pytest.raises(CheckpointError, match="image_grid_pinpoints"):
-        Picture(checkpoint=load(broken), image=Image.new("RGB", (8, 8))).pieces()
+        vision_of(load(broken)).pieces(Picture(image=Image.new("RGB", (8, 8)), how="anyres"))
 
 
 @pytest.mark.parametrize(("layer", "kept"), [(-1, 2), (-2, 1), (1, 1)])

@@ -12,7 +12,8 @@ from PIL import Image
 
 from longva_eval import embedded
 from longva_eval.commands.niah import control_text, heatmap_panel
-from longva_eval.engine.session import Session, open_session
+from longva_eval.engine.opening import open_session
+from longva_eval.engine.session import Session
 from longva_eval.errors import SettingsError
 from longva_eval.needle.controls import circular_needles
 from longva_eval.needle.grid import NeedleGrid

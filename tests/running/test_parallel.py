@@ -29,7 +29,8 @@ from small_task import result_files, run_environment
 from tiny_llava_next import make_checkpoint
 
 from longva_eval.engine.generation import GenerationSettings
-from longva_eval.engine.session import Session, open_session
+from longva_eval.engine.opening import open_session
+from longva_eval.engine.session import Session
 from longva_eval.errors import EvaluationError, SettingsError
 from longva_eval.media.frames import FramePolicy
 from longva_eval.model.rope import RopeSettings

@@ -1,0 +1,133 @@
+"""A question with its pictures and videos as one prompt, and what is said in answer to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from longva_eval.engine.generation import TokenScores
+from longva_eval.engine.sources import Picture
+from longva_eval.errors import MediaError, NumericalError
+from longva_eval.media.frames import FrameSample
+from longva_eval.media.images import ImageAspectRatio
+from longva_eval.prompts.pieces import Prompt, VisualPiece, placeholder_ids
+
+__all__ = [
+    "ClipPart",
+    "ComposedClip",
+    "Conversation",
+    "Failure",
+    "ForcedAnswer",
+    "Media",
+    "ScoredText",
+]
+
+Failure = MediaError | NumericalError
+"""What can be wrong with one prompt of many."""
+ClipPart = tuple[Path, tuple[int, ...]] | Image.Image
+"""Frames of a video, by index; or a picture that is shown as one frame."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposedClip:
+    """A video put together from frames of videos and pictures, without writing it anywhere."""
+
+    parts: tuple[ClipPart, ...]
+    aspect: ImageAspectRatio = "crop"
+    """How frames and pictures are prepared; V-NIAH uses `pad`."""
+
+
+Media = Image.Image | str | Path | Sequence[Image.Image] | ComposedClip
+"""A picture, the path of a picture or video, pictures that are the frames of one video, or a clip
+composed of several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """A prompt, and what the record says about it."""
+
+    prompt: Prompt
+    context_text: str
+    """The rendered conversation, up to where the assistant speaks."""
+    visuals: tuple[tuple[VisualPiece, ...], ...]
+    """The pieces of each picture or video, in order."""
+    frames: tuple[FrameSample, ...] = ()
+    """For each video, the frames that were chosen."""
+    num_tokens_cut: int = 0
+    """Tokens left out because the prompt was longer than the context."""
+    subtitles: dict[str, Any] | None = None
+    """What is said about subtitles put in at the frames (`longva_eval.media.subtitles`)."""
+
+    def _frames_seen(self) -> list[int]:
+        """Frames of each video that are in the prompt, whole or in part."""
+        left = len(self.prompt.visual_pieces)  # what is left out is left out from the end
+        seen = []
+        for pieces in self.visuals:
+            count = min(left, len(pieces))
+            left -= count
+            if not isinstance(pieces[0].source, Picture):
+                seen.append(count)
+        return seen
+
+    def placeholder_ids(self) -> list[int]:
+        """Token ids of the whole prompt with -200 for each picture or video."""
+        return placeholder_ids(self.prompt, self.visuals)
+
+    def describe(self) -> dict[str, Any]:
+        """Frames asked and seen, and tokens, for a sample's record."""
+        return {
+            "num_prompt_tokens": self.prompt.num_tokens,
+            "num_visual_tokens": self.prompt.num_visual_tokens,
+            "num_tokens_cut": self.num_tokens_cut,
+            "videos": [
+                {
+                    "num_frames_asked": sample.num_frames_asked,
+                    "num_frames_seen": seen,
+                    "num_frames_total": sample.num_frames_total,
+                    "frame_indices": list(sample.indices),
+                    "timestamps_seconds": list(sample.timestamps_seconds),
+                }
+                for sample, seen in zip(self.frames, self._frames_seen(), strict=True)
+            ],
+            **({} if self.subtitles is None else {"subtitles": self.subtitles}),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredText:
+    """How likely a text is as the answer to a prompt."""
+
+    all_tokens: TokenScores
+    """The text and what the template closes an answer with: what the original scores."""
+    continuation: TokenScores
+    """The text alone."""
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean cross-entropy over all scored tokens, the original's measure; lower is better."""
+        return -self.all_tokens.log_prob / len(self.all_tokens.token_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForcedAnswer:
+    """An answer that was scored as input, and what the model says by itself."""
+
+    scores: TokenScores
+    """Over the whole output layer, padding rows included, as in the original's needle test."""
+    generated: str
+    """What greedy decoding says, without penalty; empty if nothing was decoded."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written down: for the host, in journals and in results of needle tests."""
+        return {
+            "generated": self.generated,
+            "correct": self.scores.is_greedy,
+            "logprob": self.scores.log_prob,
+            "answer_ids": list(self.scores.token_ids),
+            "pred_ids": list(self.scores.argmax_ids),
+            "min_margin": self.scores.min_margin,
+        }

@@ -1,0 +1,178 @@
+"""From a name and settings to a model that can be asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from longva_eval import __version__
+from longva_eval.engine.encoder import VisualEncoder
+from longva_eval.engine.feature_cache import FeatureCache
+from longva_eval.engine.prefix import PrefixEngine
+from longva_eval.engine.session import LongPromptPolicy, Session
+from longva_eval.engine.vision import ClipVision
+from longva_eval.errors import SettingsError
+from longva_eval.media.decode import DecodeBackend, read_frames
+from longva_eval.media.decode_worker import DecodeWorker
+from longva_eval.media.frames import FramePolicy
+from longva_eval.media.images import ImageAspectRatio, PatchMerge
+from longva_eval.media.probe import probe_video
+from longva_eval.model.attention import SPLIT_SDPA, register_split_sdpa
+from longva_eval.model.checkpoint import Checkpoint
+from longva_eval.model.loading import load_checkpoint
+from longva_eval.model.modeling import PoolMode
+from longva_eval.model.settings import LoadSettings
+from longva_eval.prompts.pieces import load_template
+from longva_eval.prompts.processor_template import load_processor_template
+
+__all__ = ["AttentionKind", "SessionSettings", "open_session"]
+
+AttentionKind = Literal["sdpa", "sdpa_masked", "eager", "flash_attention_2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionSettings(LoadSettings):
+    """How a checkpoint is loaded and asked; what is None comes from its `config.json`."""
+
+    attn_implementation: AttentionKind = "sdpa"
+    """Of the language model; `sdpa_masked` is transformers' own `sdpa` with its explicit mask."""
+    conv_template: str = "auto"
+    """`auto` reads it from the tokenizer or processor; or a name."""
+    frames: FramePolicy = field(default_factory=FramePolicy)
+    """Which frames of a video."""
+    backend: DecodeBackend = "auto"
+    """What decodes videos."""
+    aspect: ImageAspectRatio | None = None
+    """How pictures are encoded."""
+    patch_merge: PatchMerge | None = None
+    """How the tiles of a picture become tokens (`mm_patch_merge_type`)."""
+    pool_stride: int | None = None
+    """Pooling window of video frames, in patches."""
+    pool_mode: PoolMode | None = None
+    pool_after_projection: bool = False
+    """Pool frames of LLaVA-NeXT-Video as LongVA's needle test did."""
+    context_length: int | None = None
+    """Longest prompt in tokens; `max_position_embeddings`, or with `long_prompt="original"`
+    `tokenizer_model_max_length`, which is what the original cuts at."""
+    long_prompt: LongPromptPolicy = "error"
+    """What becomes of a prompt beyond that."""
+    chunk_tokens: int = 2048
+    """Prefill goes in chunks of this many tokens."""
+    reuse: bool = True
+    """Whether prompts share what they have in common (same numbers, less work)."""
+    vision_batch_size: int = 16
+    """Frames that go through the vision tower at once."""
+    feature_cache: str | Path | None = None
+    """Folder where visual tokens are kept from run to run."""
+    feature_cache_bytes: int = 50 << 30
+    """Size that folder is kept below."""
+    decode_process: bool = True
+    """Decode in a process of its own, so that a decoder that hangs or crashes costs one video."""
+    seed: int = 0
+    """For tasks that sample."""
+
+    def __post_init__(self) -> None:
+        for name, value, kinds in (
+            ("attn_implementation", self.attn_implementation, AttentionKind),
+            ("long_prompt", self.long_prompt, LongPromptPolicy),
+            ("image_aspect_ratio", self.aspect, ImageAspectRatio),
+            ("mm_patch_merge_type", self.patch_merge, PatchMerge),
+            ("mm_spatial_pool_mode", self.pool_mode, PoolMode),
+            ("video_decode_backend", self.backend, DecodeBackend),
+        ):
+            known = get_args(kinds)
+            if value is not None and value not in known:
+                raise SettingsError(f"{name}={value!r} is unknown; use {', '.join(known)}.")
+        for name, number in (
+            ("mm_spatial_pool_stride", self.pool_stride),
+            ("max_context_tokens", self.context_length),
+            ("chunk_tokens", self.chunk_tokens),
+            ("vision_batch_size", self.vision_batch_size),
+        ):
+            if number is not None and number < 1:
+                raise SettingsError(f"{name}={number} must be at least 1.")
+
+    def loading(self) -> LoadSettings:
+        """The part that is about loading, with transformers' names."""
+        names = {"sdpa": SPLIT_SDPA, "sdpa_masked": "sdpa"}
+        values = {each.name: getattr(self, each.name) for each in fields(LoadSettings)}
+        attention = names.get(self.attn_implementation, self.attn_implementation)
+        return replace(LoadSettings(**values), attn_implementation=attention)
+
+
+def open_session(pretrained: str | Path, **settings: Any) -> Session:
+    """Load a checkpoint and make it ready for prompts.
+
+    Args:
+        pretrained: A folder, a hub id such as `lmms-lab/LongVA-7B`, or an embedded checkpoint
+            such as `longva-tiny`.
+        **settings: Fields of `SessionSettings`.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be loaded.
+        SettingsError: If a setting is unknown.
+    """
+    asked = SessionSettings(**settings)
+    register_split_sdpa()
+    checkpoint = load_checkpoint(pretrained, asked.loading())
+    config = checkpoint.config
+    _change_model(checkpoint, asked)
+    context_length = asked.context_length
+    if context_length is None:
+        own = config.tokenizer_model_max_length if asked.long_prompt == "original" else None
+        context_length = int(own or checkpoint.context_length)
+    tokenizer, media_tokens = checkpoint.tokenizer, checkpoint.media_tokens
+    cache = None
+    if asked.feature_cache is not None:
+        identity = f"{__version__}/{checkpoint.vision_digest()}/{checkpoint.device.type}"
+        cache = FeatureCache(
+            asked.feature_cache,
+            identity=f"{identity}/{asked.backend}",
+            max_bytes=asked.feature_cache_bytes,
+        )
+    vision = ClipVision(
+        model=checkpoint.model,
+        image_processor=checkpoint.image_processor,
+        aspect=asked.aspect or config.image_aspect_ratio,
+        pool_stride=asked.pool_stride or int(config.mm_spatial_pool_stride),
+        pool_mode=asked.pool_mode or config.mm_spatial_pool_mode,
+    )
+    encoder = VisualEncoder(vision, batch_size=asked.vision_batch_size, cache=cache)
+    return Session(
+        checkpoint=checkpoint,
+        template=load_template(asked.conv_template, tokenizer)
+        if media_tokens is None
+        else load_processor_template(asked.conv_template, tokenizer, media_tokens),
+        vision=vision,
+        frames=asked.frames,
+        backend=asked.backend,
+        context_length=context_length,
+        long_prompt=asked.long_prompt,
+        attention=asked.attn_implementation,
+        seed=asked.seed,
+        probe=DecodeWorker().probe_video if asked.decode_process else probe_video,
+        read=DecodeWorker().read_frames if asked.decode_process else read_frames,
+        encoder=encoder,
+        engine=PrefixEngine(
+            checkpoint.model, encoder, chunk_tokens=asked.chunk_tokens, reuse=asked.reuse
+        ),
+    )
+
+
+def _change_model(checkpoint: Checkpoint, asked: SessionSettings) -> None:
+    """Settings of the model that differ from its `config.json`."""
+    if asked.patch_merge is not None:
+        if checkpoint.media_tokens is not None and asked.patch_merge != "spatial_unpad":
+            raise SettingsError(
+                f"mm_patch_merge_type={asked.patch_merge} belongs to LongVA; "
+                f"{checkpoint.architecture} has spatial_unpad, which is AnyRes."
+            )
+        checkpoint.config.mm_patch_merge_type = asked.patch_merge
+    if asked.pool_after_projection:
+        if not checkpoint.model.pools_before_projection:
+            raise SettingsError(
+                f"pool_after_projection has no effect on {checkpoint.architecture}, which always "
+                "does that."
+            )
+        checkpoint.model.pools_before_projection = False

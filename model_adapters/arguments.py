@@ -1,0 +1,227 @@
+"""What `--model_args` may say: names, types and defaults, read in one place.
+
+lmms-eval hands over what stands there as text, numbers or truth values. An unknown argument is an
+error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+from longva_eval.errors import SettingsError
+from longva_eval.media.frames import FramePolicy
+from longva_eval.model.rope import RopeSettings
+
+__all__ = ["Arguments", "LongVAArguments", "read_arguments"]
+
+_LARGEST = 1 << 53
+_TRUTHS = {"true": True, "on": True, "yes": True, "1": True,
+           "false": False, "off": False, "no": False, "0": False}  # fmt: skip
+_LARGER_THAN_ONE_DEVICE = (
+    "several GPUs that each hold the model take whole videos each (torchrun --nproc-per-node N); "
+    "device_map=auto spreads one model over all of them; for more, use the host's --model vllm or "
+    "sglang with our tasks (docs/parallel.md)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Arguments of every model of this suite.
+
+    RoPE settings are given flat: `rope_theta`, `rope_type`, `rope_factor` and the other fields of
+    `RopeSettings` with `rope_` before them; lists joined by `/`.
+    """
+
+    pretrained: str
+    """A folder, a hub id, or the name of an embedded checkpoint such as `longva-tiny`."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub repository."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`, or `auto`: a GPU if there is one, each process its own."""
+    device_map: str | None = None
+    """`auto` spreads one model over all devices."""
+    dtype: str = "auto"
+    """`auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16`, `float16`."""
+    attn_implementation: str = "sdpa"
+    """`sdpa`, `flash_attention_2` if installed, `eager`, or `sdpa_masked`, which is transformers'
+    own `sdpa` with its explicit mask."""
+    max_frames_num: int = 128
+    """Frames of a video; with `fps`, at most."""
+    fps: float | None = None
+    """Frames a second, instead of a fixed number."""
+    short_video: str = "repeat"
+    """Videos shorter than that: `repeat` (the original), `each_once`, `error`."""
+    video_decode_backend: str = "auto"
+    """`auto`, `decord`, `torchcodec` or `pyav`."""
+    max_context_tokens: int | None = None
+    """Longest prompt; the checkpoint's `max_position_embeddings`."""
+    long_prompt: str = "error"
+    """Prompts beyond that: `error`, `keep_question` or `original`."""
+    chunk_tokens: int = 2048
+    """Prefill goes in chunks of this many tokens."""
+    reuse: bool = True
+    """Whether prompts share what they have in common (same numbers, less work)."""
+    vision_batch_size: int = 16
+    """Frames that go through the vision tower at once."""
+    feature_cache: str | None = None
+    """Folder where visual tokens are kept for later runs (50 GiB at most)."""
+    seed: int = 0
+    """For tasks that sample."""
+    on_error: str = "stop"
+    """What happens when a video cannot be read, a prompt is too long, or logits are NaN: `stop`
+    ends the run; `skip` lets the document fail, by name."""
+    max_failed: float = 0.05
+    """With `on_error=skip`, how many documents may fail: a count, or a share of them."""
+    journal: str = "on"
+    """Folder where answers are kept as they come; `on` is beside the results (or in the user's
+    cache, where there is no `--output_path`); `off` keeps none."""
+    fresh: bool = False
+    """Start over instead of taking answers over from the journal."""
+    batch_size: str = "1"
+    """Accepted as the host passes it; prompts are answered one at a time."""
+    max_batch_size: str | None = None
+    """As `batch_size`."""
+    rope: RopeSettings = field(default_factory=RopeSettings)
+    """Read from the `rope_...` arguments."""
+
+    replaced: ClassVar[Mapping[str, str]] = {
+        "model_name": "the architecture is read from the checkpoint's config.json",
+        "truncation": "use long_prompt=error, keep_question or original",
+        "customized_config": "edit the checkpoint's config.json",
+        "token_strategy": "visual tokens always stand where the prompt says <image>",
+        "tensor_parallel": _LARGER_THAN_ONE_DEVICE,
+        "context_parallel": _LARGER_THAN_ONE_DEVICE,
+    }
+    """Arguments of the host's own adapters and of earlier versions, and what takes their place."""
+
+    def session_settings(self) -> dict[str, Any]:
+        """What of them `open_session` takes, under its names."""
+        return {
+            "revision": self.revision,
+            "device": self.device,
+            "device_map": self.device_map or None,
+            "dtype": self.dtype,
+            "attn_implementation": self.attn_implementation,
+            "rope": self.rope,
+            "frames": FramePolicy(
+                max_frames=self.max_frames_num,
+                fps=self.fps,
+                short_video=self.short_video,  # type: ignore[arg-type]  # checked there
+            ),
+            "backend": self.video_decode_backend,
+            "context_length": self.max_context_tokens,
+            "long_prompt": self.long_prompt,
+            "chunk_tokens": self.chunk_tokens,
+            "reuse": self.reuse,
+            "vision_batch_size": self.vision_batch_size,
+            "feature_cache": self.feature_cache,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongVAArguments(Arguments):
+    """And those of LongVA and LLaVA-NeXT."""
+
+    conv_template: str = "auto"
+    """`auto` reads it from the tokenizer or processor; or `qwen_1_5`; for LLaVA-NeXT also
+    `vicuna_v1`, `mistral_instruct`."""
+    mm_spatial_pool_stride: int | None = None
+    """Pooling window of video frames; the checkpoint's if left out."""
+    mm_spatial_pool_mode: str | None = None
+    """`average` or `max`; the checkpoint's if left out."""
+    image_aspect_ratio: str | None = None
+    """`anyres`, `pad` or `crop`; the checkpoint's if left out."""
+    mm_patch_merge_type: str | None = None
+    """What becomes of an `anyres` picture's tiles: `unires` (LongVA) or `spatial_unpad` (AnyRes, as
+    LLaVA-NeXT); the checkpoint's if left out."""
+
+    def session_settings(self) -> dict[str, Any]:
+        return super().session_settings() | {
+            "conv_template": self.conv_template,
+            "aspect": self.image_aspect_ratio,
+            "patch_merge": self.mm_patch_merge_type,
+            "pool_stride": self.mm_spatial_pool_stride,
+            "pool_mode": self.mm_spatial_pool_mode,
+        }
+
+
+_A = TypeVar("_A", bound=Arguments)
+
+
+def read_arguments(kind: type[_A], given: Mapping[str, Any]) -> _A:
+    """Arguments as they were given, with the types they have.
+
+    Raises:
+        SettingsError: If one is unknown, or of another type.
+    """
+    rope_names = {
+        name if name == "rope_type" else f"rope_{name}": name
+        for name in RopeSettings.__dataclass_fields__
+    }
+    hints = get_type_hints(kind)
+    known = [each.name for each in fields(kind) if each.name != "rope"]
+    values: dict[str, Any] = {}
+    rope: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in rope_names:
+            rope[rope_names[name]] = _rope_value(name, rope_names[name], value)
+        elif name in known:
+            values[name] = _read(name, value, hints[name])
+        else:
+            raise SettingsError(_unknown(name, kind.replaced, [*known, *rope_names]))
+    return kind(**values, rope=RopeSettings(**rope))
+
+
+def _read(name: str, value: Any, hint: Any) -> Any:
+    options = getattr(hint, "__args__", (hint,))
+    if value is None and type(None) in options:
+        return None
+    if bool in options:
+        return _truth(name, value)
+    if int in options:
+        return _whole_number(name, value)
+    if float in options:
+        return _number(name, value)
+    return str(value)
+
+
+def _rope_value(argument: str, name: str, value: Any) -> Any:
+    if name in ("short_factor", "long_factor"):
+        return tuple(_number(argument, part) for part in str(value).split("/"))
+    if name in ("original_length", "pinned_length"):
+        return _whole_number(argument, value)
+    return value if name == "rope_type" else _number(argument, value)
+
+
+def _whole_number(name: str, value: Any) -> int:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not -_LARGEST <= value <= _LARGEST or value != int(value):
+        raise SettingsError(f"{name}={value!r:.40} must be a whole number.")
+    return int(value)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SettingsError(f"{name}={value!r:.40} must be a number.") from error
+
+
+def _truth(name: str, value: Any) -> bool:
+    text = str(value).lower()
+    if text not in _TRUTHS:
+        raise SettingsError(f"{name}={value!r} must be true or false.")
+    return _TRUTHS[text]
+
+
+def _unknown(name: str, replaced: Mapping[str, str], known: Iterable[str]) -> str:
+    if name in replaced:
+        return f"{name} is not an argument of this adapter: {replaced[name]}."
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    return f"Unknown argument {name!r}.{hint} Known: {', '.join(known)}."
