@@ -26,6 +26,7 @@ __all__ = [
     "Outcome",
     "category_rows",
     "choice_record",
+    "is_scored",
     "mean_score",
     "results_folder",
     "scored_record",
@@ -58,6 +59,8 @@ def choice_record(
     **more: Any,
 ) -> dict[str, Any]:
     """The record of a multiple-choice question.
+
+    Options with the same text are the same option: naming any of them is as right as another.
 
     Args:
         text: What the model said, or `FAILED`.
@@ -92,7 +95,9 @@ def choice_record(
     elif not answer and not never_right:
         outcome = "not scored"
     else:
-        outcome = "right" if choice == answer else "wrong"
+        texts = dict(zip(letters, map(_bare, letters, options), strict=True))
+        is_right = bool(answer) and texts[choice] == texts[answer]
+        outcome = "right" if is_right else "wrong"
     hidden = {} if answer or never_right else {"hidden_answer": True}
     return {
         "question_id": question_id,
@@ -170,13 +175,21 @@ def scored_record(
 
 
 def mean_score(records: Iterable[Mapping[str, Any]]) -> float:
-    """Mean score over every question that was asked, for a YAML's `aggregation`.
+    """The score of a task or of a part of it, for a YAML's `aggregation` and for every report.
 
-    NaN of nothing, and where no question is scored. A record that is only part of one, with a score
-    but without an outcome, counts.
+    Mean score over every question that is scored (`is_scored`); NaN if none is.
     """
-    scores = [float(record["score"]) for record in _scored(records)]
+    scores = [float(record["score"]) for record in records if is_scored(record)]
     return math.fsum(scores) / len(scores) if scores else math.nan
+
+
+def is_scored(record: Mapping[str, Any]) -> bool:
+    """Whether a question counts in a mean.
+
+    Where the right answer is hidden, neither an answer nor the lack of one says anything about a
+    score. A record that is only part of one, with a score but without an outcome, counts.
+    """
+    return record.get("outcome") != "not scored" and record.get("hidden_answer") is not True
 
 
 def share_answered(records: Iterable[Mapping[str, Any]]) -> float:
@@ -206,7 +219,7 @@ def category_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 groups.setdefault((name, str(record["categories"][name])), []).append(record)
     rows = []
     for (category, value), group in groups.items():
-        scored = _scored(group)
+        scored = [record for record in group if is_scored(record)]
         scores = [float(record["score"]) for record in scored]
         counts = {
             f"num_{outcome.replace(' ', '_')}": sum(r["outcome"] == outcome for r in group)
@@ -229,16 +242,9 @@ def category_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _scored(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those that count in a mean.
-
-    Of hidden answers neither one that was given nor the lack of one says anything about a score.
-    """
-    return [
-        record
-        for record in records
-        if record.get("outcome") != "not scored" and record.get("hidden_answer") is not True
-    ]
+def _bare(letter: str, option: str) -> str:
+    """An option's text without its letter."""
+    return re.sub(rf"^\s*\(?{letter}\s*[.):]\s*(?=\S)", "", option).strip()
 
 
 _MODEL_NAMES: Final = (

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from longva_eval.questions.outcomes import FAILED, OUTCOMES
+from longva_eval.questions.outcomes import FAILED, OUTCOMES, is_scored
 
 __all__ = ["RECIPE_KEY", "Problem", "Reading", "Sample", "as_mapping", "as_number", "count_of"]
 
@@ -118,7 +118,8 @@ class Sample:
     @property
     def is_scored(self) -> bool:
         """False where the right answer is not public: such a question is in no mean."""
-        return self.outcome != "not scored" and self.record.get("hidden_answer") is not True
+        hidden = self.record.get("hidden_answer")
+        return is_scored({"outcome": self.outcome, "hidden_answer": hidden})
 
 
 class Reading:

@@ -102,3 +102,15 @@ def test_hidden_answers_are_in_no_mean_and_their_number_is_told():
     assert mean_score(both) == 0.5
     (row, _) = category_rows(both)
     assert (row["num_questions"], row["num_right"], row["score"]) == (6, 1, 0.5)
+
+
+@pytest.mark.parametrize("said", ["A", "C", "red", "C. red"])
+def test_options_with_the_same_text_are_the_same_option(said: str) -> None:
+    for options in (["red", "blue", "red"], ["A. red", "B. blue", "C. red"]):
+        for answer in "AC":
+            record = choice_record(
+                said, options=options, answer=answer, question_id="1", cluster="v"
+            )
+            assert (record["outcome"], record["score"]) == ("right", 1.0)
+        wrong = choice_record(said, options=options, answer="B", question_id="1", cluster="v")
+        assert wrong["outcome"] == "wrong"
