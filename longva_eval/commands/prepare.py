@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from longva_eval.errors import SettingsError
+from longva_eval.files import hf_home
 from longva_eval.local.prepare import (
     DataStatus,
     Layout,
     PrepareReport,
     data_status,
     find_layouts,
-    hf_home_folder,
     prepare,
     read_layouts,
 )
@@ -37,21 +36,20 @@ _NEED_NO_DATA = frozenset(
 def main(arguments: Sequence[str]) -> int:
     """Prepare a data set, or list those that can be."""
     options = _parser().parse_args(arguments)
-    hf_home: Path = (options.hf_home or hf_home_folder()).expanduser().absolute()
-    layouts = read_layouts()
+    home: Path = (options.hf_home or hf_home()).expanduser().absolute()
     if options.task in _NEED_NO_DATA:
         print(f"{options.task} needs no data: all of it comes with longva-eval.")
         return 0
+    layouts = read_layouts()
+    chosen = list(layouts.values()) if options.task is None else find_layouts(options.task, layouts)
     if options.list:
-        chosen = list(layouts.values()) if options.task is None else find_layouts(options.task)
-        print(_render_list([data_status(layout, hf_home) for layout in chosen], hf_home))
+        print(_render_list([data_status(layout, home) for layout in chosen], home))
         return 0
     if options.task is None or options.source is None:
         raise SettingsError(
             "name what to prepare and where its copy is: longva-eval prepare videomme --from DIR. "
             "`longva-eval prepare --list` shows what there is."
         )
-    chosen = find_layouts(options.task, layouts)
     if options.rows and len(chosen) > 1:
         raise SettingsError(
             f"--rows names the rows of one data set, and {options.task} reads several: prepare "
@@ -59,49 +57,21 @@ def main(arguments: Sequence[str]) -> int:
         )
     reports = []
     for layout in chosen:
-        progress = _Progress()
-        try:
-            report = prepare(
-                layout.name,
-                options.source,
-                hf_home,
-                allow_missing=options.allow_missing,
-                copy=options.copy,
-                check_media=not options.no_check_media,
-                row_files=options.rows or (),
-                follow_links=options.follow_links,
-                layouts=layouts,
-                progress=progress,
-            )
-        finally:
-            progress.close()
+        report = prepare(
+            layout.name,
+            options.source,
+            home,
+            allow_missing=options.allow_missing,
+            copy=options.copy,
+            check_media=not options.no_check_media,
+            row_files=options.rows or (),
+            follow_links=options.follow_links,
+            layouts=layouts,
+        )
         reports.append(report)
         print(_render(report) + "\n")
-    print(_render_commands(options.task, reports, hf_home))
+    print(_render_commands(options.task, reports, home))
     return 0
-
-
-class _Progress:
-    """What is being done and how far it is, in one line of a terminal."""
-
-    def __init__(self) -> None:
-        self._width = 0
-        self._is_shown = sys.stderr.isatty()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if self._is_shown and (done == total or done % 10 == 0):
-            count = f" {done:,} of {total:,}" if total else ""
-            self._write(f"{what}{count} ...")
-
-    def close(self) -> None:
-        if self._is_shown and self._width:
-            self._write("")
-            sys.stderr.write("\r")
-
-    def _write(self, line: str) -> None:
-        sys.stderr.write("\r" + line.ljust(self._width))
-        sys.stderr.flush()
-        self._width = len(line)
 
 
 def _render(report: PrepareReport) -> str:
@@ -114,13 +84,13 @@ def _render(report: PrepareReport) -> str:
         ("into", str(report.hf_home)),
         ("rows", f"{report.num_rows:,}{whole}, from {files}"),
     ]
-    for count in report.media:
-        text = f"{count.num_found:,} of {count.num_named:,} in {count.folder}"
-        if count.unreadable:
-            text += f", {len(count.unreadable):,} unreadable"
-        elif count.missing and not count.required:
+    for media in report.media:
+        text = f"{media.num_found:,} of {media.num_named:,} in {media.layout.folder}"
+        if media.unreadable:
+            text += f", {len(media.unreadable):,} unreadable"
+        elif media.missing and not media.layout.required:
             text += " (not every row has one)"
-        lines.append((f"{count.kind}s", text))
+        lines.append((f"{media.layout.kind}s", text))
     if report.media:
         done = [f"{count:,} {what}" for what, count in report.placed.items() if count]
         lines.append(("files", ", ".join(done) or "none"))
@@ -130,23 +100,19 @@ def _render(report: PrepareReport) -> str:
     width = max(len(label) for label, _ in lines) + 2
     parts = [f"{layout.name}: {' / '.join(title)}"]
     parts += [f"  {label:<{width}}{text}" for label, text in lines]
-    for warning in report.warnings:
-        parts += textwrap.wrap(
-            f"Note: {warning}", 98, initial_indent="  ", subsequent_indent="  ",
-            break_long_words=False, break_on_hyphens=False,
-        )  # fmt: skip
-    if report.missing_file is not None:
+    parts += [_wrapped(f"Note: {warning}", indent="  ") for warning in report.warnings]
+    if report.missing_file is None:
+        parts.append("  All of it is there.")
+    else:
         parts += [
             f"  Not whole: {report.num_rows_with_media:,} of {report.num_rows:,} questions have "
             "their media. What is missing, by name:",
             f"  {report.missing_file}",
         ]
-    else:
-        parts.append("  All of it is there.")
     return "\n".join(parts)
 
 
-def _render_commands(task: str, reports: Sequence[PrepareReport], hf_home: Path) -> str:
+def _render_commands(task: str, reports: Sequence[PrepareReport], home: Path) -> str:
     tasks = list(dict.fromkeys(name for report in reports for name in report.layout.tasks))
     # A layout may bear the name of a task of the host; who names a layout gets our task.
     named = {report.layout.name for report in reports}
@@ -159,58 +125,48 @@ def _render_commands(task: str, reports: Sequence[PrepareReport], hf_home: Path)
     lines = [
         "Run it without a network:",
         "",
-        f"  HF_HUB_OFFLINE=1 HF_HOME={shlex.quote(str(hf_home))} \\",
+        f"  HF_HUB_OFFLINE=1 HF_HOME={shlex.quote(str(home))} \\",
         f"  lmms-eval --model longva --model_args {model_arguments} --tasks {first}",
         "",
     ]
-    others = [name for name in tasks if name != first]
-    if others:
-        lines += _wrapped(f"The same data serves {', '.join(others)}.")
+    if others := [name for name in tasks if name != first]:
+        lines.append(_wrapped(f"The same data serves {', '.join(others)}."))
     if skipping:
-        lines += _wrapped(
+        lines.append(
             "on_error=skip: questions without their media count as failed, in every result."
         )
     lines += [
-        f"Note: {name} is set to {os.environ[name]}; unset it, the rows lie in {hf_home}/datasets."
+        f"Note: {name} is set to {os.environ[name]}; unset it, the rows lie in {home}/datasets."
         for name in ("HF_DATASETS_CACHE", "LMMS_EVAL_DATASETS_CACHE")
-        if os.environ.get(name) and Path(os.environ[name]) != hf_home / "datasets"
+        if os.environ.get(name) and Path(os.environ[name]) != home / "datasets"
     ]
     return "\n".join(lines)
 
 
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, 98, break_long_words=False, break_on_hyphens=False)
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text, 98, initial_indent=indent, subsequent_indent=indent, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
-def _render_list(statuses: Sequence[DataStatus], hf_home: Path) -> str:
-    if not statuses:
-        return "There are no layouts of local data."
-    rows = [("NAME", "ROWS", "MEDIA", f"IN {hf_home}", "TASKS")]
+def _render_list(statuses: Sequence[DataStatus], home: Path) -> str:
+    rows = [("NAME", "ROWS", "MEDIA", f"IN {home}", "TASKS")]
     for status in statuses:
         layout = status.layout
+        number = "?" if layout.num_rows is None else f"{layout.num_rows:,}"
         state = status.state if status.state != "partly" else f"partly: {status.problem}"
-        rows.append(
-            (
-                layout.name,
-                "?" if layout.num_rows is None else f"{layout.num_rows:,}",
-                _media_kinds(layout),
-                state,
-                ", ".join(layout.tasks),
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        rows.append((layout.name, number, _media_kinds(layout), state, ", ".join(layout.tasks)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        "  ".join(
-            [*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]
-        ).rstrip()
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
     lines += ["", "Where to get them:"]
-    width = max(len(status.layout.name) for status in statuses)
     for status in statuses:
         layout = status.layout
-        note = f" {layout.note}" if layout.note else ""
-        lines.append(f"  {layout.name:<{width}}  {layout.source} ({layout.license}){note}")
+        text = f"  {layout.name:<{widths[0]}}  {layout.source} ({layout.license}) {layout.note}"
+        lines.append(text.rstrip())
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from longva_eval.local.prepare import hf_home_folder
+from longva_eval.files import hf_home
 from longva_eval.reports.boards.submissions import submit
 from longva_eval.reports.reading.runs import read_run
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
         run,
         options.out,
         task=options.task,
-        hf_home=(options.hf_home or hf_home_folder()).expanduser(),
+        hf_home=(options.hf_home or hf_home()).expanduser(),
     )
     print(_render(submission))
     return 0

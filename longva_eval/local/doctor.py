@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from longva_eval.local.prepare import DataStatus, data_status, hf_home_folder, read_layouts
+from longva_eval.files import hf_home as hf_home_folder
+from longva_eval.local.prepare import DataStatus, data_status, read_layouts
 
 __all__ = ["AREAS", "Diagnosis", "Finding", "TaskVerdict", "examine"]
 
@@ -522,7 +523,7 @@ def _describe(status: DataStatus) -> Finding:
             "data", layout.name, "note", text, f"longva-eval prepare {layout.name} --from DIR"
         )
     counts = [f"{status.num_rows:,} rows"]
-    counts += [f"{c.num_found:,} of {c.num_named:,} {c.kind}s" for c in status.media]
+    counts += [f"{c.num_found:,} of {c.num_named:,} {c.layout.kind}s" for c in status.media]
     if status.state == "found":
         return _finding("data", layout.name, "ok", ", ".join(counts))
     mend = f"longva-eval prepare {layout.name} --from DIR; as it is, runs need on_error=skip"

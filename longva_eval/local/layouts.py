@@ -1,27 +1,6 @@
 """What a local copy of a benchmark consists of: `tasks/*/layout.json`, read and checked.
 
-`layout.json` maps a name (for `longva-eval prepare NAME`) to
-
-    tasks       ids of the tasks, ours and the host's, that read this data
-    dataset     id on the hub; config: its configuration or null; split; revision: commit or null
-    num_rows    rows that a whole copy has, or null
-    columns     columns that must be there
-    unique      column, or list of columns, whose values must differ from row to row, or null
-    options     column with the list of options (or list of columns, one an option), or null
-    answer      column that must not be empty, or null (optional key)
-    answer_form "text" (default), "letter" within the options, or "index" of an option, from 0
-    rows        glob patterns of the files of rows, if their columns do not tell them (optional)
-    images      columns that hold pictures, of which every row has the first (optional)
-    media       files that the rows name, each with
-                  kind      "video", "subtitle" or "picture"
-                  name      format string over the row's columns: "{videoID}", "{folder}/{video}"
-                  suffixes  that the host looks for, in its order; [] if the name has its own
-                  folder    where they go, below HF_HOME
-                  required  false for what not every row has, such as subtitles
-    source      where to get it; license: under which terms
-    note        a sentence for people (optional)
-
-No torch.
+`layout.json` maps a name (for `longva-eval prepare NAME`) to the fields of `Layout`. No torch.
 """
 
 from __future__ import annotations
@@ -30,37 +9,38 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from longva_eval.errors import DataError
-from longva_eval.local.files import checked_name
 
-__all__ = ["Layout", "MediaKind", "MediaLayout", "find_layouts", "read_layouts"]
+__all__ = ["Layout", "MediaKind", "MediaLayout", "checked_name", "find_layouts", "read_layouts"]
 
 MediaKind = Literal["video", "subtitle", "picture"]
 _FIELD = re.compile(r"\{(\w+)\}")
-_TYPES = {
-    "tasks": "texts", "dataset": "text", "config": "text or null", "split": "text",
-    "revision": "text or null", "num_rows": "number or null", "columns": "texts",
-    "unique": "text, texts or null", "options": "text, texts or null", "media": "objects",
-    "source": "text", "license": "text", "answer": "text or null", "answer_form": "text",
-    "rows": "texts", "images": "texts", "note": "text",
-}  # fmt: skip
-_MEDIA_TYPES = {
-    "kind": "text", "name": "text", "suffixes": "texts", "folder": "text", "required": "truth",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class MediaLayout:
     """Files of one kind that the rows of a data set name."""
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
     kind: MediaKind
     name: str
+    """Format string over the row's columns: `{videoID}`, `{folder}/{video}`."""
     suffixes: tuple[str, ...]
+    """That the host looks for, in its order; none if the name has its own."""
     folder: str
+    """Where they go, below HF_HOME."""
     required: bool = True
+    """False for what not every row has, such as subtitles."""
+
+    def __post_init__(self) -> None:
+        if checked_name(self.folder) is not None:
+            raise ValueError(f"the folder {self.folder!r} is not below HF_HOME")
 
     @property
     def columns(self) -> list[str]:
@@ -72,38 +52,60 @@ class MediaLayout:
         cells = {column: str(row.get(column) or "").strip() for column in self.columns}
         return _FIELD.sub(lambda m: cells[m[1]], self.name) if all(cells.values()) else ""
 
+    def spellings(self, name: str) -> list[str]:
+        """The file names a row's name can stand for, best first."""
+        if not self.suffixes or name.lower().endswith(tuple(s.lower() for s in self.suffixes)):
+            return [name]
+        return [name + suffix for suffix in self.suffixes]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What a copy of a data set consists of; the fields are those of `layout.json`, see above."""
+    """What a copy of a data set consists of."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     name: str
+    """Key of the entry."""
+    file: Path
+    """The `layout.json` it stands in; the tasks' YAML files lie beside it."""
     tasks: tuple[str, ...]
+    """Ids of the tasks, ours and the host's, that read this data."""
     dataset: str
+    """Id on the hub."""
     config: str | None
+    """Its configuration."""
     split: str
     revision: str | None
+    """Commit that published numbers and our checks are for."""
     num_rows: int | None
+    """Rows that a whole copy has."""
     columns: tuple[str, ...]
+    """That must be there."""
     unique: tuple[str, ...]
-    options: tuple[str, ...]
-    options_in_one_column: bool
-    answer: str | None
-    answer_form: Literal["text", "letter", "index"]
-    rows: tuple[str, ...]
-    images: tuple[str, ...]
+    """Columns that together are a question's id."""
+    rows: tuple[str, ...] = ()
+    """Glob patterns of the files of rows, where their columns do not tell them."""
+    images: tuple[str, ...] = ()
+    """Columns that hold pictures."""
     media: tuple[MediaLayout, ...]
     source: str
+    """Where to get it."""
     license: str
-    note: str
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for part in (self.name, self.split, self.config):
+            if part is not None and (checked_name(part) is not None or "/" in part or part == "."):
+                raise ValueError(f"{part!r} cannot be the name of a file")
+        if checked_name(self.dataset) is not None:
+            raise ValueError(f"{self.dataset!r} is no id of the hub")
 
     @property
     def needed_columns(self) -> tuple[str, ...]:
         """Every column that something here refers to."""
-        names = [*self.columns, *self.unique, *self.options, *self.images]
-        names += [self.answer] if self.answer else []
-        names += [column for media in self.media for column in media.columns]
-        return tuple(dict.fromkeys(names))
+        media = [column for part in self.media for column in part.columns]
+        return tuple(dict.fromkeys([*self.columns, *self.unique, *self.images, *media]))
 
 
 def read_layouts(folder: Path | None = None) -> dict[str, Layout]:
@@ -113,7 +115,7 @@ def read_layouts(folder: Path | None = None) -> dict[str, Layout]:
         folder: A folder of task folders; ours by default.
 
     Raises:
-        DataError: If a `layout.json` is not as described at the top, or a name is taken twice.
+        DataError: If a `layout.json` does not hold what `Layout` has, or a name is taken twice.
     """
     if folder is None:
         from longva_eval.embedded import tasks_folder
@@ -127,12 +129,21 @@ def read_layouts(folder: Path | None = None) -> dict[str, Layout]:
             raise DataError(f"{path} cannot be read: {error.strerror}.") from error
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not valid JSON: {error}") from error
-        if not isinstance(entries, dict):
+        if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
             raise DataError(f"{path} is no object with a layout for each name.")
         for name, entry in entries.items():
             if name in layouts:
                 raise DataError(f"{path}: another layout is called {name!r} already.")
-            layouts[name] = _parse_layout(name, entry, path)
+            try:
+                layouts[name] = TypeAdapter(Layout).validate_python(
+                    {**entry, "name": name, "file": path}
+                )
+            except ValidationError as error:
+                problems = [
+                    ".".join(str(part) for part in problem["loc"]) + f": {problem['msg']}"
+                    for problem in error.errors()
+                ]
+                raise DataError(f"{path}: {name!r}: {'; '.join(problems)}.") from error
     return layouts
 
 
@@ -154,80 +165,17 @@ def find_layouts(name: str, layouts: Mapping[str, Layout] | None = None) -> list
     return found
 
 
-def _parse_layout(name: str, entry: Any, path: Path) -> Layout:
-    where = f"{path}: {name!r}"
-    required = {"tasks", "dataset", "config", "split", "revision", "num_rows", "columns"}
-    required |= {"unique", "options", "media", "source", "license"}
-    optional = {"answer", "answer_form", "rows", "images", "note"}
-    _check_keys(entry, required, optional, where)
-    _check_types(entry, _TYPES, where)
-    for part in (name, entry["split"], entry["config"]):
-        if part is not None and (checked_name(part) is not None or "/" in part or part == "."):
-            raise DataError(f"{where}: {part!r} cannot be the name of a file.")
-    if checked_name(entry["dataset"]) is not None:
-        raise DataError(f"{where}: {entry['dataset']!r} is no id of the hub.")
-    media = []
-    for number, item in enumerate(entry["media"]):
-        place = f"{where}, media {number}"
-        _check_keys(item, {"kind", "name", "suffixes", "folder"}, {"required"}, place)
-        _check_types(item, _MEDIA_TYPES, place)
-        if item["kind"] not in ("video", "subtitle", "picture"):
-            raise DataError(f"{where}: {item['kind']!r} is none of video, subtitle, picture.")
-        if checked_name(item["folder"]) is not None:
-            raise DataError(f"{where}: the folder {item['folder']!r} is not below HF_HOME.")
-        media.append(MediaLayout(**{**item, "suffixes": tuple(item["suffixes"])}))
-    if entry.get("answer_form", "text") not in ("text", "letter", "index"):
-        raise DataError(f"{where}: answer_form is one of text, letter, index.")
-    return Layout(
-        name=name,
-        tasks=tuple(entry["tasks"]),
-        dataset=entry["dataset"],
-        config=entry["config"],
-        split=entry["split"],
-        revision=entry["revision"],
-        num_rows=entry["num_rows"],
-        columns=tuple(entry["columns"]),
-        unique=_names(entry["unique"]),
-        options=_names(entry["options"]),
-        options_in_one_column=isinstance(entry["options"], str),
-        answer=entry.get("answer"),
-        answer_form=entry.get("answer_form", "text"),
-        rows=tuple(entry.get("rows", ())),
-        images=tuple(entry.get("images", ())),
-        media=tuple(media),
-        source=entry["source"],
-        license=entry["license"],
-        note=entry.get("note", ""),
-    )
+def checked_name(name: str) -> str | None:
+    """What is wrong with a name that a row gives to a file, or None.
 
-
-def _check_keys(entry: Any, required: set[str], optional: set[str], where: str) -> None:
-    if not isinstance(entry, dict):
-        raise DataError(f"{where} is not an object.")
-    missing, unknown = required - set(entry), set(entry) - required - optional
-    if missing or unknown:
-        parts = [f"lacks {', '.join(sorted(missing))}"] if missing else []
-        parts += [f"has the unknown {', '.join(sorted(unknown))}"] if unknown else []
-        raise DataError(f"{where} {' and '.join(parts)}.")
-
-
-def _check_types(entry: Mapping[str, Any], types: Mapping[str, str], where: str) -> None:
-    for name, wanted in types.items():
-        if name in entry and not any(
-            _is(entry[name], kind) for kind in re.split(", | or ", wanted)
-        ):
-            raise DataError(f"{where}: {name} is {entry[name]!r:.60} instead of {wanted}.")
-
-
-def _is(value: Any, kind: str) -> bool:
-    if kind in ("texts", "objects"):
-        inner: type = str if kind == "texts" else dict
-        return isinstance(value, list) and all(isinstance(part, inner) for part in value)
-    if kind == "number":
-        return isinstance(value, int) and not isinstance(value, bool)
-    kinds: dict[str, type] = {"text": str, "null": type(None), "truth": bool}
-    return isinstance(value, kinds[kind])
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    return () if value is None else (value,) if isinstance(value, str) else tuple(value)
+    It becomes a path below a folder of ours and must not lead out of it.
+    """
+    if not name.strip():
+        return "is empty"
+    if "\0" in name or "\\" in name:
+        return "holds a backslash or a zero byte"
+    if name.startswith(("/", "~")) or re.match(r"^[A-Za-z]:", name):
+        return "is an absolute path"
+    if ".." in PurePosixPath(name).parts:
+        return "leads out of its folder (..)"
+    return None

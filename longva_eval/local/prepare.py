@@ -12,49 +12,37 @@ No torch, and `datasets` only inside functions.
 from __future__ import annotations
 
 import datetime
-import hashlib
+import importlib.util
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from longva_eval.errors import DataError
-from longva_eval.local.dataset_cache import find_cached_splits, read_cached_rows, write_split
-from longva_eval.local.files import (
-    Found,
-    SourceFiles,
-    hub_revision,
-    place_files,
-    spellings,
-    write_atomically,
-)
-from longva_eval.local.layouts import Layout, MediaLayout, find_layouts, read_layouts
-from longva_eval.local.media import Media, MediaCount, find_media, look_into_unpacked
-from longva_eval.local.rows import (
-    Problems,
-    Progress,
-    check_pictures,
-    check_rows,
-    choose_row_files,
-    listed,
-    read_rows,
-)
+import yaml
+from tqdm import tqdm
+
+from longva_eval.errors import DataError, MediaError, SettingsError
+from longva_eval.files import write_atomically
+from longva_eval.local.dataset_cache import CachedSplit, find_cached_splits, split_to_lay_out
+from longva_eval.local.layouts import Layout, find_layouts, read_layouts
+from longva_eval.local.media import Media, find_media, look_into
+from longva_eval.local.rows import RowFile, choose_row_files
+from longva_eval.local.sources import Found, SourceFiles, hub_revision, place_files
 
 __all__ = [
     "DataStatus",
     "Layout",
-    "MediaCount",
-    "MediaLayout",
     "PrepareReport",
     "data_status",
     "find_layouts",
-    "hf_home_folder",
     "prepare",
     "read_layouts",
     "read_prepared",
+    "rows_problem",
 ]
+
+_NUM_SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +56,7 @@ class PrepareReport:
     row_files: tuple[str, ...]
     num_rows_with_media: int
     """Rows that have all the media they need."""
-    media: tuple[MediaCount, ...]
+    media: tuple[Media, ...]
     placed: Mapping[str, int]
     """Files already there, linked, copied and extracted."""
     revision: str | None
@@ -96,15 +84,10 @@ class DataStatus:
 
     layout: Layout
     state: Literal["found", "partly", "missing"]
-    num_rows: int
-    media: tuple[MediaCount, ...]
+    num_rows: int = 0
+    media: tuple[Media, ...] = ()
     problem: str = ""
     """Why it is not `found`, in a sentence."""
-
-
-def hf_home_folder() -> Path:
-    """The folder HF_HOME names, or its default."""
-    return Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
 
 
 def read_prepared(name: str, hf_home: Path) -> dict[str, Any] | None:
@@ -127,7 +110,6 @@ def prepare(
     row_files: Sequence[Path] = (),
     follow_links: bool = False,
     layouts: Mapping[str, Layout] | None = None,
-    progress: Progress = lambda _what, _done, _total: None,
 ) -> PrepareReport:
     """Check a local copy of a data set and lay it out for runs without a network.
 
@@ -143,7 +125,6 @@ def prepare(
         row_files: The files of rows, if what is below `source` leaves it open.
         follow_links: Follow symbolic links out of `source`.
         layouts: Where to look `name` up; all of ours by default.
-        progress: Told what is done, how far it is and of how much.
 
     Returns:
         What was found and done.
@@ -159,134 +140,73 @@ def prepare(
         )
     layout = known[name]
     source, hf_home = source.expanduser().absolute(), hf_home.expanduser().absolute()
-    progress("looking through files", 0, 0)
     files = SourceFiles(source, follow_links=follow_links)
-    problems = Problems()
-    chosen = choose_row_files(layout, files, row_files, hf_home)
-    rows, places = read_rows(layout, chosen, problems)
-    if rows:
-        check_rows(layout, rows, places, problems)
-        check_pictures(layout, chosen, problems, progress)
-    if layout.num_rows is not None and len(rows) > layout.num_rows:
-        problems.add(
-            "Rows that are too many",
-            f"{len(rows):,} rows in {', '.join(f.label for f in chosen)}; "
-            f"{layout.dataset} ({layout.split}) has {layout.num_rows:,}. If it holds several "
-            "splits, name the files of this one with --rows.",
-        )
-    media = [
-        find_media(part, rows, places, files, problems, check_media, progress)
-        for part in layout.media
-    ]
-    warnings = list(files.warnings)
-    if problems:
-        raise DataError(
-            f"{name}: this copy of {layout.dataset} is not as it should be, and nothing was laid "
-            f"out.\n{problems.render()}"
-        )
-    _check_whole(layout, media, len(rows), files, hf_home, allow_missing)
-    revision = hub_revision(source)
+    chosen = choose_row_files(layout, files, row_files)
+    with split_to_lay_out(hf_home, layout, chosen) as split:
+        rows, places = _rows_and_places(layout, split, chosen)
+        problems = _problems_of_rows(layout, split, chosen, places, look=check_media)
+        media = [find_media(part, rows, places, files, problems) for part in layout.media]
+        if problems:
+            listed = "\n".join(_listed(kind, lines) for kind, lines in problems.items())
+            raise DataError(
+                f"{name}: this copy of {layout.dataset} is not as it should be, and nothing was "
+                f"laid out.\n{listed}"
+            )
+        _check_whole(layout, media, len(rows), files, hf_home, allow_missing)
+        placed = _place(media, files, hf_home, read_prepared(name, hf_home) or {}, copy=copy)
+        new = {path for how in ("linked", "copied", "extracted") for path in placed[how]}
+        for part in media:
+            look_into(part, hf_home, new, whole=check_media)
+        missing_file = _check_whole(layout, media, len(rows), files, hf_home, allow_missing)
+    warnings, revision = list(files.warnings), hub_revision(source)
     if revision and layout.revision and revision != layout.revision:
         warnings.append(
             f"This copy is revision {revision[:12]} of {layout.dataset}; published numbers and our "
             f"checks are for {layout.revision[:12]}."
         )
-    digests = {file.label: file.digest() for file in chosen}
-    write_split(
-        hf_home,
-        dataset=layout.dataset,
-        config=layout.config,
-        split=layout.split,
-        files=chosen,
-        image_columns=layout.images,
-        source={"sha256": list(digests.values()), "images": list(layout.images)},
-    )
-    for folder in {part.layout.folder for part in media}:
-        # The host downloads if its folder is not there.
-        (hf_home / folder).mkdir(parents=True, exist_ok=True)
-    previous = (read_prepared(name, hf_home) or {}).get("files", {})
-    wanted = {target: found for part in media for target, found in part.targets(hf_home).items()}
-    done = 0
-
-    def tell(count: int) -> None:
-        nonlocal done
-        done += count
-        progress("putting media into place", done, len(wanted))
-
-    placed = place_files(
-        wanted,
-        files,
-        copy=copy,
-        replace=lambda target: target.relative_to(hf_home).as_posix() in previous,
-        progress=tell,
-    )
-    if check_media:
-        for part in media:
-            look_into_unpacked(part, hf_home, progress)
-    missing_file = _check_whole(layout, media, len(rows), files, hf_home, allow_missing)
-    lacking = {n for part in media for n in part.lacking_rows()}
     report = PrepareReport(
         layout=layout,
         hf_home=hf_home,
         source=source,
         num_rows=len(rows),
-        row_files=tuple(digests),
-        num_rows_with_media=len(rows) - len(lacking),
-        media=tuple(part.count() for part in media),
-        placed=placed,
+        row_files=tuple(file.label for file in chosen),
+        num_rows_with_media=len(rows) - len({n for part in media for n in part.lacking_rows()}),
+        media=tuple(media),
+        placed={how: len(targets) for how, targets in placed.items()},
         revision=revision,
         warnings=tuple(warnings),
         manifest=_manifest_path(hf_home, name),
         missing_file=missing_file,
     )
-    wanted = {target: found for part in media for target, found in part.targets(hf_home).items()}
-    _write_manifest(report, digests, wanted, rows)
+    _write_manifest(report, chosen, rows)
     return report
 
 
 def data_status(layout: Layout, hf_home: Path) -> DataStatus:
     """What of a data set lies in HF_HOME: rows from the cache of `datasets`, media by name."""
-    cached = find_cached_splits(
-        hf_home, dataset=layout.dataset, config=layout.config, split=layout.split
-    )
+    cached = find_cached_splits(hf_home, layout)
     if not cached:
-        return DataStatus(
-            layout=layout,
-            state="missing",
-            num_rows=0,
-            media=(),
-            problem=f"no {layout.split} rows of {layout.dataset} in {hf_home / 'datasets'}",
-        )
+        problem = f"no {layout.split} rows of {layout.dataset} in {hf_home / 'datasets'}"
+        return DataStatus(layout=layout, state="missing", problem=problem)
     columns = [column for media in layout.media for column in media.columns]
     try:
-        rows = read_cached_rows(cached[0], columns) if columns else []
+        rows = cached[0].rows(columns) if columns else []
     except (OSError, ValueError) as error:
-        return DataStatus(
-            layout=layout, state="missing", num_rows=0, media=(), problem=f"unreadable: {error}"
-        )
-    counts = []
-    for media in layout.media:
-        names = dict.fromkeys(filter(None, (media.file_name(row) for row in rows)))
-        folder = hf_home / media.folder
-        missing = tuple(
-            name
-            for name in names
-            if not any((folder / s).is_file() for s in spellings(name, media.suffixes))
-        )
-        counts.append(
-            MediaCount(
-                kind=media.kind,
-                folder=media.folder,
-                required=media.required,
-                num_named=len(names),
-                num_found=len(names) - len(missing),
-                missing=missing,
-            )
-        )
+        return DataStatus(layout=layout, state="missing", problem=f"unreadable: {error}")
+    media = [Media(part) for part in layout.media]
+    for part in media:
+        folder = hf_home / part.layout.folder
+        for number, row in enumerate(rows):
+            if name := part.layout.file_name(row):
+                part.rows_of.setdefault(name, []).append(number)
+        for name in part.rows_of:
+            paths = [folder / spelled for spelled in part.layout.spellings(name)]
+            for path in filter(Path.is_file, paths):
+                part.found[name] = Found(path=path, location=PurePosixPath(path.name), size=0)
     reasons = [
-        f"{count.num_found:,} of {count.num_named:,} {count.kind} files"
-        for count in counts
-        if not count.is_whole
+        f"{part.num_found:,} of {part.num_named:,} {part.layout.kind} files"
+        for part in media
+        if not part.is_whole
     ]
     num_rows = cached[0].num_rows
     if layout.num_rows is not None and num_rows != layout.num_rows:
@@ -295,13 +215,129 @@ def data_status(layout: Layout, hf_home: Path) -> DataStatus:
         layout=layout,
         state="partly" if reasons else "found",
         num_rows=num_rows,
-        media=tuple(counts),
+        media=tuple(media),
         problem=", ".join(reasons),
     )
 
 
+def rows_problem(layout: Layout, split: CachedSplit) -> str:
+    """Why our task cannot ask what these rows hold, in words of its `process_docs`; or ""."""
+    for file in sorted(layout.file.parent.glob("*.yaml")):
+        config = _task_config(file)
+        if config["task"] == layout.tasks[0] and "process_docs" in config:
+            module_name, _, function = config["process_docs"].rpartition(".")
+            path = file.parent / f"{module_name}.py"
+            spec = importlib.util.spec_from_file_location(f"_{file.parent.name}", path)
+            assert spec is not None
+            assert spec.loader is not None  # the file's name ends in .py
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            vars(module)["require_judge"] = lambda _task: None  # no run, no network
+            try:
+                getattr(module, function)(split.dataset())
+            except DataError as error:
+                return str(error)
+            except SettingsError:  # what a score needs besides
+                return ""
+    return ""
+
+
+class _TaskLoader(yaml.SafeLoader):
+    """A task's YAML; functions stay names."""
+
+
+_TaskLoader.add_constructor("!function", lambda _loader, node: node.value)
+
+
+def _task_config(file: Path) -> dict[str, Any]:
+    config = yaml.load(file.read_text(encoding="utf-8"), _TaskLoader)  # a SafeLoader
+    included = config.get("include")
+    return {**(_task_config(file.parent / included) if included else {}), **config}
+
+
+def _rows_and_places(
+    layout: Layout, split: CachedSplit, files: Sequence[RowFile]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows with the columns that name things, and how a message calls each."""
+    columns = [*layout.unique, *(column for part in layout.media for column in part.columns)]
+    rows = split.rows(columns) if columns else [{}] * split.num_rows
+    numbers = [f"{f.label} row {n}" for f in files for n in range(1, f.num_rows + 1)]
+    places = []
+    for number, row in zip(numbers, rows, strict=True):
+        key = ", ".join(f"{name} {row[name]!r}" for name in layout.unique)
+        places.append(f"{number} ({key})" if key else number)
+    return rows, places
+
+
+def _problems_of_rows(
+    layout: Layout,
+    split: CachedSplit,
+    files: Sequence[RowFile],
+    places: Sequence[str],
+    *,
+    look: bool,
+) -> dict[str, list[str]]:
+    """What is wrong with the rows, by kind."""
+    from longva_eval.questions.pictures import open_picture
+
+    labels = ", ".join(file.label for file in files)
+    problems: dict[str, list[str]] = {}
+    if not split.num_rows:
+        return {"Rows that are missing": ["there is not a single row"]}
+    if layout.num_rows is not None and split.num_rows > layout.num_rows:
+        problems["Rows that are too many"] = [
+            f"{split.num_rows:,} rows in {labels}; {layout.dataset} ({layout.split}) has "
+            f"{layout.num_rows:,}. If it holds several splits, name the files of this one with "
+            "--rows."
+        ]
+    if problem := rows_problem(layout, split):
+        for path in split.files:
+            problem = problem.replace(str(path), labels)
+        problems["Rows that cannot be asked"] = [problem]
+    for column in layout.images if look else ():
+        cells = tqdm(split.cells(column), column, len(places), leave=False, disable=None)
+        for place, cell in zip(places, cells, strict=True):
+            try:
+                if cell is not None or column == layout.images[0]:  # MMMU: image_2 may be empty
+                    open_picture(cell, where=f"{place}, {column}")
+            except MediaError as error:
+                problems.setdefault("Pictures that cannot be read", []).append(str(error))
+    return problems
+
+
+def _place(
+    media: Sequence[Media],
+    files: SourceFiles,
+    hf_home: Path,
+    previous: Mapping[str, Any],
+    *,
+    copy: bool,
+) -> dict[str, list[Path]]:
+    wanted: dict[Path, Found] = {}
+    for part in media:
+        # The host downloads if its folder is not there.
+        (hf_home / part.layout.folder).mkdir(parents=True, exist_ok=True)
+        wanted |= {path: part.found[name] for name, path in part.targets(hf_home).items()}
+    ours = previous.get("files", {})
+    with tqdm(desc="media", total=len(wanted), leave=False, disable=None) as bar:
+        return place_files(
+            wanted,
+            files,
+            copy=copy,
+            replace=lambda target: target.relative_to(hf_home).as_posix() in ours,
+            progress=bar.update,
+        )
+
+
 def _manifest_path(hf_home: Path, name: str) -> Path:
     return hf_home / "longva_eval" / "prepared" / f"{name}.json"
+
+
+def _listed(title: str, lines: Sequence[str]) -> str:
+    """A title with its first lines, and how many more there are."""
+    shown = [title + ":", *(f"  {line}" for line in lines[:_NUM_SHOWN])]
+    shown += [f"  ... and {len(lines) - _NUM_SHOWN:,} more"] if len(lines) > _NUM_SHOWN else []
+    return "\n".join(shown)
 
 
 def _check_whole(
@@ -318,81 +354,50 @@ def _check_whole(
         DataError: If something is and that is not allowed.
     """
     path = _manifest_path(hf_home, layout.name).with_suffix(".missing.txt")
-    lines = _missing_lines(layout, media, num_rows)
+    lines, parts = [], []
+    if layout.num_rows is not None and num_rows < layout.num_rows:
+        lines.append(f"rows: {layout.num_rows - num_rows} of {layout.num_rows}")
+        parts.append(f"Rows: {num_rows:,} of {layout.num_rows:,}.")
+    for part in media:
+        kind = part.layout.kind
+        if part.layout.required and part.missing:
+            lines += [f"{kind}: {name}" for name in part.missing]
+            hints = [name + _hint(part, name, files) for name in part.missing]
+            of = f"{len(part.missing):,} of {part.num_named:,}"
+            parts.append(_listed(f"Missing {kind} files, {of}", hints))
+        if part.unreadable:
+            lines += [f"{kind}: {name} (unreadable: {w})" for name, w in part.unreadable.items()]
+            parts.append(_listed(f"Unreadable {kind} files", list(part.unreadable.values())))
     if not lines:
         path.unlink(missing_ok=True)
         return None
     with write_atomically(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     if not allow_missing:
-        raise DataError(_refusal(layout, media, num_rows, files, path))
+        listed = "\n".join(parts)
+        raise DataError(
+            f"{layout.name}: parts of {layout.dataset} are missing below {files.root}.\n{listed}\n"
+            f"All of them: {path}\nGet them from {layout.source}, or lay out what is there with "
+            "--allow-missing; runs then need on_error=skip where media are missing, and the count "
+            "stands in every result."
+        )
     return path
 
 
-def _missing_lines(layout: Layout, media: Sequence[Media], num_rows: int) -> list[str]:
-    """A line for everything a whole copy would have besides."""
-    lines = []
-    if layout.num_rows is not None and num_rows < layout.num_rows:
-        lines.append(f"rows: {layout.num_rows - num_rows} of {layout.num_rows}")
-    for part in media:
-        kind = part.layout.kind
-        if part.layout.required:
-            lines += [f"{kind}: {name}" for name in part.missing]
-        lines += [f"{kind}: {name} (unreadable: {why})" for name, why in part.unreadable.items()]
-    return lines
-
-
-def _refusal(
-    layout: Layout,
-    media: Sequence[Media],
-    num_rows: int,
-    files: SourceFiles,
-    missing_file: Path,
-) -> str:
-    parts = [f"{layout.name}: parts of {layout.dataset} are missing below {files.root}."]
-    if layout.num_rows is not None and num_rows < layout.num_rows:
-        parts.append(f"Rows: {num_rows:,} of {layout.num_rows:,}.")
-    for part in media:
-        kind = part.layout.kind
-        if part.layout.required and part.missing:
-            lines = [_with_hint(name, part.layout, files) for name in part.missing]
-            of = f"{len(part.missing):,} of {len(part.by_name):,}"
-            parts.append(listed(f"Missing {kind} files, {of}", lines))
-        if part.unreadable:
-            parts.append(listed(f"Unreadable {kind} files", list(part.unreadable.values())))
-    parts.append(
-        f"All of them: {missing_file}\nGet them from {layout.source}, or lay out what is there "
-        "with --allow-missing; runs then need on_error=skip where media are missing, and the "
-        "count stands in every result."
-    )
-    return "\n".join(parts)
-
-
-def _with_hint(name: str, media: MediaLayout, files: SourceFiles) -> str:
-    """A missing file, with what was seen of it."""
-    for spelled in spellings(name, media.suffixes):
-        base = PurePosixPath(spelled).name
-        if base in files.unfinished:
-            return f"{name} (its download is unfinished: {files.unfinished[base]})"
-        if base in files.outside:
-            return f"{name} ({files.outside[base]} is a link out of the folder; --follow-links)"
-    if media.suffixes:
-        return f"{name} ({', '.join(media.suffixes)})"
-    return name
+def _hint(media: Media, name: str, files: SourceFiles) -> str:
+    """What was seen of a missing file, or how it may be called."""
+    names = media.layout.spellings(name)
+    seen = [
+        files.unusable[base] for n in names if (base := PurePosixPath(n).name) in files.unusable
+    ]
+    hint = seen[0] if seen else ", ".join(media.layout.suffixes)
+    return f" ({hint})" if hint else ""
 
 
 def _write_manifest(
-    report: PrepareReport,
-    digests: Mapping[str, str],
-    wanted: Mapping[Path, Found],
-    rows: Sequence[Mapping[str, Any]],
+    report: PrepareReport, files: Sequence[RowFile], rows: Sequence[Mapping[str, Any]]
 ) -> None:
     layout = report.layout
-    sizes = {
-        path.relative_to(report.hf_home).as_posix(): found.size
-        for path, found in sorted(wanted.items())
-    }
-    ids = ["|".join(str(row[name]) for name in layout.unique) for row in rows]
     manifest = {
         "name": layout.name,
         "dataset": layout.dataset,
@@ -404,25 +409,14 @@ def _write_manifest(
         "num_rows": report.num_rows,
         "num_rows_of_whole": layout.num_rows,
         "num_rows_with_media": report.num_rows_with_media,
-        "row_files": dict(digests),
-        "ids_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest()
-        if layout.unique
-        else None,
-        "media": [
-            {
-                "kind": count.kind,
-                "folder": count.folder,
-                "required": count.required,
-                "num_named": count.num_named,
-                "num_found": count.num_found,
-                "missing": list(count.missing),
-                "unreadable": dict(count.unreadable),
-            }
-            for count in report.media
-        ],
-        "names_and_sizes_sha256": hashlib.sha256(json.dumps(sizes).encode()).hexdigest(),
+        "row_files": {file.label: file.digest() for file in files},
+        "ids": ["|".join(str(row[name]) for name in layout.unique) for row in rows],
         "is_whole": report.is_whole,
-        "files": sizes,
+        "files": {
+            path.relative_to(report.hf_home).as_posix(): part.found[name].size
+            for part in report.media
+            for name, path in part.targets(report.hf_home).items()
+        },
     }
     with write_atomically(report.manifest) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

@@ -1,336 +1,242 @@
-"""The rows of a local copy: which files hold them, and what is wrong with them.
+"""The rows of a local copy: which files hold them, and what they hold.
 
 Files are known by their columns; among those that fit, by the folder of the configuration and the
-name of the split. Nothing is chosen between files that fit equally well. Every problem names file
-and row, and all are said together.
-
-No torch.
+name of the split. Nothing is chosen between files that fit equally well. No torch.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
+import csv
 import fnmatch
 import hashlib
-import io
+import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from longva_eval.errors import DataError
-from longva_eval.local.dataset_cache import ROW_SUFFIXES, RowFile, open_row_file
-from longva_eval.local.files import Found, SourceFiles, place_files
 from longva_eval.local.layouts import Layout
-from longva_eval.media.whole_pictures import whole_pictures_only
+from longva_eval.local.sources import SourceFiles
 
-__all__ = [
-    "Problems",
-    "Progress",
-    "check_pictures",
-    "check_rows",
-    "choose_row_files",
-    "listed",
-    "read_rows",
-    "unreadable_picture",
-]
+__all__ = ["RowFile", "choose_row_files", "open_row_file"]
 
-Progress = Callable[[str, int, int], None]
-"""Told what is done, how far it is and of how much."""
-
+_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv")
+"""The best first."""
+_LARGEST_TEXT_BYTES = 1 << 30
+_SPLIT_WORD = re.compile(r"(?<![a-z])(test|validation|val|dev|train|lite)(?![a-z])")
+_SAME_SPLIT = {"val": "validation", "dev": "validation"}
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})(?=\.\w+$)")
+_BATCH_ROWS = 256
 _NUM_SHOWN = 20
-_MAX_JSON_BYTES = 1 << 30
-_SPLIT_WORDS = {
-    "test": ("test",),
-    "validation": ("validation", "val", "dev"),
-    "train": ("train",),
-    "lite": ("lite",),
-}
 
 
-@dataclass
-class Problems:
-    """Everything that is wrong, by kind; each kind shows its first lines and a count."""
+@dataclass(frozen=True)
+class RowFile:
+    """A file of rows."""
 
-    kinds: dict[str, list[str]] = field(default_factory=dict)
+    path: Path
+    label: str
+    """How messages call it: its path below the folder that was given."""
+    schema: pa.Schema
+    num_rows: int
+    table: pa.Table | None = None
+    """Its rows; None for parquet, which is read when needed."""
 
-    def add(self, kind: str, line: str) -> None:
-        self.kinds.setdefault(kind, []).append(line)
+    @property
+    def columns(self) -> list[str]:
+        return list(self.schema.names)
 
-    def __bool__(self) -> bool:
-        return bool(self.kinds)
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows in pieces."""
+        if self.table is not None:
+            yield from self.table.to_batches(_BATCH_ROWS)
+        else:
+            with pq.ParquetFile(self.path) as file:
+                yield from file.iter_batches(_BATCH_ROWS)
 
-    def render(self) -> str:
-        return "\n".join(listed(kind, lines) for kind, lines in self.kinds.items())
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        digest = hashlib.sha256()
+        with self.path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
 
 
-def listed(title: str, lines: Sequence[str]) -> str:
-    """A title with its first lines, and how many more there are."""
-    shown = "\n".join(f"  {line}" for line in lines[:_NUM_SHOWN])
-    more = f"\n  ... and {len(lines) - _NUM_SHOWN:,} more" if len(lines) > _NUM_SHOWN else ""
-    return f"{title}:\n{shown}{more}"
-
-
-def choose_row_files(
-    layout: Layout, files: SourceFiles, named: Sequence[Path], hf_home: Path
-) -> list[RowFile]:
-    """The files that hold the rows of this split.
+def choose_row_files(layout: Layout, files: SourceFiles, named: Sequence[Path]) -> list[RowFile]:
+    """The files that hold the rows of a split, in order.
 
     Those that were named; else those whose columns fit, then those of the configuration's folder
-    and of the split's name. What is then still several must be the shards of one file.
+    and of the split's name. What is then still several must be the shards of one table.
+
+    Raises:
+        DataError: If there are none, or several that could be meant.
     """
     if named:
-        return [open_row_file(path.expanduser().absolute(), str(path)) for path in named]
-    found = [f for f in files.files() if f.location.suffix.lower() in ROW_SUFFIXES]
-    if layout.rows:
-        found = [f for f in found if any(_matches(f.location, p) for p in layout.rows)] or found
-    fitting, nearest, unreadable = _fitting(layout, found, files, hf_home)
-    if not fitting:
-        files.open_archives()
-        packed = [f for f in files.files() if f.member is not None]
-        packed = [f for f in packed if f.location.suffix.lower() in ROW_SUFFIXES]
-        fitting, nearest_packed, _ = _fitting(layout, packed, files, hf_home)
-        nearest = nearest or nearest_packed
-    if not fitting:
-        where = f"No file of rows for {layout.dataset} ({layout.split}) lies below {files.root}"
-        looked = f"looked into {len(found)} parquet, json, jsonl and csv files"
-        if unreadable:
-            looked += "; could not read " + "; ".join(unreadable[:3])
-        if nearest is not None:
-            lacking = sorted(set(layout.needed_columns) - set(nearest.columns))
-            raise DataError(
-                f"{where} ({looked}). Nearest is {nearest.label}, which lacks the "
-                f"column{'s' if len(lacking) > 1 else ''} {', '.join(lacking)} "
-                f"and has {', '.join(nearest.columns)}."
-            )
-        raise DataError(f"{where} ({looked}). Get it from {layout.source}")
-    if layout.rows and any(
-        _matches(PurePosixPath(f.label), p) for f in fitting for p in layout.rows
-    ):
-        _check_shards(fitting)
-        return sorted(fitting, key=lambda f: f.label)
-    return _one_set(layout, fitting)
-
-
-def _fitting(
-    layout: Layout, found: Iterable[Found], files: SourceFiles, hf_home: Path
-) -> tuple[list[RowFile], RowFile | None, list[str]]:
-    """Files that fit, of the best format; the one that comes nearest; why others are unreadable."""
-    needed = set(layout.needed_columns)
-    nearest: RowFile | None = None
-    by_suffix: dict[str, list[RowFile]] = {}
-    unreadable = []
-    for item in sorted(found, key=lambda f: f.location.as_posix()):
-        suffix = item.location.suffix.lower()
-        if suffix != ".parquet" and item.size > _MAX_JSON_BYTES:
-            continue
-        try:
-            file = open_row_file(_on_disk(item, files, hf_home), item.location.as_posix())
-        except DataError as error:
-            unreadable.append(str(error))  # a subtitle, a licence: most JSON files hold no rows
-            continue
-        if needed <= set(file.columns):
-            by_suffix.setdefault(suffix, []).append(file)
-        elif nearest is None or len(needed & set(file.columns)) > len(
-            needed & set(nearest.columns)
-        ):
-            nearest = file
-    best = next((by_suffix[s] for s in ROW_SUFFIXES if s in by_suffix), [])
-    if nearest is not None and not needed & set(nearest.columns):
-        nearest = None
-    return best, nearest, unreadable
-
-
-def _on_disk(item: Found, files: SourceFiles, hf_home: Path) -> Path:
-    """The file itself; a member of an archive is unpacked to a folder of ours."""
-    if item.member is None:
-        return item.path
-    key = hashlib.sha256(str(item).encode()).hexdigest()[:16]
-    target = hf_home / "longva_eval" / "rows" / key / item.location.name
-    place_files({target: item}, files, replace=lambda _: True)
-    return target
-
-
-def _one_set(layout: Layout, fitting: list[RowFile]) -> list[RowFile]:
-    """Of files with the right columns, those of this configuration and split."""
-    if layout.config:
-        of_config = [f for f in fitting if layout.config in PurePosixPath(f.label).parts[:-1]]
-        fitting = of_config or fitting
-    words = _SPLIT_WORDS.get(layout.split, (layout.split,))
-    named = [f for f in fitting if any(_has_word(f, word) for word in words)]
-    others = [w for split, ws in _SPLIT_WORDS.items() if split != layout.split for w in ws]
-    fitting = named or [f for f in fitting if not any(_has_word(f, word) for word in others)]
-    if not fitting:
-        raise DataError(
-            f"Files of rows for {layout.dataset} were found, but none of its split "
-            f"{layout.split}; name them with --rows."
-        )
-    shards = _check_shards(fitting)
-    if len(shards) > 1:
-        digests = {tuple(file.digest() for file in files) for files in shards.values()}
-        if len(digests) > 1:
+        chosen = [open_row_file(path.expanduser().absolute(), str(path)) for path in named]
+        for file in chosen:
+            if lacking := set(layout.needed_columns) - set(file.columns):
+                raise DataError(
+                    f"{file.label} lacks {', '.join(sorted(lacking))}; it has "
+                    f"{', '.join(file.columns)}."
+                )
+        return chosen
+    fitting = _fitting_files(layout, files)
+    if not _is_named_by_layout(layout, fitting[0]):
+        fitting = _of_the_split(layout, fitting)
+    tables = Counter(_SHARD.sub(r"-*-of-\1", file.label) for file in fitting)
+    if len(tables) > 1 and not _is_named_by_layout(layout, fitting[0]):
+        if len({file.digest() for file in fitting}) > 1:
             names = "\n".join(f"  {f.label} ({f.num_rows:,} rows)" for f in fitting[:_NUM_SHOWN])
             raise DataError(
                 f"Several files could hold the {layout.split} rows of {layout.dataset}:\n{names}\n"
                 "Name the right ones with --rows FILE."
             )
-    return next(iter(shards.values()))
+        return fitting[:1]
+    for name, count in tables.items():
+        whole = re.search(r"-\*-of-(\d{5})", name)
+        if whole is not None and count != int(whole[1]):
+            raise DataError(
+                f"Of {int(whole[1])} files of rows, {int(whole[1]) - count} are missing; there "
+                f"are only {', '.join(file.label for file in fitting[:_NUM_SHOWN])}."
+            )
+    return fitting
 
 
-def _check_shards(files: Sequence[RowFile]) -> dict[str, list[RowFile]]:
-    """Files by the whole that they are `-00001-of-00005` of, in order.
+def _fitting_files(layout: Layout, files: SourceFiles) -> list[RowFile]:
+    """Files with all columns, of the best format; those that the layout names, if there are any."""
+    needed = set(layout.needed_columns)
+    opened, unreadable = [], []
+    for item in sorted(
+        (item for group in files.by_name.values() for item in group),
+        key=lambda item: item.location.as_posix(),
+    ):
+        suffix = item.location.suffix.lower()
+        if suffix not in _SUFFIXES or (suffix != ".parquet" and item.size > _LARGEST_TEXT_BYTES):
+            continue
+        try:
+            opened.append(open_row_file(item.path, item.location.as_posix()))
+        except DataError as error:  # a subtitle, a licence: most JSON files hold no rows
+            unreadable.append(str(error))
+    opened = [file for file in opened if _is_named_by_layout(layout, file)] or opened
+    for suffix in _SUFFIXES:
+        fitting = [f for f in opened if f.path.suffix.lower() == suffix and needed <= {*f.columns}]
+        if fitting:
+            return fitting
+    where = f"No file of rows for {layout.dataset} ({layout.split}) lies below {files.root}"
+    looked = f"looked into {len(opened) + len(unreadable)} parquet, json, jsonl and csv files"
+    if unreadable:
+        looked += "; could not read " + "; ".join(unreadable[:3])
+    nearest = max(opened, key=lambda file: len(needed & {*file.columns}), default=None)
+    if nearest is None or not needed & {*nearest.columns}:
+        raise DataError(f"{where} ({looked}). Get it from {layout.source}")
+    lacking = sorted(needed - {*nearest.columns})
+    raise DataError(
+        f"{where} ({looked}). Nearest is {nearest.label}, which lacks the "
+        f"column{'s' if len(lacking) > 1 else ''} {', '.join(lacking)} and has "
+        f"{', '.join(nearest.columns)}."
+    )
+
+
+def _is_named_by_layout(layout: Layout, file: RowFile) -> bool:
+    patterns = [p for pattern in layout.rows for p in (pattern, f"*/{pattern}")]
+    return any(fnmatch.fnmatch(file.label, pattern) for pattern in patterns)
+
+
+def _of_the_split(layout: Layout, fitting: list[RowFile]) -> list[RowFile]:
+    """Of files with the right columns, those of this configuration and split."""
+    if layout.config:
+        of_config = [f for f in fitting if layout.config in PurePosixPath(f.label).parts[:-1]]
+        fitting = of_config or fitting
+    splits = {
+        file.label: {
+            _SAME_SPLIT.get(word, word) for word in _SPLIT_WORD.findall(file.label.lower())
+        }
+        for file in fitting
+    }
+    of_split = [file for file in fitting if layout.split in splits[file.label]]
+    of_split = of_split or [file for file in fitting if not splits[file.label]]
+    if not of_split:
+        raise DataError(
+            f"Files of rows for {layout.dataset} were found, but none of its split "
+            f"{layout.split}; name them with --rows."
+        )
+    return of_split
+
+
+def open_row_file(path: Path, label: str) -> RowFile:
+    """Look at a file of rows: parquet, a JSON list (or an object that holds one), JSON lines, CSV.
 
     Raises:
-        DataError: If one is missing.
+        DataError: If it cannot be read as what its name says.
     """
-    shards: dict[str, dict[int, RowFile]] = {}
-    counts: dict[str, int] = {}
-    for file in files:
-        path = PurePosixPath(file.label)
-        found = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})", path.stem)
-        whole = f"{path.with_name(found[1])}-?-of-{found[3]}" if found else file.label
-        counts[whole] = int(found[3]) if found else 1
-        shards.setdefault(whole, {})[int(found[2]) if found else 0] = file
-    for whole, parts in shards.items():
-        absent = [number for number in range(counts[whole]) if number not in parts]
-        if absent:
-            names = ", ".join(whole.replace("?", f"{n:05d}") for n in absent[:_NUM_SHOWN])
-            raise DataError(
-                f"Of {counts[whole]} files of rows, {len(absent)} are missing: {names}."
-            )
-    return {whole: [parts[n] for n in sorted(parts)] for whole, parts in shards.items()}
-
-
-def _has_word(file: RowFile, word: str) -> bool:
-    return re.search(rf"(?<![a-z]){word}(?![a-z])", file.label.lower()) is not None
-
-
-def _matches(location: PurePosixPath, pattern: str) -> bool:
-    text = location.as_posix()
-    return fnmatch.fnmatch(text, pattern) or fnmatch.fnmatch(text, f"*/{pattern}")
-
-
-def read_rows(
-    layout: Layout, chosen: Sequence[RowFile], problems: Problems
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """All rows without their pictures, and how a message calls each."""
-    rows: list[dict[str, Any]] = []
-    places: list[str] = []
-    columns = [name for name in layout.needed_columns if name not in layout.images]
-    for file in chosen:
-        lacking = sorted(set(layout.needed_columns) - set(file.columns))
-        if lacking:
-            problems.add(
-                "Columns that are missing",
-                f"{file.label} lacks {', '.join(lacking)}; it has {', '.join(file.columns)}",
-            )
-            continue
-        for number, row in enumerate(file.read(columns), 1):
-            rows.append(row)
-            key = ", ".join(f"{name} {row[name]!r}" for name in layout.unique)
-            places.append(f"{file.label} row {number}" + (f" ({key})" if key else ""))
-    if not rows and not problems:
-        problems.add("Rows that are missing", "there is not a single row")
-    return rows, places
-
-
-def check_rows(
-    layout: Layout, rows: Sequence[Mapping[str, Any]], places: Sequence[str], problems: Problems
-) -> None:
-    """Note ids that are empty or there twice, rows without options, answers that are no option."""
-    seen: dict[tuple[str, ...], str] = {}
-    for row, place in zip(rows, places, strict=True):
-        if layout.unique:
-            key = tuple(str(row[name]) for name in layout.unique)
-            if not all(cell.strip() and cell != "None" for cell in key):
-                problems.add("Rows without an id", place)
-            elif key in seen:
-                problems.add("Ids that are there twice", f"{place}, as in {seen[key]}")
-            seen.setdefault(key, place)
-        options = _options(layout, row)
-        if layout.options and (options is None or len(options) < 2):
-            problems.add("Rows without options", f"{place}: {[row[n] for n in layout.options]!r}")
-        elif options is not None and not all(str(o).strip() for o in options):
-            problems.add("Rows with an empty option", f"{place}: {options!r}")
-        if layout.answer is not None:
-            _check_answer(layout, row[layout.answer], options, place, problems)
-
-
-def _options(layout: Layout, row: Mapping[str, Any]) -> list[Any] | None:
-    if not layout.options:
-        return None
-    if layout.options_in_one_column:
-        value = row[layout.options[0]]
-        return list(value) if isinstance(value, (list, tuple)) else None
-    cells = [row[name] for name in layout.options]
-    return [cell for cell in cells if cell is not None and str(cell).strip() not in ("", "N/A")]
-
-
-def _check_answer(
-    layout: Layout, answer: Any, options: Sequence[Any] | None, place: str, problems: Problems
-) -> None:
-    if answer is None or (isinstance(answer, str) and not answer.strip()) or answer == []:
-        problems.add("Rows without an answer", place)
-        return
-    count = len(options) if options else 26
-    if layout.answer_form == "letter":
-        letter = str(answer).strip()
-        wrong = len(letter) != 1 or not 0 <= ord(letter) - ord("A") < count
-    elif layout.answer_form == "index":
-        text = str(answer).strip()
-        wrong = not re.fullmatch(r"\d+", text) or int(text) >= count
-    else:
-        wrong = False
-    if wrong:
-        problems.add(
-            "Answers that are none of the options", f"{place}: {answer!r} of {count} options"
-        )
-
-
-def check_pictures(
-    layout: Layout,
-    chosen: Sequence[RowFile],
-    problems: Problems,
-    progress: Progress,
-) -> None:
-    """Open every picture that lies in a column."""
-    for column in layout.images:
-        done = 0
-        for file in chosen:
-            number = 0
-            for table in file.batches([column]):
-                cells = table[column].to_pylist()
-                with concurrent.futures.ThreadPoolExecutor() as pool:
-                    for cell, wrong in zip(cells, pool.map(_picture_problem, cells), strict=True):
-                        number += 1
-                        if cell is None and column == layout.images[0]:
-                            wrong = "there is none"
-                        if wrong:
-                            problems.add(
-                                "Pictures that cannot be read",
-                                f"{file.label} row {number}, {column}: {wrong}",
-                            )
-                done += len(cells)
-                progress("opening pictures", done, sum(f.num_rows for f in chosen))
-
-
-def _picture_problem(cell: Any) -> str | None:
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
-    if cell is None:
-        return None  # not every row has a second picture: MMMU's image_2 to image_7
-    if not isinstance(data, bytes):
-        return "there is no picture data, only a path" if cell else "it is empty"
-    return unreadable_picture(io.BytesIO(data))
-
-
-def unreadable_picture(stream: Any) -> str | None:
-    """Why a picture cannot be decoded, or None."""
-    from PIL import Image
-
+    suffix = path.suffix.lower()
     try:
-        with whole_pictures_only(), Image.open(stream) as picture:
-            picture.load()
-    except Exception as error:  # what Pillow raises depends on the format
-        return f"it is not a whole picture: {error}"
-    return None
+        if suffix == ".parquet":
+            with pq.ParquetFile(path) as file:
+                return RowFile(path, label, file.schema_arrow, file.metadata.num_rows)
+        if suffix in (".csv", ".tsv"):
+            rows = _read_csv(path, "\t" if suffix == ".tsv" else ",")
+        else:
+            rows = _read_json(path, lines=suffix == ".jsonl")
+        names = dict.fromkeys(name for row in rows for name in row)
+        table = pa.table({name: _column(name, rows) for name in names})
+    except (OSError, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
+        raise DataError(f"{label} cannot be read as {suffix[1:]}: {error}") from error
+    return RowFile(path, label, table.schema, table.num_rows, table)
+
+
+def _column(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Array:
+    cells = [row.get(name) for row in rows]
+    try:
+        return pa.array(cells)
+    except (pa.ArrowException, OverflowError) as error:
+        kinds = ", ".join(sorted({type(cell).__name__ for cell in cells}))
+        raise ValueError(
+            f"the column {name!r} holds values of different kinds ({kinds}): {error}"
+        ) from error
+
+
+def _read_json(path: Path, *, lines: bool) -> list[dict[str, Any]]:
+    text = path.read_text(encoding="utf-8-sig")
+    if lines:
+        rows = []
+        for number, line in enumerate(text.split("\n"), 1):
+            try:
+                rows += [json.loads(line)] if line.strip() else []
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+    else:
+        rows = json.loads(text)
+    if isinstance(rows, dict):  # {"version": ..., "data": [...]}
+        lists = [value for value in rows.values() if _is_rows(value)]
+        rows = lists[0] if len(lists) == 1 else None
+    if not _is_rows(rows):
+        raise ValueError("it holds no list of rows (objects), nor an object with one such list")
+    return list(rows)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
+    """CSV with every cell kept: a column becomes numbers only if none of its cells changes."""
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        rows: list[dict[str, Any]] = list(csv.DictReader(stream, delimiter=delimiter, strict=True))
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise ValueError(f"row {number} has more or fewer cells than the header")
+    for name in rows[0] if rows else ():
+        for pattern, kind in (r"-?(0|[1-9]\d{0,17})", int), (r"-?(0|[1-9]\d*)(\.\d+)?", float):
+            if all(re.fullmatch(pattern, row[name]) for row in rows):
+                for row in rows:
+                    row[name] = kind(row[name])
+                break
+    return rows

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from longva_eval.errors import DataError, MediaError
+from longva_eval.files import hf_home
 from longva_eval.questions.outcomes import choice_record, mean_score
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "choice_documents",
     "choice_prompt",
     "choice_result",
-    "hf_home",
     "letter_of",
     "macro_mean",
     "media_names",
@@ -41,11 +40,6 @@ __all__ = [
 VIDEO_SUFFIXES: Final = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
 _OPTION_LINE = re.compile(r"^\s*\(([A-Z])\)\s?(.*)$")
 _PROBLEMS_SHOWN = 5
-
-
-def hf_home() -> Path:
-    """Where data lies, as lmms-eval sees it: `$HF_HOME`, or the hub's default."""
-    return Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
 
 
 def letter_of(number: int) -> str:

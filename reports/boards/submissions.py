@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from longva_eval.errors import DataError, SettingsError
-from longva_eval.local.files import write_atomically
+from longva_eval.files import write_atomically
 from longva_eval.local.prepare import read_prepared
 from longva_eval.reports.boards.boards import BOARDS, Board, Comparison, natural_order
 from longva_eval.reports.reading.runs import Run, TaskRun

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from longva_eval.questions.documents import check_documents, choice_result, hf_home, video_paths
+from longva_eval.files import hf_home
+from longva_eval.questions.documents import check_documents, choice_result, video_paths
 from longva_eval.questions.outcomes import mean_score, write_breakdown
 from longva_eval.tasks.mini.mini_benchmark import ensure_mini_benchmark
 from longva_eval.tasks.videomme import videomme

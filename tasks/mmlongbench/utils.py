@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from longva_eval.errors import DataError
+from longva_eval.files import hf_home
 from longva_eval.media.images import open_image
-from longva_eval.questions.documents import hf_home, path_below
+from longva_eval.questions.documents import path_below
 from longva_eval.tasks.mmlongbench import mmlongbench
 
 FOLDER = "mmlongbench"

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from longva_eval.errors import DataError
+from longva_eval.files import hf_home
 from longva_eval.questions.documents import (
     answer_letter,
     check_documents,
     choice_document,
     choice_prompt,
     choice_result,
-    hf_home,
     letter_of,
     macro_mean,
     video_paths,

@@ -76,11 +76,12 @@ def nextqa_mc_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str
 
 def nextqa_oe_docs(dataset: Any) -> Any:
     """Checked documents; NLTK's data must be there before anything is asked."""
+    columns = ("video", "question", "answer", "qid", "type", "additional_ref_answer")
+    documents = choice_documents(dataset, _read_nextqa_oe, task="NExT-QA OE", columns=columns)
     problems = missing_parts()
     if problems:
         raise SettingsError(f"NExT-QA OE cannot be scored here. {' '.join(problems)}.")
-    columns = ("video", "question", "answer", "qid", "type", "additional_ref_answer")
-    return choice_documents(dataset, _read_nextqa_oe, task="NExT-QA OE", columns=columns)
+    return documents
 
 
 def nextqa_oe_text(doc: Mapping[str, Any]) -> str:

@@ -18,9 +18,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from longva_eval.errors import DataError
-from longva_eval.local.files import SourceFiles, checked_name, place_files
-from longva_eval.local.layouts import read_layouts
+from longva_eval.local.layouts import checked_name, read_layouts
 from longva_eval.local.prepare import prepare
+from longva_eval.local.sources import SourceFiles, place_files
 
 _LAYOUT: dict[str, Any] = {
     "quiz": {
@@ -31,10 +31,7 @@ _LAYOUT: dict[str, Any] = {
         "revision": None,
         "num_rows": None,
         "columns": ["question"],
-        "unique": "question_id",
-        "options": "options",
-        "answer": "answer",
-        "answer_form": "letter",
+        "unique": ["question_id"],
         "media": [
             {"kind": "subtitle", "name": "{videoID}", "suffixes": [".srt"], "folder": "quiz/data"}
         ],
@@ -154,24 +151,28 @@ def test_nothing_that_an_archive_says_leaves_the_folder(
 
     def unpack() -> None:
         files.open_archives()
-        found = files.find("clip", [".srt"], any_folder=True)
+        found = files.find(["clip.srt"], any_folder=True)
         place_files({target: found[0]} if found else {}, files)
 
     read_or_refused(unpack, DataError, "media.")
-    for item in files.files():
-        assert ".." not in item.location.parts
-        assert not item.location.is_absolute()
     assert list(out.iterdir()) in ([], [target])
     assert not target.is_symlink()
     _only_below(tmp_path, {"copy", "out"})
 
 
-def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "media.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("clip.srt", bytes(200 << 20))
+def test_an_archive_that_unpacks_to_more_than_the_disk_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "media.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(2000):
+            archive.writestr(f"clip_{number}.srt", bytes(1000))
+    claimed = (3 << 30).to_bytes(4, "little")
+    path.write_bytes(path.read_bytes().replace((1000).to_bytes(4, "little"), claimed))
     files = SourceFiles(tmp_path)
-    with pytest.raises(DataError, match=r"media\.zip says it unpacks to 0\.2 GB.*more than 200"):
-        files.open_archives()
+    files.open_archives()
+    wanted = {tmp_path / "out" / name: found[0] for name, found in files.by_name.items()}
+    with pytest.raises(DataError, match=r"GB are to be written below .* GB free\. Make room"):
+        place_files(wanted, files)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_member_that_is_longer_than_announced_is_not_written(tmp_path: Path) -> None:
@@ -183,7 +184,7 @@ def test_a_member_that_is_longer_than_announced_is_not_written(tmp_path: Path) -
     path.write_bytes(content.replace(real, said))
     files = SourceFiles(tmp_path)
     files.open_archives()
-    (found,) = files.find("clip", [".srt"], any_folder=True)
+    (found,) = files.find(["clip.srt"], any_folder=True)
     assert found.size == 1000
     with pytest.raises(DataError, match=r"clip\.srt"):
         place_files({tmp_path / "out/clip.srt": found}, files)
@@ -207,7 +208,7 @@ def test_deep_folders_and_nested_archives_end(tmp_path: Path) -> None:
     os.close(here)
     files = SourceFiles(tmp_path)
     files.open_archives()
-    assert [str(found.location) for found in files.find("again", [".zip"], any_folder=True)] == [
+    assert [str(found.location) for found in files.find(["again.zip"], any_folder=True)] == [
         "again.zip"
     ]
     shutil.rmtree(tmp_path / "folder-name")
