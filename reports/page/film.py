@@ -5,8 +5,8 @@ more, at the recorded indices, and packed into one small picture a strip. A stri
 what was surely seen: a file that is gone, has another number of frames than recorded, or another
 digest, gives a reason in words in place of a picture. No torch.
 
-All strips together stay below a number of bytes: each gets an equal share of what is left, and is
-packed with as many and as large frames as its share holds.
+All strips together stay below a number of bytes: each has an equal share, and is packed in the
+first of a few fixed sizes that its share holds.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import hashlib
 import io
 import math
 import os
+import statistics
 import threading
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +31,14 @@ from longva_eval.media.decode import DecodeBackend
 from longva_eval.media.decode_worker import DecodeWorker
 from longva_eval.media.frames import one_per_second
 from longva_eval.media.probe import VideoInfo
+from longva_eval.running.progress import progress_bar
 
 __all__ = [
     "MOST_FRAMES",
-    "MediaFinder",
     "SeenFrame",
     "Strip",
     "StripPlan",
+    "is_picture",
     "make_strips",
     "picture_digest",
     "plan_needle",
@@ -47,14 +48,15 @@ __all__ = [
 
 MOST_FRAMES: Final = 16
 """Frames in a strip."""
-LEAST_STRIP_BYTES: Final = 3_000
-"""What a strip needs to show anything; with less, some questions get none."""
-_LARGEST_SIDE: Final = 160
-_LEVELS: Final = (
-    (16, 160, 72), (16, 128, 60), (16, 96, 55), (16, 96, 40), (12, 96, 40), (8, 96, 40),
-    (6, 96, 35), (4, 96, 35), (4, 64, 30),
+_SIZES: Final = (
+    (16, 240, 70), (16, 160, 62), (16, 96, 50), (12, 96, 40), (8, 96, 40), (4, 96, 35), (4, 64, 30),
 )  # fmt: skip
-"""Frames in a strip, longest side in pixels, and quality, from the best to the smallest."""
+"""Frames in a strip, longest side of each in pixels, and quality, from the best to the smallest."""
+_LARGEST_SIDE: Final = _SIZES[0][1]
+_LEAST_STRIP_BYTES: Final = 3_000
+"""What a strip needs to show anything; with less, some questions get none."""
+_FEWEST_BYTES_PER_PIXEL: Final = 0.015
+"""Films take more, so that sizes far above a share need not be tried."""
 _PICTURE_SUFFIXES: Final = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif"])
 _SECONDS_PER_BLOCK: Final = 120.0
 
@@ -100,39 +102,6 @@ class Strip:
     num_seen: int
     frame_width_pixels: int
     frame_height_pixels: int
-
-
-class MediaFinder:
-    """Media files where a run left them, or below other folders if they have moved.
-
-    Args:
-        folders: Where to look for a file that is not at its recorded place, by its name.
-    """
-
-    def __init__(self, folders: Sequence[Path] = ()) -> None:
-        self._by_name: dict[str, Path] = {}
-        self._by_stem: dict[str, Path] = {}
-        for folder in folders:
-            if not folder.is_dir():
-                raise MediaError(f"{folder} is no folder to look for media in.")
-            for place, _, names in os.walk(folder):
-                for name in sorted(names):
-                    self._by_name.setdefault(name, Path(place, name))
-                    self._by_stem.setdefault(Path(name).stem, Path(place, name))
-
-    def find(self, name: str) -> Path | None:
-        """The file of a recorded path or name; None if it is nowhere."""
-        try:
-            path = Path(name).expanduser()
-            if path.is_absolute() and path.is_file():
-                return path
-        except (OSError, ValueError, RuntimeError):  # a zero byte, too long a name, no such user
-            return None
-        return self._by_name.get(path.name)
-
-    def find_by_stem(self, name: str) -> Path | None:
-        """A file that is called like a video's id."""
-        return self._by_name.get(name) or self._by_stem.get(name)
 
 
 # What to show -------------------------------------------------------------------------------------
@@ -291,6 +260,57 @@ def _clock(seconds: Any) -> str:
 # Their pixels -------------------------------------------------------------------------------------
 
 
+def make_strips(
+    plans: Sequence[StripPlan], *, budget_bytes: int, num_workers: int | None = None
+) -> dict[str, Strip | str]:
+    """Decode what the plans show, each file once, and pack it.
+
+    Args:
+        plans: Several may show the same.
+        budget_bytes: For all strips together, as they are packed.
+        num_workers: Files that are decoded at the same time, in a process each.
+
+    Returns:
+        By `StripPlan.key`: the strip, or why there is none.
+    """
+    unique = {plan.key(): plan for plan in plans}
+    allowed = budget_bytes // _LEAST_STRIP_BYTES
+    kept = set(_evenly(len(unique), allowed)) if allowed else set()
+    left_out = (
+        f"Left out to keep the page small: it has strips for {len(kept):,} of {len(unique):,}."
+    )
+    made: dict[str, Strip | str] = dict.fromkeys(unique, left_out)
+    together: dict[frozenset[Path], list[str]] = {}
+    for number, (key, plan) in enumerate(unique.items()):
+        if number in kept:
+            together.setdefault(frozenset(frame.path for frame in plan.frames), []).append(key)
+    share = budget_bytes // max(1, len(kept))
+    workers = _Workers()
+
+    def strips_of(keys: Sequence[str]) -> dict[str, Strip | str]:
+        """Of plans that show the same files."""
+        wanted: dict[Path, set[int | None]] = {}
+        for key in keys:
+            for path, index in unique[key].frames:
+                wanted.setdefault(path, set()).add(index)
+        files = {path: workers.read(path, indices) for path, indices in wanted.items()}
+        return {key: _pack(unique[key], files, share) for key in keys}
+
+    # A process costs a second to start: no more of them than there are jobs.
+    number = min(num_workers or min(4, os.cpu_count() or 1), max(1, len(together)))
+    try:
+        with (
+            ThreadPoolExecutor(number) as pool,
+            progress_bar(len(kept), "Film strips", unit="strip") as bar,
+        ):
+            for job in as_completed([pool.submit(strips_of, keys) for keys in together.values()]):
+                made |= job.result()
+                bar.update(len(job.result()))
+    finally:
+        workers.close()
+    return made
+
+
 class _File(NamedTuple):
     """What is known of a file after it was read: small pictures by frame, or what is wrong."""
 
@@ -299,86 +319,8 @@ class _File(NamedTuple):
     problem: str
 
 
-def make_strips(
-    plans: Sequence[StripPlan],
-    *,
-    budget_bytes: int,
-    num_workers: int | None = None,
-    on_file: Callable[[Path], None] | None = None,
-) -> dict[str, Strip | str]:
-    """Decode what the plans show, each file once, and pack it.
-
-    Args:
-        plans: Several may show the same.
-        budget_bytes: For all strips together, as they are packed.
-        num_workers: Files that are decoded at the same time, in a process each.
-        on_file: Called when a file is done.
-
-    Returns:
-        By `StripPlan.key`: the strip, or why there is none.
-    """
-    unique = {plan.key(): plan for plan in plans}
-    allowed = max(0, budget_bytes // LEAST_STRIP_BYTES)
-    made: dict[str, Strip | str] = {}
-    if len(unique) > allowed:
-        kept = set(_evenly(len(unique), allowed)) if allowed else set()
-        for number, key in enumerate(list(unique)):
-            if number not in kept:
-                made[key] = (
-                    f"Left out to keep the page small: it has strips for {len(kept):,} of "
-                    f"{len(unique):,}."
-                )
-                del unique[key]
-    wanted: dict[Path, set[int | None]] = {}
-    for plan in unique.values():
-        for path, index in plan.frames:
-            wanted.setdefault(path, set()).add(index)
-    waiting = {key: {frame.path for frame in plan.frames} for key, plan in unique.items()}
-    users = Counter(path for paths in waiting.values() for path in paths)
-    of_file: dict[Path, list[str]] = {}
-    for key, paths in waiting.items():
-        for path in paths:
-            of_file.setdefault(path, []).append(key)
-    files: dict[Path, _File] = {}
-    left, level = budget_bytes, 0
-    workers = _Workers()
-    number = num_workers or min(4, os.cpu_count() or 1)
-    try:
-        # A process costs a second to start: no more of them than there are videos.
-        with ThreadPoolExecutor(max(1, min(number, _num_videos(wanted)))) as pool:
-            jobs = {pool.submit(workers.read, path, wanted[path]): path for path in wanted}
-            for job in as_completed(jobs):
-                path = jobs.pop(job)
-                files[path] = job.result()
-                for key in of_file[path]:
-                    waiting[key].discard(path)
-                    if waiting[key]:
-                        continue
-                    plan = unique[key]
-                    # Neighbours are alike: one level better than the last, then down.
-                    strip, level = _pack(
-                        plan, files, left // max(1, len(waiting)), max(0, level - 1)
-                    )
-                    made[key] = strip
-                    left -= len(strip.data) if isinstance(strip, Strip) else 0
-                    del waiting[key]
-                    for used in {frame.path for frame in plan.frames}:
-                        users[used] -= 1
-                        if not users[used]:
-                            del files[used]
-                if on_file is not None:
-                    on_file(path)
-    finally:
-        workers.close()
-    return made
-
-
-def _num_videos(wanted: Mapping[Path, set[int | None]]) -> int:
-    return sum(numbers != {None} for numbers in wanted.values())
-
-
 class _Workers:
-    """A decoding process for each thread."""
+    """A decoding process for each thread that asks for a video."""
 
     def __init__(self) -> None:
         self._own = threading.local()
@@ -389,14 +331,18 @@ class _Workers:
         try:
             if indices == {None}:
                 return _File({None: _open_small(path)}, 1, "")
-            worker = getattr(self._own, "worker", None)
-            if worker is None:
-                worker = self._own.worker = DecodeWorker(seconds_per_block=_SECONDS_PER_BLOCK)
-                self._all.append(worker)
+            if not hasattr(self._own, "worker"):
+                self._own.worker = DecodeWorker(seconds_per_block=_SECONDS_PER_BLOCK)
+                self._all.append(self._own.worker)
+            worker: DecodeWorker = self._own.worker
             info = worker.probe_video(path)
             chosen = sorted(i for i in indices if i is not None and i < info.num_frames)
+            # Decoders that need no torch, which takes seconds to import.
+            quick: DecodeBackend = (
+                "decord" if info.is_plainly_ordered and not info.needs_sequential_read else "pyav"
+            )
             try:
-                pictures = _read_small(worker, info, chosen, _quick_backend(info))
+                pictures = _read_small(worker, info, chosen, quick)
             except MediaError:
                 pictures = _read_small(worker, info, chosen, "auto")
         except MediaError as error:
@@ -408,19 +354,11 @@ class _Workers:
             worker.close()
 
 
-def _quick_backend(info: VideoInfo) -> DecodeBackend:
-    """A decoder that is right for the file and needs no torch, which takes seconds to import."""
-    return "decord" if info.is_plainly_ordered and not info.needs_sequential_read else "pyav"
-
-
 def _read_small(
     worker: DecodeWorker, info: VideoInfo, chosen: Sequence[int], backend: DecodeBackend
 ) -> dict[int | None, Image.Image]:
-    pictures: dict[int | None, Image.Image] = {}
-    for block in worker.read_frames(info, chosen, backend=backend):
-        for frame in block:
-            pictures[chosen[len(pictures)]] = _small(Image.fromarray(frame))
-    return pictures
+    frames = (f for block in worker.read_frames(info, chosen, backend=backend) for f in block)
+    return {n: _small(Image.fromarray(frame)) for n, frame in zip(chosen, frames, strict=True)}
 
 
 def _open_small(path: Path) -> Image.Image:
@@ -437,19 +375,19 @@ def _small(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def _pack(
-    plan: StripPlan, files: Mapping[Path, _File], share: int, level: int
-) -> tuple[Strip | str, int]:
-    """A picture of a plan's frames that fits its share, or why there is none; and its level."""
+def _pack(plan: StripPlan, files: Mapping[Path, _File], share: int) -> Strip | str:
+    """A picture of a plan's frames in the first size that its share holds, or why there is none."""
     pictures = _pictures(plan, files)
     if isinstance(pictures, str):
-        return pictures, level
-    for number, (most, side, quality) in enumerate(_LEVELS[level:], start=level):
+        return pictures
+    for most, side, quality in _SIZES:
         places = _evenly(len(pictures), most, plan.needle)
+        if _FEWEST_BYTES_PER_PIXEL * len(places) * side**2 > share and side > _SIZES[-1][1]:
+            continue
         strip = _encode(plan, pictures, places, side, quality)
         if len(strip.data) <= share:
-            return strip, number
-    return "Left out to keep the page small.", len(_LEVELS) - 1
+            return strip
+    return "Left out to keep the page small."
 
 
 def _pictures(plan: StripPlan, files: Mapping[Path, _File]) -> list[Image.Image] | str:
@@ -478,8 +416,7 @@ def _encode(
     plan: StripPlan, pictures: Sequence[Image.Image], places: Sequence[int], side: int, quality: int
 ) -> Strip:
     # The shape of most frames; a needle of another shape is fitted in.
-    shapes = Counter(picture.size for picture in pictures)
-    width, height = shapes.most_common(1)[0][0]
+    width, height = statistics.mode(picture.size for picture in pictures)
     scale = min(1.0, side / max(width, height))
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
     sheet = Image.new("RGB", (width * len(places), height), (24, 26, 29))

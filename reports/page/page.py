@@ -1,9 +1,9 @@
 """The page: one HTML file with everything in it, to open from disk and to send around.
 
-Numbers, figures and lists are written here as plain HTML and SVG, so that they are there without
-scripts, in print and for a screen reader; the script only adds the browser of samples and what a
-heatmap says on a hover. Nothing is fetched: the content security policy forbids it, and allows only
-the style and the script of this file, by their digests.
+Numbers, figures and lists are written as plain HTML and SVG (`templates/`), so that they are there
+without scripts, in print and for a screen reader; the script only adds the browser of samples and
+what a heatmap says on a hover. Nothing is fetched: the content security policy forbids it, and
+allows only the style and the script of this file, by their digests.
 
 A number that would mislead is not shown, or stands beside what is wrong with it; what is wrong with
 the runs stands at the top.
@@ -11,40 +11,96 @@ the runs stands at the top.
 
 from __future__ import annotations
 
-import base64
 import datetime
-import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from longva_eval import __version__
+from longva_eval.errors import ResourceError, SettingsError
 from longva_eval.questions.outcomes import OUTCOMES
-from longva_eval.reports.page.common import (
+from longva_eval.reports.page.figures import frame_figures, needle_figures
+from longva_eval.reports.page.media import make_film
+from longva_eval.reports.page.numbers import (
+    category_tables,
+    differences,
+    published_tables,
+    score_rows,
+)
+from longva_eval.reports.page.rendering import asset, digest, render, style_sheet
+from longva_eval.reports.page.runs import (
     PageRun,
     ShownRun,
     all_tasks,
-    badge,
-    named,
-    quoted,
+    link_to,
+    read_page_runs,
     shown_runs,
 )
-from longva_eval.reports.page.figures import category_figures, frame_curves, needle_grids
-from longva_eval.reports.page.markup import Markup, isolated, joined, script_json, tag
-from longva_eval.reports.page.samples import Film, Samples, collect_samples
-from longva_eval.reports.page.scores import comparison_table, summary_table
+from longva_eval.reports.page.samples import Film, collect_samples
 from longva_eval.reports.reading.runs import Sample
 from longva_eval.reports.reading.samples import count_of
 
-__all__ = ["PageRun", "build_page"]
+__all__ = ["PageRun", "build_page", "write_page"]
 
-_ASSETS: Final = Path(__file__).parent / "assets"
 _NOTICES: Final = frozenset(["independent", "scale", "aggregate", "repeated", "several runs"])
 """Problems that qualify a number; all others can change what it means."""
 _MOST_LISTED: Final = 25
 _LEFT_OUT: Final = frozenset(["prompts", "outcomes", "ignored_generation_settings"])
 """Parts of a recipe that are no settings."""
+
+
+def write_page(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    title: str = "",
+    media: Sequence[Path] = (),
+    film_megabytes: float = 26.0,
+) -> list[str]:
+    """Write one page about runs.
+
+    Args:
+        paths: Results files or folders of lmms-eval, needle tests and studies. The first run is
+            what the others are compared with.
+        out: The file.
+        title: Of the page; made from the runs if empty.
+        media: Folders with videos and pictures that do not lie in the folders of the runs.
+        film_megabytes: What all film strips together may add; 0 leaves them out.
+
+    Returns:
+        What was written, and what is wrong with the runs: a line each.
+
+    Raises:
+        SettingsError: If `out` is a folder, or `film_megabytes` is not from 0 to 1,000.
+        MediaError: If a run cannot be read.
+        ResourceError: If the file cannot be written.
+    """
+    if not 0 <= film_megabytes <= 1000:
+        raise SettingsError(f"--film-mb {film_megabytes:g} must be from 0 to 1,000.")
+    if out.is_dir():
+        raise SettingsError(f"--out {out} is a folder; name a file, as report.html.")
+    runs = [run for path in paths for run in read_page_runs(path)]
+    film: Film = {}
+    note = "Film strips were left out (--no-film)."
+    if film_megabytes:
+        film, note = make_film(runs, media=media, megabytes=film_megabytes)
+    data = build_page(runs, title=title, film=film, film_note=note).encode("utf-8")
+    partial = out.with_name(out.name + ".part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(out)
+    except OSError as error:
+        raise ResourceError(f"{out} cannot be written: {error}") from error
+    # The same is said of all points of a study.
+    said = Counter(
+        f"{each.run.name}: {problem.text}" for each in runs for problem in each.run.problems
+    )
+    return [f"Wrote {out} ({len(data) / 1e6:.1f} MB). {note}"] + [
+        f"  {text}" + (f" ({times} runs)" if times > 1 else "") for text, times in said.items()
+    ]
 
 
 def build_page(
@@ -55,147 +111,84 @@ def build_page(
     film_note: str = "",
     date: datetime.date | None = None,
 ) -> str:
-    """Write the page.
+    """The page's text.
 
     Args:
         runs: In the order in which they are shown; others are compared with the first.
         title: Of the page; made from the runs if empty.
-        film: The film strips (`longva_eval.reports.page.film`).
+        film: The film strips (`longva_eval.reports.page.media`).
         film_note: A sentence on how they were made.
         date: On which the page was made; today if left out.
     """
     shown = shown_runs(runs)
     samples = collect_samples([each.run for each in shown], film or {})
-    title = title or _title(shown)
-    sections = [
-        ("summary", "Summary", summary_table(shown)),
-        ("comparison", "Runs against each other", comparison_table(shown)),
-        ("curves", "Score by number of frames", frame_curves(shown)),
-        ("needles", "Needles by length and depth", needle_grids(shown)),
-        ("categories", "By category", category_figures(shown)),
-        ("unanswered", "Failed and unanswered questions", _unanswered(shown)),
-        ("samples", "Samples", _browser(samples, film_note)),
-        ("made", "How these numbers were made", _recipes(shown)),
-    ]
-    sections = [section for section in sections if section[2]]
-    body = [
-        _header(shown, title, samples, date or datetime.date.today(), sections),
-        tag(
-            "main",
-            _problems(shown),
-            *(_section(name, heading, content) for name, heading, content in sections),
-            id="main",
-        ),
-        tag(
-            "footer",
-            tag("p", f"Made by longva-eval {__version__}. This file needs no network and no other "
-                "file."),
-        ),
-    ]  # fmt: skip
-    config = {
-        "runs": [{"letter": each.letter, "label": each.label} for each in shown],
-        "outcomes": [*OUTCOMES, "scored"],
+    compared, compared_notes = differences(shown)
+    curves, maps = frame_figures(shown)
+    tables, table_notes = category_tables(shown)
+    parts: dict[str, tuple[str, Any]] = {
+        "summary": ("Summary", score_rows(shown)),
+        "differences": ("Runs against the first", compared or compared_notes),
+        "published": ("Beside published scores", published_tables(shown)),
+        "frames": ("Score by number of frames", curves or maps),
+        "needles": ("Needles by length and depth", needle_figures(shown)),
+        "categories": ("By category", tables),
+        "failures": ("Failed and unanswered questions", _unanswered(shown)),
+        "samples": ("Samples", samples.num_questions),
+        "recipes": ("How these numbers were made", [(each, _recipe(each)) for each in shown]),
     }
-    style, script = _asset("page.css"), _asset("page.js")
-    policy = (
-        f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+    style, script = style_sheet(), asset("page.js")
+    return render(
+        "page.html",
+        title=title or _title(shown),
+        facts=" · ".join(
+            [
+                count_of(len(shown), "run"),
+                count_of(len(all_tasks(shown)), "task"),
+                count_of(samples.num_questions, "question"),
+                (date or datetime.date.today()).isoformat(),
+            ]
+        ),
+        version=__version__,
+        style=style,
+        script=script,
+        policy=f"default-src 'none'; style-src {digest(style)}; script-src {digest(script)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'",
+        config={
+            "runs": [{"letter": each.letter, "label": each.label} for each in shown],
+            "outcomes": [*OUTCOMES, "scored"],
+        },
+        shown=shown,
+        problems=_problems(shown),
+        parts={name: part for name, part in parts.items() if part[1]},
+        differences=compared,
+        difference_notes=compared_notes,
+        curves=curves,
+        maps=maps,
+        category_notes=table_notes,
+        samples=samples,
+        film_note=film_note,
+        outcomes=[name for name in OUTCOMES if name != "not scored"],
     )
-    head = joined(
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", name="referrer", content="no-referrer"),
-        tag("title", title),
-        Markup(f"<style>{style}</style>"),
-    )
-    data = joined(script_json("config", config), samples.elements)
-    return (
-        "<!doctype html>\n"
-        + tag(
-            "html",
-            tag("head", head),
-            tag("body", *body, data, Markup(f"<script>{script}</script>")),
-            lang="en",
-        )
-        + "\n"
-    )
-
-
-def _asset(name: str) -> str:
-    return (_ASSETS / name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _title(shown: Sequence[ShownRun]) -> str:
     names = list(dict.fromkeys(each.run.name for each in shown))
-    tasks = list(dict.fromkeys(task for each in shown for task in each.run.tasks))
+    tasks = all_tasks(shown)
     who = " and ".join(names) if len(names) <= 2 else f"{len(names)} models"
     what = " and ".join(tasks) if len(tasks) <= 2 else f"{len(tasks)} tasks"
     return f"{who} on {what}"
 
 
-# Header and problems ------------------------------------------------------------------------------
-
-
-def _header(
-    shown: Sequence[ShownRun],
-    title: str,
-    samples: Samples,
-    date: datetime.date,
-    sections: Sequence[tuple[str, str, Markup]],
-) -> Markup:
-    tasks = all_tasks(shown)
-    facts = (
-        f"{count_of(len(shown), 'run')} · {count_of(len(tasks), 'task')} · "
-        f"{count_of(samples.num_questions, 'question')} · {date.isoformat()}"
-    )
-    links = [tag("a", heading, href=f"#{name}") for name, heading, _ in sections]
-    return tag(
-        "header",
-        tag("a", "Skip to the numbers", class_="skip", href="#main"),
-        tag("p", "longva-eval report", class_="kicker"),
-        tag("h1", isolated(title)),
-        tag("p", facts, class_="facts"),
-        tag("ul", *(tag("li", named(each)) for each in shown), class_="runs", aria_label="Runs"),
-        tag("nav", *links, aria_label="Sections"),
-    )
-
-
-def _problems(shown: Sequence[ShownRun]) -> Markup:
-    """What a reader must know before any number."""
+def _problems(shown: Sequence[ShownRun]) -> dict[str, list[tuple[list[ShownRun], str]]]:
+    """What a reader must know before any number, and what is good to know, with the runs."""
     rows: dict[tuple[str, str], list[ShownRun]] = {}
     for each in shown:
         for problem in each.run.problems:
             rows.setdefault((problem.kind, problem.text), []).append(each)
-    serious = [(key, who) for key, who in rows.items() if key[0] not in _NOTICES]
-    notices = [(key, who) for key, who in rows.items() if key[0] in _NOTICES]
-    if not rows:
-        return Markup("")
-
-    def entries(found: Iterable[tuple[tuple[str, str], list[ShownRun]]]) -> Markup:
-        return tag(
-            "ul",
-            *(
-                tag("li", *(joined(badge(each), " ") for each in who), isolated(_sentence(text)))
-                for (_, text), who in found
-            ),
-        )
-
-    parts = []
-    if serious:
-        parts += [tag("h2", "Before you read the numbers", id="problems"), entries(serious)]
-    if notices:
-        heading = f"{count_of(len(notices), 'note')} on how the numbers were read"
-        parts.append(tag("details", tag("summary", heading), entries(notices), open=not serious))
-    return tag(
-        "section", *parts, class_="problems" + ("" if serious else " mild"),
-        aria_label="Problems of the runs",
-    )  # fmt: skip
+    found: dict[str, list[tuple[list[ShownRun], str]]] = {"serious": [], "mild": []}
+    for (kind, text), who in rows.items():
+        found["mild" if kind in _NOTICES else "serious"].append((who, _sentence(text)))
+    return found
 
 
 def _sentence(text: str) -> str:
@@ -204,122 +197,52 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] if re.match("[a-z]+ ", text) else text
 
 
-def _section(name: str, heading: str, content: Markup) -> Markup:
-    return tag(
-        "section", tag("h2", heading, id=f"{name}-title"), content, id=name,
-        aria_labelledby=f"{name}-title",
-    )  # fmt: skip
-
-
-# Failures -----------------------------------------------------------------------------------------
-
-
-def _unanswered(shown: Sequence[ShownRun]) -> Markup:
-    parts = []
+def _unanswered(shown: Sequence[ShownRun]) -> list[dict[str, Any]]:
+    """For each run, task and outcome: the first questions that failed or have no answer."""
+    lists = []
     for each in shown:
         for name, task in each.run.tasks.items():
             for outcome in ("failed", "no answer"):
-                found = [q for q in task.samples if q.outcome == outcome]
+                found = [sample for sample in task.samples if sample.outcome == outcome]
                 if found:
-                    parts.append(_unanswered_list(each, name, outcome, found, len(task.samples)))
-    return joined(*parts)
+                    lists.append(
+                        {
+                            "each": each,
+                            "task": name,
+                            "outcome": outcome,
+                            "asked": len(task.samples),
+                            "number": len(found),
+                            "rows": [_unanswered_row(name, s) for s in found[:_MOST_LISTED]],
+                            "link": link_to(task=name, run=each.place, outcome=outcome),
+                        }
+                    )
+    return lists
 
 
-def _unanswered_list(
-    each: ShownRun, name: str, outcome: str, found: Sequence[Sample], asked: int
-) -> Markup:
-    rows = []
-    for question in found[:_MOST_LISTED]:
-        what = question.reason if outcome == "failed" else question.generated
-        rows.append(
-            tag(
-                "tr",
-                tag("th", tag("a", isolated(question.question_id or str(question.doc_id)),
-                    href=f"#sample={quoted(f'{name}/{question.key}')}"), scope="row"),
-                tag("td", isolated(_short(question.question or question.prompt, 120))),
-                tag("td", isolated(_short(what, 240)) if what.strip() else
-                    tag("em", "no reason recorded" if outcome == "failed" else "an empty answer")),
-            )
-        )  # fmt: skip
-    heads = ("Question", "Text", "Reason" if outcome == "failed" else "What the model said")
-    more = Markup("")
-    if len(found) > _MOST_LISTED:
-        link = f"#task={quoted(name)}&run={each.place}&outcome={quoted(outcome)}"
-        more = tag("p", tag("a", f"All {len(found):,} in the samples", href=link))
-    words = "could not be asked" if outcome == "failed" else "have no answer that can be read"
-    return tag(
-        "details",
-        tag("summary", named(each), ", ", isolated(name), f": {len(found):,} of {asked:,} "
-            f"questions {words}"),
-        tag("div", tag("table",
-            tag("thead", tag("tr", *(tag("th", text, scope="col") for text in heads))),
-            tag("tbody", *rows)), class_="scroll"),
-        more,
-        open=len(found) <= 5,
-    )  # fmt: skip
+def _unanswered_row(task: str, sample: Sample) -> dict[str, str]:
+    return {
+        "name": sample.question_id or str(sample.doc_id),
+        "link": link_to(sample=f"{task}/{sample.key}"),
+        "text": sample.question or sample.prompt,
+        "what": sample.reason if sample.outcome == "failed" else sample.generated,
+    }
 
 
-def _short(text: str, length: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-# Samples ------------------------------------------------------------------------------------------
-
-
-def _browser(samples: Samples, film_note: str) -> Markup:
-    if not samples.num_questions:
-        return Markup("")
-    notes = ["A question's answers of all runs stand together."]
-    if film_note:
-        notes.append(film_note)
-    if samples.is_cut:
-        notes.append(f"Texts are cut at {samples.text_length:,} characters.")
-    return joined(
-        tag("noscript", tag("p", "Browsing the samples needs JavaScript.", class_="note")),
-        tag("form", id="filters", role="search", aria_label="Filter the samples"),
-        tag("p", id="count", aria_live="polite"),
-        tag("ol", id="list", aria_label="Samples"),
-        tag("div", id="pager"),
-        tag("p", " ".join(notes), class_="note"),
-    )
-
-
-# How it was made ----------------------------------------------------------------------------------
-
-
-def _recipes(shown: Sequence[ShownRun]) -> Markup:
-    parts = []
-    for each in shown:
-        run = each.run
-        facts: list[tuple[str, str]] = [("file", run.path.name)]
-        facts += [
-            (name, value)
-            for name, value in (
-                ("model", run.model),
-                ("date", run.date),
-                ("limit", "" if run.limit is None else f"{run.limit:g}"),
-                ("offset", str(run.offset or "")),
-            )
-            if value
-        ]
-        facts += [(f"model_args {name}", value) for name, value in run.model_args.items()]
-        facts += [
-            (f"version of {name}", task.version) for name, task in run.tasks.items() if task.version
-        ]
-        for name, task in run.tasks.items():
-            read = [f"{what} from {field}" for what, field in task.read_from.items() if field]
-            if read:
-                facts.append((f"read of {name}", "; ".join(read)))
-        for name in ("lmms_eval_version", "git_hash", "total_evaluation_time_seconds"):
-            if run.results.get(name) not in (None, ""):
-                facts.append((name, str(run.results[name])))
-        facts += _flat({k: v for k, v in run.recipe.items() if k not in _LEFT_OUT}, "")
-        rows = [tag("div", tag("dt", isolated(k)), tag("dd", isolated(v))) for k, v in facts]
-        parts.append(
-            tag("details", tag("summary", named(each)), tag("dl", *rows), open=len(shown) == 1)
-        )
-    return joined(*parts)
+def _recipe(each: ShownRun) -> list[tuple[str, str]]:
+    """How a run was made, as names and values."""
+    run = each.run
+    facts: list[tuple[str, Any]] = [
+        ("file", run.path.name), ("model", run.model), ("date", run.date),
+        ("limit", "" if run.limit is None else f"{run.limit:g}"), ("offset", run.offset or ""),
+    ]  # fmt: skip
+    facts += [(f"model_args {name}", value) for name, value in run.model_args.items()]
+    for name, task in run.tasks.items():
+        read = [f"{what} from {field}" for what, field in task.read_from.items() if field]
+        facts += [(f"version of {name}", task.version), (f"read of {name}", "; ".join(read))]
+    for name in ("lmms_eval_version", "git_hash", "total_evaluation_time_seconds"):
+        facts.append((name, run.results.get(name, "")))
+    facts += _flat({k: v for k, v in run.recipe.items() if k not in _LEFT_OUT}, "")
+    return [(name, str(value)) for name, value in facts if value not in ("", None)]
 
 
 def _flat(value: Any, name: str) -> list[tuple[str, str]]:

@@ -87,7 +87,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"short": _short}
-    made.globals |= {"script_json": script_json}
+    made.globals |= {"script_json": script_json, "zip": zip}
     return made
 
 

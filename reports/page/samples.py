@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from markupsafe import Markup
+
 from longva_eval.reports.page.film import Strip
-from longva_eval.reports.page.markup import Markup, script_json
+from longva_eval.reports.page.rendering import script_json
 from longva_eval.reports.reading.needle_runs import grid_of
 from longva_eval.reports.reading.runs import Run, Sample
 

@@ -19,9 +19,7 @@ from longva_eval.errors import MediaError, SettingsError
 from longva_eval.media.images import image_digest, open_image
 from longva_eval.media.probe import probe_video
 from longva_eval.questions.outcomes import FAILED
-from longva_eval.reports.page.common import PageRun
 from longva_eval.reports.page.film import (
-    MediaFinder,
     SeenFrame,
     Strip,
     StripPlan,
@@ -31,8 +29,9 @@ from longva_eval.reports.page.film import (
     plan_pictures,
     plan_videos,
 )
-from longva_eval.reports.page.markup import Markup, script_json, tag
-from longva_eval.reports.page.page import build_page
+from longva_eval.reports.page.media import MediaFinder
+from longva_eval.reports.page.page import PageRun, build_page
+from longva_eval.reports.page.rendering import script_json, visible
 from longva_eval.reports.reading.needle_runs import grid_of, read_needle_run
 from longva_eval.reports.reading.runs import read_run
 
@@ -172,10 +171,8 @@ def contrast(first: str, second: str) -> float:
     return (lighter + 0.05) / (darker + 0.05)
 
 
-def test_text_is_escaped_unless_it_is_markup() -> None:
-    assert tag("p", "<b>&", Markup("<i></i>")) == "<p>&lt;b&gt;&amp;<i></i></p>"
-    assert tag("p", title='"><script>') == '<p title="&quot;&gt;&lt;script&gt;"></p>'
-    assert tag("p", "a\x00\ud800b") == "<p>a\u2400\ufffdb</p>"
+def test_what_cannot_be_shown_becomes_a_sign() -> None:
+    assert visible("a\x00\ud800b\x7f\r\n") == "a\u2400\ufffdb\u2421\n"
 
 
 def test_data_for_the_script_cannot_end_its_element() -> None:
@@ -221,7 +218,7 @@ def test_two_runs_are_compared_on_the_questions_both_were_asked(tmp_path: Path) 
     first = write_run(tmp_path / "a", questions(3))
     second = write_run(tmp_path / "b", questions(9, 12)[:11], model="other")
     shown = page_of(first, second).shown()
-    assert "B minus A 11" in shown
+    assert "longva_mini B minus A 11" in shown
     assert "+54.5" in shown  # 9 of 11 minus 3 of 11
     assert "B: 6, A: 0" in shown
 
@@ -235,8 +232,8 @@ def test_runs_on_different_data_are_not_compared(tmp_path: Path) -> None:
     ]
     third = write_run(tmp_path / "c", other, model="third")
     shown = page_of(first, second, third).shown()
-    assert "Not compared: 12 of 12 common questions have another right answer" in shown
-    assert "Not compared: no common question: 12 and 12 questions, none the same." in shown
+    assert "12 of 12 questions with the same id have different right answers" in shown
+    assert "have no question in common (12 and 12" in shown
 
 
 def test_a_curve_is_drawn_of_one_model_at_several_numbers_of_frames(tmp_path: Path) -> None:
@@ -247,7 +244,7 @@ def test_a_curve_is_drawn_of_one_model_at_several_numbers_of_frames(tmp_path: Pa
     page = page_of(*runs)
     curves = [a for name, a in page.elements if name == "svg" and a.get("class") == "curve"]
     assert len(curves) == 1
-    assert "Within one point of its best at 16 frames" in page.shown()
+    assert "Overall comes within 1 point of its best at 16 frames" in page.shown()
     assert "guessing" in page.shown()
 
 
@@ -273,7 +270,7 @@ def test_a_run_without_samples_shows_what_the_host_wrote_and_nothing_more(tmp_pa
     page = page_of(run)
     shown = page.shown()
     assert "51.2 %" in shown
-    assert "as lmms-eval wrote it; there are no samples to count" in shown
+    assert "accuracy as lmms-eval wrote it; there are no samples to count" in shown
     assert "has no samples file" in shown
     assert not any(a.get("id") == "list" for _, a in page.elements)
 
@@ -363,7 +360,7 @@ def test_rope_settings_at_several_frames_become_a_heatmap(tmp_path: Path) -> Non
     page = page_of(*runs)
     labels = [a["aria-label"] or "" for _, a in page.elements if a.get("class") == "cell"]
     assert len(labels) == 4
-    assert labels[3].startswith("longva-tiny, 16 frames, RoPE base 50,000: 75.0 %")
+    assert labels[3].startswith("RoPE base 50,000, 16 frames: 75.0 %")
 
 
 # Needles ------------------------------------------------------------------------------------------
@@ -560,7 +557,8 @@ def test_the_command_writes_a_page_with_film_strips(
     rows = questions(9, video=file, frames=(0, 9, 19), num_frames_total=20)
     run = write_run(tmp_path / "run", rows)
     out = tmp_path / "new" / "page.html"
-    assert main(["report", str(run), str(needle_folder), "--out", str(out)]) == 0
+    given = ["report", str(run), str(needle_folder), "--out", str(out)]
+    assert main([*given, "--media", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert f"Wrote {out}" in said
     page = Page(out.read_text(encoding="utf-8"))
@@ -569,6 +567,29 @@ def test_the_command_writes_a_page_with_film_strips(
     assert {strip["seen"] for strip in strips} == {3, 17, 65}
     task = json.loads(page.scripts["task-0"])
     assert {answer["z"] for row in task["rows"] for answer in row["r"].values()} == {0}
+
+
+def test_pictures_of_this_machine_do_not_get_into_the_page_of_a_received_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    secret = mine / "secret.png"
+    Image.new("RGB", (40, 20), (255, 0, 255)).save(secret)
+    received = tmp_path / "received"
+    names = [str(secret), str(received / ".." / "mine" / "secret.png"), str(received / "link.png")]
+    rows = [sample(n, text="A", video=name) for n, name in enumerate(names)]
+    run = write_run(received, rows)
+    (received / "link.png").symlink_to(secret)
+    out = tmp_path / "page.html"
+    for given, strips in (([], 0), (["--media", str(mine)], 3)):
+        assert main(["report", str(run), "--out", str(out), *given]) == 0
+        found = Page(out.read_text(encoding="utf-8")).scripts
+        assert sum(name.startswith("strip-") for name in found) == strips
+        said = capsys.readouterr().out
+        assert (
+            f"lie outside of the runs' folders and were not opened: --media {mine}" in said
+        ) is (not strips)
 
 
 def test_a_haystack_of_another_digest_is_not_shown(tmp_path: Path, needle_folder: Path) -> None:
@@ -590,8 +611,8 @@ def test_wrong_calls_of_the_command_say_what_to_do(
     run = write_run(tmp_path / "run", questions(3))
     assert main(["report", str(run), "--out", str(tmp_path)]) == 1
     assert "is a folder; name a file" in capsys.readouterr().err
-    assert main(["report", str(run), "--film-mb", "0"]) == 1
-    assert "--film-mb 0 must be above 0" in capsys.readouterr().err
+    assert main(["report", str(run), "--film-mb", "-1"]) == 1
+    assert "--film-mb -1 must be from 0 to 1,000" in capsys.readouterr().err
     assert issubclass(SettingsError, Exception)
 
 
@@ -626,7 +647,8 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = write_run(tmp_path / "a", [*questions(20, 60, **given), hostile])
     second = write_run(tmp_path / "b", [*questions(45, 60), hostile], model=HOSTILE[:40])
     out = tmp_path / "page.html"
-    assert main(["report", str(first), str(second), "--out", str(out), "--title", HOSTILE]) == 0
+    given = ["report", str(first), str(second), "--out", str(out), "--title", HOSTILE]
+    assert main([*given, "--media", str(tmp_path)]) == 0
     return out
 
 
@@ -678,7 +700,7 @@ def test_in_a_browser_filters_work_and_stay_in_the_address(
 @needs_chromium
 def test_in_a_browser_pages_turn_and_a_sample_has_a_link(browser: Chromium, two_runs: Path) -> None:
     opened(browser, two_runs)
-    assert browser.evaluate("document.querySelectorAll('#list > li').length") == 20
+    assert browser.evaluate("document.querySelectorAll('#list .row').length") == 20
     browser.evaluate("[...document.querySelectorAll('#pager button')].at(-1).click()")
     assert "flag 20?" in browser.evaluate("document.querySelector('#list').textContent")
     opened(browser, two_runs, "#sample=longva_mini%2F016-2")
@@ -710,7 +732,7 @@ def test_in_a_browser_a_heatmap_tells_what_was_missed(
     assert "depth 100 %" in browser.evaluate("document.activeElement.getAttribute('aria-label')")
     browser.evaluate(f"{cell}.dispatchEvent(new MouseEvent('click', {{bubbles: true}}))")
     browser.wait_for("document.getElementById('count').textContent === '3 of 18 questions'")
-    browser.evaluate("document.querySelectorAll('#list button')[1].click()")
+    browser.evaluate("document.querySelectorAll('#list .row')[1].click()")
     assert browser.evaluate("document.querySelectorAll('.film li.needle').length") == 1
     assert browser.errors() == []
 

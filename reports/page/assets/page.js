@@ -36,11 +36,13 @@
     return make("span", { class: `letter run-${place % 8}`, title: visible(config.runs[place].label) },
       config.runs[place].letter);
   }
+  /** What became of an answer: a sign, and the option that was read or the outcome in words. */
   function verdict(answer, place, long) {
+    const said = answer.l || (answer.s === "failed" || answer.s === "no answer" ? answer.s : brief(answer.g));
     const box = make("span", { class: `verdict ${answer.s.replace(" ", "-")}` },
-      config.runs.length > 1 && !long ? config.runs[place].letter + " " : null,
       make("span", { "aria-hidden": "true" }, GLYPHS[answer.s] || "?"),
-      make("span", { class: long ? null : "unseen" }, long ? " " + answer.s : answer.s));
+      make("span", { class: long ? null : "unseen" }, ` ${answer.s} `));
+    if (!long) box.append(" ", isolated(said));
     if (answer.x !== undefined && answer.s !== "failed" && answer.s !== "no answer") {
       box.append(` ${answer.x}`);
     }
@@ -49,7 +51,7 @@
 
   // State: what the address says behind the # ---------------------------------------------------
 
-  const KEYS = ["task", "run", "outcome", "first", "second", "relation", "q"];
+  const KEYS = ["task", "run", "outcome", "first", "second", "relation", "q", "sort"];
   let state = {};
   let page = 0;
   let tasks = null;
@@ -246,24 +248,77 @@
 
   // The list ------------------------------------------------------------------------------------
 
+  /** The runs that answered any of these rows, the two that are compared first. */
+  function runsOf(listed) {
+    const used = [...config.runs.keys()].filter((place) => listed.some((row) => row.r[place]));
+    return [...new Set([...pairOf(), ...used])].filter((place) => used.includes(place));
+  }
+  const disagree = (row) => {
+    const [a, b] = pairOf().map((place) => row.r[place]);
+    return Boolean(a && b && isRight(a) !== isRight(b));
+  };
+  const RANKS = ["failed", "no answer", "wrong", "not scored", "scored", "right"];
+  const compareText = (a, b) => a.localeCompare(b, "en", { numeric: true });
+  const ORDERS = {
+    id: (a, b) => compareText(a.i, b.i),
+    text: (a, b) => compareText(a.q, b.q),
+    answer: (a, b) => compareText(a.a, b.a),
+    disagree: (a, b) => disagree(b) - disagree(a),
+  };
+  function order(key) {
+    if (!key.startsWith("run")) return ORDERS[key];
+    const place = key.slice(3);
+    const rank = (row) => row.r[place] ? RANKS.indexOf(row.r[place].s) + (row.r[place].x || 0) : -1;
+    return (a, b) => rank(a) - rank(b);
+  }
+
+  function fitting() {
+    const [key, down] = (state.sort || "").split("-");
+    const by = order(key);
+    const chosen = rows.filter(fits);
+    return by ? chosen.sort((a, b) => (down ? by(b, a) : by(a, b))) : chosen;
+  }
   function apply(scroll, quiet) {
-    found = rows.filter(fits);
+    found = fitting();
     const pages = Math.max(1, Math.ceil(found.length / PAGE));
     page = Math.min(Math.max(0, page), pages - 1);
     byId("count").textContent = found.length === rows.length
       ? `${number(rows.length)} question${rows.length === 1 ? "" : "s"}`
       : `${number(found.length)} of ${number(rows.length)} questions`;
-    const items = found.slice(page * PAGE, (page + 1) * PAGE).map(item);
-    byId("list").replaceChildren(...items);
-    byId("list").setAttribute("start", page * PAGE + 1);
+    const listed = found.slice(page * PAGE, (page + 1) * PAGE);
+    const runs = runsOf(listed);
+    const list = byId("list");
+    list.tHead.replaceChildren(heads(runs));
+    list.tBodies[0].replaceChildren(...listed.flatMap((row) => item(row, runs)));
     pager(pages);
     if (!quiet) writeHash();
     if (scroll) {
-      const open = byId("list").querySelector("[aria-expanded=true]");
-      const target = open || byId("samples");
-      target.scrollIntoView({ block: "start", behavior: "instant" });
+      const open = list.querySelector("[aria-expanded=true]");
+      (open ? open.closest("tr") : byId("samples")).scrollIntoView({ block: "start",
+        behavior: "instant" });
       if (open) open.focus({ preventScroll: true });
     }
+  }
+  function heads(runs) {
+    const line = make("tr");
+    const [sorted, down] = (state.sort || "").split("-");
+    const head = (key, ...content) => {
+      const button = make("button", { type: "button", title: "Sort" }, ...content,
+        make("span", { "aria-hidden": "true" }, sorted === key ? (down ? " ▾" : " ▴") : ""));
+      button.addEventListener("click", () => {
+        change("sort", sorted !== key ? key : down ? "" : `${key}-down`);
+        byId("list").tHead.querySelectorAll("button")[[...line.children].indexOf(cell)].focus();
+      });
+      const cell = make("th", { scope: "col",
+        "aria-sort": sorted === key ? (down ? "descending" : "ascending") : null }, button);
+      line.append(cell);
+    };
+    head("id", "Id");
+    head("text", "Question");
+    head("answer", "Right");
+    for (const place of runs) head(`run${place}`, letter(place));
+    if (runs.length > 1) head("disagree", make("span", { title: "Where the compared runs disagree" }, "≠"));
+    return line;
   }
   function pager(pages) {
     const go = (to) => {
@@ -280,40 +335,86 @@
     byId("pager").replaceChildren(...(pages > 1
       ? [back, make("span", null, `Page ${number(page + 1)} of ${number(pages)}`), next] : []));
   }
-  function item(row) {
+  function item(row, runs) {
     const name = nameOf(row);
-    const verdicts = make("span", { class: "verdicts" });
-    for (const place of row.task.runs) if (row.r[place]) verdicts.append(verdict(row.r[place], place));
-    const meta = make("span", { class: "meta" }, isolated(row.i));
-    if (tasks.length > 1) meta.append(" · ", isolated(row.task.name));
-    if (row.v && row.v !== row.i && !Object.values(row.c).includes(row.v)) meta.append(" · ", isolated(row.v));
+    const button = make("button", { type: "button", class: "row", "aria-expanded": "false" },
+      isolated(row.q || row.i));
+    const meta = make("span", { class: "meta" });
+    const facts = tasks.length > 1 ? [row.task.name] : [];
+    if (row.v && row.v !== row.i && !Object.values(row.c).includes(row.v)) facts.push(row.v);
     for (const [place, value] of Object.entries(row.c)) {
       const bare = /^[\d.,]+( %)?$/.test(value);  // a number says nothing without its name
-      meta.append(" · ", isolated(bare ? `${row.task.categories[place]} ${value}` : value));
+      facts.push(bare ? `${row.task.categories[place]} ${value}` : value);
     }
-    const button = make("button", { type: "button", class: "row", "aria-expanded": "false" },
-      verdicts, make("span", { class: "text" }, isolated(row.q || row.i)), meta);
-    const entry = make("li", null, button);
+    facts.forEach((fact, place) => meta.append(place ? " · " : "", isolated(fact)));
+    const line = make("tr", null, make("td", { class: "id" }, isolated(row.i)),
+      make("td", { class: "text" }, button, meta),
+      make("td", { class: "right", "data-label": "Right" }, isolated(brief(row.a))));
+    for (const place of runs) {
+      const answer = row.r[place];
+      line.append(answer ? make("td", { class: "answer" }, verdict(answer, place))
+        : make("td", null, "–"));
+    }
+    if (runs.length > 1) line.append(make("td", { class: "differs" }, disagree(row) ? "≠" : ""));
+    const below = make("tr", { class: "below" });
+    below.hidden = true;
     const show = (open) => {
       button.setAttribute("aria-expanded", String(open));
-      const detail = entry.querySelector(".detail");
-      if (open && !detail) entry.append(details(row));
-      if (!open && detail) detail.remove();
+      below.hidden = !open;
+      below.replaceChildren(...(open
+        ? [make("td", { colspan: line.children.length }, details(row, runs))] : []));
     };
     if (name === opened) show(true);
-    button.addEventListener("click", () => {
+    line.addEventListener("click", (event) => {
+      if (String(getSelection()) || event.target.closest("a")) return;
       const open = button.getAttribute("aria-expanded") !== "true";
       show(open);
       if (open) opened = name;
       else if (opened === name) opened = "";
       writeHash();
     });
-    return entry;
+    return [line, below];
+  }
+  const brief = (text) => (text.length > 28 ? text.slice(0, 27) + "…" : text);
+
+  /** Open the next row that fits, or the previous one; from the open one on. */
+  function step(by, wanted) {
+    start();
+    let place = found.findIndex((row) => nameOf(row) === opened);
+    if (place < 0) place = by > 0 ? page * PAGE - 1 : page * PAGE;
+    do place += by; while (found[place] && !wanted(found[place]));
+    if (!found[place]) return;
+    opened = nameOf(found[place]);
+    page = Math.floor(place / PAGE);
+    apply(true);
+  }
+  const KEYS_OF_LIST = {
+    j: () => step(1, () => true),
+    k: () => step(-1, () => true),
+    d: () => step(1, disagree),
+    D: () => step(-1, disagree),
+    "/": () => byId("filters").elements.q.focus(),
+    Escape: () => {
+      opened = "";
+      apply();
+    },
+  };
+  function onKey(event) {
+    if (event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
+    if (event.target.closest("input, select, textarea")) {
+      if (event.key === "Escape") event.target.blur();
+      return;
+    }
+    const act = KEYS_OF_LIST[event.key];
+    if (!act) return;
+    event.preventDefault();
+    start();
+    act();
   }
 
   // One sample ----------------------------------------------------------------------------------
 
-  function details(row) {
+  function details(row, runs) {
     const box = make("div", { class: "detail" });
     if (row.m) box.append(make("p", { class: "facts" }, "Media: ", isolated(row.m.join(", "))));
     box.append(make("p", { class: "question" }, isolated(row.q)));
@@ -323,7 +424,7 @@
         isolated(row.a)));
     }
     let before = "";
-    for (const place of row.task.runs) {
+    for (const place of runs) {
       if (!row.r[place]) continue;
       const part = perRun(row, place);
       const strip = String(row.r[place].z);
@@ -411,12 +512,13 @@
     const address = `url("data:${strip.mime};base64,${strip.data}")`;
     strip.labels.forEach((label, place) => {
       const isNeedle = place === strip.needle;
-      const what = isNeedle ? "The needle" : `Frame at ${label}`;
-      const picture = make("span", { class: "picture", role: "img", "aria-label": visible(what) });
+      const picture = make("button", { type: "button", class: "picture",
+        "aria-label": visible(`${isNeedle ? "The needle" : `Frame at ${label}`}, enlarge`) });
       picture.style.aspectRatio = `${strip.width} / ${strip.height}`;
       picture.style.backgroundImage = address;
       picture.style.backgroundSize = `${100 * count}% 100%`;
       picture.style.backgroundPosition = `${count > 1 ? (100 * place) / (count - 1) : 0}% 0`;
+      picture.addEventListener("click", () => enlarge(strip, place, nameOf(row), picture));
       list.append(make("li", { class: isNeedle ? "needle" : null }, picture,
         make("span", { "aria-hidden": "true" }, label)));
     });
@@ -427,58 +529,93 @@
       seen + (strip.needle !== null ? "; the needle is marked." : ".")));
   }
 
+  // One frame -----------------------------------------------------------------------------------
+
+  /** A frame as large as the window holds; arrow keys turn, and it can be saved. */
+  async function enlarge(strip, at, name, from) {
+    const sheet = new Image();
+    sheet.src = `data:${strip.mime};base64,${strip.data}`;
+    await sheet.decode();
+    const canvas = make("canvas", { width: strip.width, height: strip.height, role: "img" });
+    const caption = make("p");
+    const file = (what) => `${name} ${what}`.replace(/[^\w.-]+/g, "_").slice(-120) + ".png";
+    const draw = () => {
+      canvas.getContext("2d").drawImage(sheet, at * strip.width, 0, strip.width, strip.height,
+        0, 0, strip.width, strip.height);
+      const label = strip.labels[at];
+      canvas.setAttribute("aria-label", visible(label));
+      caption.replaceChildren(isolated(label), ` · ${at + 1} of ${strip.labels.length}`);
+    };
+    const turn = (by) => {
+      at = (at + by + strip.labels.length) % strip.labels.length;
+      draw();
+    };
+    const save = (source, what) => source.toBlob((blob) => {
+      const link = make("a", { href: URL.createObjectURL(blob), download: file(what) });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    });
+    const saveStrip = () => {
+      const whole = make("canvas", { width: sheet.width, height: sheet.height });
+      whole.getContext("2d").drawImage(sheet, 0, 0);
+      save(whole, "strip");
+    };
+    const dialog = make("dialog", { "aria-label": "Frame" });
+    const button = (text, act) => {
+      const made = make("button", { type: "button" }, text);
+      made.addEventListener("click", act);
+      return made;
+    };
+    dialog.append(canvas, caption, make("div", null, button("← Previous", () => turn(-1)),
+      button("Next →", () => turn(1)), button("Save frame", () => save(canvas, strip.labels[at])),
+      button("Save strip", saveStrip), button("Close", () => dialog.close())));
+    dialog.addEventListener("keydown", (event) => {
+      if (event.key === "ArrowLeft") turn(-1);
+      if (event.key === "ArrowRight") turn(1);
+    });
+    dialog.addEventListener("click", (event) => {
+      if (event.target === dialog) dialog.close();
+    });
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      from.focus();
+    });
+    draw();
+    document.body.append(dialog);
+    dialog.showModal();
+  }
+
   // Heatmaps ------------------------------------------------------------------------------------
 
-  for (const grid of document.querySelectorAll(".grid")) {
-    const info = read(`${grid.id}-cells`);
+  for (const grid of document.querySelectorAll(".heatmap")) {
+    const missed = read(`${grid.id}-missed`);
     const out = grid.parentElement.querySelector(".cell-info");
-    const cells = [...grid.querySelectorAll(".cell")];
+    const lines = [...grid.tBodies[0].rows].map((line) => [...line.querySelectorAll("td")]
+      .map((place) => place.firstElementChild));
     const tell = (cell) => {
-      const { title, missed } = info[Number(cell.dataset.cell)];
-      out.replaceChildren(make("strong", null, isolated(title)));
-      if (missed.length) {
-        out.append(". Missed: ");
-        missed.slice(0, 8).forEach(([needle, answer, said], place) => {
-          out.append(place ? "; " : "", isolated(needle), " (", isolated(answer), "; said ",
-            isolated(said || "nothing"), ")");
-        });
-        if (missed.length > 8) out.append(`; and ${missed.length - 8} more`);
-      }
+      const found = missed[cell.dataset.place] || [];
+      out.replaceChildren(make("strong", null, isolated(cell.getAttribute("aria-label"))));
+      found.slice(0, 8).forEach(([needle, answer, said], place) => {
+        out.append(place ? "; " : ". Missed: ", isolated(needle), " (", isolated(answer), "; said ",
+          isolated(said || "nothing"), ")");
+      });
+      if (found.length > 8) out.append(`; and ${found.length - 8} more`);
     };
-    cells.forEach((cell, place) => {
-      cell.setAttribute("tabindex", place ? "-1" : "0");
+    lines.forEach((line, y) => line.forEach((cell, x) => {
+      if (!cell) return;
       cell.addEventListener("mouseenter", () => tell(cell));
       cell.addEventListener("focus", () => tell(cell));
-      const open = () => {
-        const { link } = info[Number(cell.dataset.cell)];
-        if (link) location.hash = link;
-      };
-      cell.addEventListener("click", open);
       cell.addEventListener("keydown", (event) => {
-        if (event.key === "Enter" || event.key === " ") {
-          event.preventDefault();
-          open();
-          return;
-        }
-        const [x, y] = [Number(cell.dataset.x), Number(cell.dataset.y)];
-        const inColumn = cells.filter((each) => Number(each.dataset.x) === x)
-          .sort((a, b) => a.dataset.y - b.dataset.y);
-        const inRow = cells.filter((each) => Number(each.dataset.y) === y)
-          .sort((a, b) => a.dataset.x - b.dataset.x);
-        const to = {
-          ArrowUp: inColumn[inColumn.indexOf(cell) - 1],
-          ArrowDown: inColumn[inColumn.indexOf(cell) + 1],
-          ArrowLeft: inRow[inRow.indexOf(cell) - 1],
-          ArrowRight: inRow[inRow.indexOf(cell) + 1],
-        }[event.key];
-        if (to) {
-          event.preventDefault();
-          for (const each of cells) each.setAttribute("tabindex", "-1");
-          to.setAttribute("tabindex", "0");
-          to.focus();
-        }
+        const [dx, dy] = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0],
+          ArrowRight: [1, 0] }[event.key] || [0, 0];
+        const to = (dx || dy) && lines[y + dy] && lines[y + dy][x + dx];
+        if (!to) return;
+        event.preventDefault();
+        for (const each of lines.flat()) if (each) each.tabIndex = -1;
+        to.tabIndex = 0;
+        to.focus();
       });
-    });
+    }));
   }
 
   // Start ---------------------------------------------------------------------------------------
@@ -496,7 +633,7 @@
     if (opened) {
       const row = rows.find((each) => nameOf(each) === opened);
       if (row && !fits(row)) state = {};
-      const place = row ? rows.filter(fits).indexOf(row) : -1;
+      const place = row ? fitting().indexOf(row) : -1;
       if (place >= 0) page = Math.floor(place / PAGE);
     }
     buildFilters();
@@ -513,9 +650,10 @@
   }
   if (byId("list")) {
     addEventListener("hashchange", follow);
+    addEventListener("keydown", onKey);
     addEventListener("beforeprint", () => {
       start();
-      for (const each of document.querySelectorAll("main > section:not(#made) details")) {
+      for (const each of document.querySelectorAll("main > section:not(#recipes) details")) {
         if (!each.closest("#list")) each.open = true;
       }
     });

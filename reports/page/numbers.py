@@ -1,0 +1,337 @@
+"""The numbers of the page, each from the function that makes it for `compare` and `sweep` too.
+
+A number that would mislead is not made, or comes with what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from longva_eval import stats
+from longva_eval.questions.outcomes import OUTCOMES
+from longva_eval.reports.page.runs import ShownRun, all_tasks, is_hidden, link_to, with_task
+from longva_eval.reports.reading.needle_runs import grid_of
+from longva_eval.reports.reading.runs import Sample, TaskRun
+from longva_eval.reports.tables.compare import Measured, comparison_tables, measure
+from longva_eval.reports.tables.paired import paired_tables
+from longva_eval.reports.tables.published import benchmark_of, read_published
+from longva_eval.reports.tables.tables import Note, Table
+
+__all__ = [
+    "CategoryTable",
+    "Difference",
+    "Score",
+    "ScoreRow",
+    "category_tables",
+    "differences",
+    "published_tables",
+    "score_of",
+    "score_rows",
+]
+
+_BADGES: Final = {
+    "limit": "part of the benchmark",
+    "truncated": "breaks off",
+    "damaged": "damaged lines",
+    "number of samples": "samples missing",
+    "not a number": "NaN scores left out",
+    "repeated": "repeated questions",
+    "predict only": "no scores",
+    "independent": "questions as independent",
+    "aggregate": "weighed otherwise by the task",
+}
+_MOST_CATEGORY_VALUES: Final = 24
+_MOST_RUNS_IN_BARS: Final = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A score as it is written, with what belongs beside it."""
+
+    text: str
+    """The number, or why there is none."""
+    is_known: bool = True
+    interval: str = ""
+    bar: tuple[float, float | None, float | None] | None = None
+    """Value and interval in percent, to be drawn; None for what is no share."""
+    more: tuple[str, ...] = ()
+    """Sentences below it."""
+    marks: tuple[str, ...] = ()
+    """What is wrong with the run, in a few words each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow:
+    """A run's line in the summary."""
+
+    each: ShownRun
+    frames: str
+    asked: str
+    score: Score
+    outcomes: tuple[tuple[str, int], ...]
+    """Questions by outcome, to be drawn; empty where there is nothing to draw."""
+    counts: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A run minus the first run."""
+
+    task: str
+    is_part: bool
+    """Whether it repeats the line above for a part of the questions."""
+    second: ShownRun
+    num_questions: int
+    difference: str
+    interval: str
+    bar: tuple[float, float | None, float | None]
+    """Difference and interval as shares of the axis, from -1 to 1."""
+    p_value: str
+    only_second: int
+    only_first: int
+    detectable: str
+    link: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoryTable:
+    """The scores of all runs by the values of one category of a task."""
+
+    task: str
+    category: str
+    runs: tuple[ShownRun, ...]
+    rows: tuple[tuple[str, str, tuple[Score | None, ...]], ...]
+    """Value, number of questions and a score for each run."""
+
+
+# Summary ------------------------------------------------------------------------------------------
+
+
+def score_rows(shown: Sequence[ShownRun]) -> list[tuple[str, list[ScoreRow]]]:
+    """By task: score, interval and outcomes of each run."""
+    return [
+        (name, [_score_row(each, task) for each, task in with_task(shown, name)])
+        for name in all_tasks(shown)
+    ]
+
+
+def _score_row(each: ShownRun, task: TaskRun) -> ScoreRow:
+    frames = each.run.frames(task.name)
+    if grid_of(task) is not None:
+        lengths = sorted({int(sample.record["num_frames"]) for sample in task.samples})
+        frames = f"{lengths[0]:,} to {lengths[-1]:,}" if len(lengths) > 1 else f"{lengths[0]:,}"
+    asked = len(task.samples) or task.num_asked or 0
+    of = task.num_in_benchmark
+    has_outcomes = bool(task.samples) and not is_hidden(task)
+    counts = task.counts()
+    return ScoreRow(
+        each=each,
+        frames=frames,
+        asked=(f"{asked:,}" if asked else "") + (f" of {of:,}" if of and asked != of else ""),
+        score=_task_score(each, task),
+        outcomes=tuple((name, counts[name]) for name in OUTCOMES if counts[name])
+        if has_outcomes and task.is_share
+        else (),
+        counts=_counts_text(task) if has_outcomes else "",
+    )
+
+
+def _counts_text(task: TaskRun) -> str:
+    counts = task.counts()
+    if not task.is_share:
+        return f"{sum(counts.values()):,} scored"
+    partial = sum(0.0 < sample.score < 1.0 for sample in task.samples)
+    parts = [f"{counts[name]:,} {name}" for name in OUTCOMES if counts[name] or name == "right"]
+    return ", ".join(parts) + (f" ({partial:,} with partial credit)" if partial else "")
+
+
+def _task_score(each: ShownRun, task: TaskRun) -> Score:
+    kinds = dict.fromkeys(problem.kind for problem in each.run.problems_of(task.name))
+    marks = tuple(_BADGES[kind] for kind in kinds if kind in _BADGES)
+    if is_hidden(task):
+        text = "The right answers are not public: nothing to score."
+        return Score(text=text, is_known=False, marks=marks)
+    metric = task.main_metric()
+    if "predict only" in kinds or (not task.samples and metric is None):
+        return Score(text="No score", is_known=False, marks=marks)
+    if not task.samples and metric is not None:
+        error = ""
+        if metric.standard_error and metric.percent is not None:
+            kind = "clustered" if metric.is_clustered else "of independent questions"
+            error = f"standard error {100 * metric.standard_error:.1f} ({kind})"
+        return Score(
+            text=f"{metric.percent:.1f} %" if metric.percent is not None else f"{metric.value:g}",
+            interval=error,
+            more=(f"{metric.name} as lmms-eval wrote it; there are no samples to count",),
+            marks=marks,
+        )
+    rest = [sample for sample in task.samples if sample.outcome != "failed"]
+    more = []
+    if len(rest) < len(task.samples):
+        without = score_of(rest, is_share=task.is_share)
+        text = "all questions failed" if without is None else (
+            f"without the {len(task.samples) - len(rest):,} failed: {without.text} "
+            f"({without.interval})"
+        )  # fmt: skip
+        more.append(text)
+    if "aggregate" in kinds and metric is not None and metric.percent is not None:
+        more.append(f"the task's own score ({metric.name}): {metric.percent:.1f} %")
+    found = score_of(task.samples, is_share=task.is_share)
+    if found is None:
+        return Score(text="No score", is_known=False, marks=marks)
+    return Score(
+        text=found.text, interval=found.interval, bar=found.bar, more=(*found.more, *more),
+        marks=marks,
+    )  # fmt: skip
+
+
+def score_of(samples: Sequence[Sample], *, is_share: bool) -> Score | None:
+    """The score of some questions, as `compare` has it; None of nothing."""
+    found = measure(samples, is_share=is_share)
+    if found is None:
+        return None
+    known = found.num_clusters > 1 and found.low is not None
+    more: tuple[str, ...] = ()
+    if 1 < found.num_clusters < stats.FEWEST_CLUSTERS:
+        more = (f"only {found.num_clusters} videos: a rough interval",)
+    ends = (found.low, found.high) if known else (None, None)
+    return Score(
+        text=f"{found.value:.1f} %" if is_share else f"{found.value:.3g}",
+        interval=_interval(found) if known else "no interval: one video",
+        bar=(found.value, *ends) if is_share else None,
+        more=more,
+    )
+
+
+def _interval(found: Measured) -> str:
+    digits = 1 if found.unit == "%" else 2
+    return f"{found.low:.{digits}f} to {found.high:.{digits}f}"
+
+
+# Beside others ------------------------------------------------------------------------------------
+
+
+def differences(shown: Sequence[ShownRun]) -> tuple[list[Difference], list[Note]]:
+    """Every run minus the first, as `compare --baseline` has it, and what to know of them."""
+    if len(shown) < 2:
+        return [], []
+    tables = paired_tables([each.run for each in shown[1:]], shown[0].run)
+    others = [each for each in shown[1:] if each.run.path != shown[0].run.path]
+    notes = {note.text: note for table in tables for note in table.notes}
+    rows = [
+        (second, row.cells[0].text, row.data[0])
+        for second, table in zip(others, tables, strict=True)
+        for row in table.rows
+    ]
+    ends = [
+        abs(float(data[key]))
+        for _, _, data in rows
+        for key in ("low_95", "high_95")
+        if math.isfinite(float(data[key]))
+    ]
+    reach = min(100.0, max([5.0, *ends]))
+    made = []
+    for second, name, data in rows:
+        value, low, high = (float(data[key]) for key in ("difference", "low_95", "high_95"))
+        known = math.isfinite(low)
+        p_value = data["p_holm"] or data["p"]
+        made.append(
+            Difference(
+                task=name.strip(),
+                is_part=name.startswith(" "),
+                second=second,
+                num_questions=int(data["questions"]),
+                difference=f"{value:+.1f}",
+                interval=f"{low:+.1f} to {high:+.1f}" if known else "no interval: one video",
+                bar=(value / reach, low / reach, high / reach) if known
+                else (value / reach, None, None),
+                p_value=_p_text(float(p_value)) if known else "",
+                only_second=int(data["run_better"]),
+                only_first=int(data["baseline_better"]),
+                detectable=f"{float(data['minimum_detectable']):.1f}" if known else "",
+                link=link_to(task=name.strip(), first=0, second=second.place, relation="differ"),
+            )
+        )  # fmt: skip
+    return made, list(notes.values())
+
+
+def _p_text(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def published_tables(shown: Sequence[ShownRun]) -> list[Table]:
+    """The published table of each benchmark of the runs with them in it, as `compare` has it."""
+    names = {name: benchmark_of(name) for name in all_tasks(shown)}
+    known = {benchmark.name: benchmark for benchmark in names.values() if benchmark is not None}
+    scores = read_published() if known else []
+    tables = []
+    for benchmark in known.values():
+        having = [
+            each.run for each in shown if any(names[task] is benchmark for task in each.run.tasks)
+        ]
+        tables += comparison_tables(having, benchmark=benchmark, scores=scores)
+    return tables
+
+
+# Categories ---------------------------------------------------------------------------------------
+
+
+def category_tables(shown: Sequence[ShownRun]) -> tuple[list[CategoryTable], list[str]]:
+    """The scores by every category of every task, and what is left out."""
+    tables: list[CategoryTable] = []
+    notes = []
+    for name in all_tasks(shown):
+        having = [
+            (each, task)
+            for each, task in with_task(shown, name)
+            if task.samples and task.is_share and not is_hidden(task) and grid_of(task) is None
+        ]
+        drawn = having[:_MOST_RUNS_IN_BARS]
+        before = len(tables)
+        for category, values in _category_values([task for _, task in drawn]).items():
+            if len(values) > _MOST_CATEGORY_VALUES:
+                notes.append(f"{name} by {category} ({len(values)} values) is not drawn.")
+            elif len(values) > 1:
+                tables.append(_category_table(name, category, values, drawn))
+        if len(having) > len(drawn) and len(tables) > before:
+            notes.append(f"{name}: drawn for the first {len(drawn)} of {len(having)} runs.")
+    return tables, notes
+
+
+def _category_values(tasks: Sequence[TaskRun]) -> dict[str, list[str]]:
+    found: dict[str, dict[str, None]] = {}
+    for task in tasks:
+        for sample in task.samples:
+            for name, value in sample.categories.items():
+                found.setdefault(name, {})[value] = None
+    ordered: list[str] = ["short", "medium", "long"]
+    return {
+        name: [value for value in ordered if value in values]
+        if all(value in ordered for value in values)
+        else list(values)
+        for name, values in found.items()
+    }
+
+
+def _category_table(
+    name: str, category: str, values: Sequence[str], having: Sequence[tuple[ShownRun, TaskRun]]
+) -> CategoryTable:
+    rows = []
+    for value in values:
+        chosen = [
+            [sample for sample in task.samples if sample.categories.get(category) == value]
+            for _, task in having
+        ]
+        sizes = sorted({len(samples) for samples in chosen})
+        rows.append(
+            (
+                value,
+                f"{' / '.join(f'{size:,}' for size in sizes)} questions",
+                tuple(score_of(samples, is_share=True) for samples in chosen),
+            )
+        )
+    runs = tuple(each for each, _ in having)
+    return CategoryTable(task=name, category=category, runs=runs, rows=tuple(rows))

@@ -1,0 +1,152 @@
+"""The runs of a page: where they are read from, their letters, and what all parts say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from longva_eval.errors import MediaError
+from longva_eval.reports.reading.needle_runs import Controls, is_needle_folder, read_needle_run
+from longva_eval.reports.reading.runs import Problem, Run, TaskRun, read_run
+from longva_eval.reports.reading.samples import as_mapping
+from longva_eval.reports.study import read_study
+from longva_eval.reports.tables.compare import run_labels
+from longva_eval.studies.study import RECORD_NAME
+
+__all__ = [
+    "PageRun",
+    "ShownRun",
+    "all_tasks",
+    "is_hidden",
+    "link_to",
+    "read_page_runs",
+    "rope_text",
+    "shown_runs",
+    "with_task",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageRun:
+    """A run to be shown."""
+
+    run: Run
+    controls: Controls | None = None
+    """Of a needle test."""
+    folder: Path | None = None
+    """What the run was read from, if it is a folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownRun:
+    """A run with its letter and the words that tell it from the others."""
+
+    place: int
+    letter: str
+    label: str
+    run: Run
+    controls: Controls | None
+
+
+def read_page_runs(path: Path) -> list[PageRun]:
+    """The runs at a path: needle tests, all points of a study, or the one run that is there.
+
+    Raises:
+        MediaError: If nothing can be read there.
+    """
+    folder = path if path.is_dir() else path.parent
+    if is_needle_folder(path):
+        found = [path]
+    elif path.name == RECORD_NAME or (path / RECORD_NAME).is_file():
+        return [PageRun(run=run, folder=folder) for run in _study_runs(path)]
+    else:
+        try:
+            return [PageRun(run=read_run(path), folder=folder)]
+        except MediaError:
+            files = path.rglob("cells*.jsonl") if path.is_dir() else ()
+            found = sorted({file.parent for file in files if is_needle_folder(file.parent)})
+            if not found:
+                raise
+    pairs = [read_needle_run(each) for each in found]
+    return [PageRun(run=run, controls=controls, folder=folder) for run, controls in pairs]
+
+
+def _study_runs(path: Path) -> list[Run]:
+    """The runs of a study's points; what is missing is a problem of the first."""
+    study = read_study(path)
+    runs = [point.run for point in study.points if point.run is not None]
+    missing = [point.name for point in study.points if point.run is None]
+    if not runs:
+        raise MediaError(f"{path}: no point of this study is finished; longva-eval sweep goes on.")
+    if missing:
+        problem = Problem(
+            kind="truncated",
+            text=f"the study {path.name} is not finished: {len(missing)} of {len(study.points)} "
+            f"points are missing ({', '.join(missing[:6])}{', ...' if len(missing) > 6 else ''}).",
+        )
+        runs[0] = replace(runs[0], problems=(problem, *runs[0].problems))
+    return runs
+
+
+def shown_runs(runs: Sequence[PageRun]) -> list[ShownRun]:
+    """Letters, and the labels that tables have too, with RoPE settings where they were changed."""
+    labels = run_labels([each.run for each in runs], with_frames=True)
+    return [
+        ShownRun(
+            place=place,
+            letter=_letter(place),
+            label=", ".join(part for part in (label, rope_text(each.run)) if part),
+            run=each.run,
+            controls=each.controls,
+        )
+        for place, (each, label) in enumerate(zip(runs, labels, strict=True))
+    ]
+
+
+def _letter(place: int) -> str:
+    letters = ""
+    place += 1
+    while place:
+        place, rest = divmod(place - 1, 26)
+        letters = chr(ord("A") + rest) + letters
+    return letters
+
+
+def rope_text(run: Run) -> str:
+    """What RoPE settings were asked for; empty if the checkpoint's own."""
+    asked: Mapping[str, Any] = as_mapping(as_mapping(run.recipe.get("rope")).get("asked"))
+    names = {"theta": "RoPE base", "rope_type": "RoPE type"}
+    parts = []
+    for name, value in asked.items():
+        shown = f"{value:,.10g}" if isinstance(value, (int, float)) else str(value)
+        parts.append(f"{names.get(name, name.replace('_', ' '))} {shown}")
+    return ", ".join(parts)
+
+
+def all_tasks(shown: Sequence[ShownRun]) -> list[str]:
+    """Names of all tasks, in the order in which runs have them."""
+    return list(dict.fromkeys(name for each in shown for name in each.run.tasks))
+
+
+def with_task(shown: Sequence[ShownRun], name: str) -> list[tuple[ShownRun, TaskRun]]:
+    """The runs that have a task."""
+    return [(each, each.run.tasks[name]) for each in shown if name in each.run.tasks]
+
+
+def is_hidden(task: TaskRun) -> bool:
+    """Whether nobody but the board knows the right answers."""
+    return bool(task.samples) and all(
+        question.record.get("hidden_answer") is True for question in task.samples
+    )
+
+
+def link_to(**given: object) -> str:
+    """An address within the page that its script reads: `#task=videomme&run=0`; __ is a dot."""
+    return "#" + "&".join(
+        f"{quote(name.replace('__', '.'), safe='.')}="
+        f"{quote(str(value).encode('utf-8', errors='replace'), safe='')}"
+        for name, value in given.items()
+    )
