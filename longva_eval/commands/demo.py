@@ -103,9 +103,8 @@ def main(arguments: Sequence[str]) -> int:
     status = _sweep(out, quick=options.quick)
     print(_PAGE_INTRODUCTION)
     page = out / "report.html"
-    report.main(
-        [str(out / "sweep"), str(out / "vniah"), "--out", str(page), "--title", "longva-eval demo"]
-    )
+    where = ["--out", str(page), "--media", os.environ["HF_HOME"]]
+    report.main([str(out / "sweep"), str(out / "vniah"), "--title", "longva-eval demo", *where])
     figure = next((out / "sweep").glob("frames_*.png"), out / "sweep")
     print(
         f"{_WHAT_IT_SHOWS}\n\nLook at\n  {page}   in a browser: everything"

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from longva_eval.reports.page.page import write_page
+
 __all__ = ["main"]
 
 
@@ -46,8 +48,6 @@ def main(arguments: Sequence[str]) -> int:
         help="most that all film strips may add to the page (26)",
     )
     options = parser.parse_args(arguments)
-    from longva_eval.reports.page.page import write_page
-
     lines = write_page(
         options.runs,
         options.out,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,18 +54,22 @@ class MediaFinder:
         """Folders of files that are there, but outside of these folders."""
         self._named = [folder.resolve() for folder in named]
         self._own = [folder.resolve() for folder in own]
-        self._by_name: dict[str, Path] = {}
-        self._by_stem: dict[str, Path] = {}
         for folder in named:
             if not folder.is_dir():
                 raise MediaError(f"{folder} is no folder to look for media in.")
-        for folder in (*named, *own):
-            for place, _, names in os.walk(folder):
-                for name in sorted(names):
-                    path = Path(place, name)
-                    if self._may_show(path):
-                        self._by_name.setdefault(name, path)
-                        self._by_stem.setdefault(path.stem, path)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Path]:
+        """Files by name, and behind them by name without suffix; the first of each."""
+        files = [
+            path
+            for folder in (*self._named, *self._own)
+            for place, _, names in os.walk(folder)
+            for path in (Path(place, name) for name in sorted(names))
+            if self._may_show(path)
+        ]
+        names = [(path.name, path) for path in files] + [(path.stem, path) for path in files]
+        return dict(reversed(names))
 
     def find(self, name: str) -> Path | None:
         """The file of a recorded path or name; None if it is nowhere or may not be shown."""
@@ -82,7 +87,7 @@ class MediaFinder:
 
     def find_by_stem(self, name: str) -> Path | None:
         """A file that is called like a video's id."""
-        return self._by_name.get(name) or self._by_stem.get(name)
+        return self._by_name.get(name)
 
     def _may_show(self, path: Path) -> bool:
         package = Path(embedded.__file__).parent

@@ -37,6 +37,8 @@ def test_the_wheel_has_tasks_templates_and_media(wheel: Path) -> None:
         "longva_eval/commands/niah.py",
         "longva_eval/model_adapters/longva.py",
         "longva_eval/reports/figures/heatmap.py",
+        "longva_eval/reports/page/assets/page.js",
+        "longva_eval/reports/page/templates/page.html",
         "longva_eval/tasks/vniah/vniah.yaml",
         "longva_eval/tasks/vniah/_default_template_yaml",
         "longva_eval/tasks/vniah/grid_small.json",
