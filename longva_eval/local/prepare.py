@@ -242,15 +242,15 @@ def rows_problem(layout: Layout, split: CachedSplit) -> str:
     return ""
 
 
-class _TaskLoader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """A task's YAML; functions stay names."""
 
 
-_TaskLoader.add_constructor("!function", lambda _loader, node: node.value)
+Loader.add_constructor("!function", lambda _loader, node: node.value)
 
 
 def _task_config(file: Path) -> dict[str, Any]:
-    config = yaml.load(file.read_text(encoding="utf-8"), _TaskLoader)  # a SafeLoader
+    config = yaml.load(file.read_text(encoding="utf-8"), Loader)  # a SafeLoader
     included = config.get("include")
     return {**(_task_config(file.parent / included) if included else {}), **config}
 
