@@ -26,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
-from chromium import Chromium, find_chromium
+from browser import find_chromium, open_browser, open_tab
 from harness import machine
 from page_runs import sample, write_run
 
@@ -74,14 +74,14 @@ def open_times(page: Path, rounds: int = 5) -> tuple[list[float], list[float]]:
     """Seconds until the load event, and until the first samples are listed."""
     load, ready = [], []
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as profile, Chromium(Path(profile)) as browser:
-            browser.resize(1280, 900)
+        with open_browser() as browser:
             began = time.monotonic()
-            load.append(browser.open(page.as_uri()))
-            browser.wait_for("document.querySelectorAll('#list > li').length > 0")
+            tab = open_tab(browser, page.as_uri(), width=1280)
+            load.append(time.monotonic() - began)
+            tab.page.locator("#list .row").first.wait_for()
             ready.append(time.monotonic() - began)
-            if browser.errors():
-                raise RuntimeError(browser.errors())
+            if tab.errors:
+                raise RuntimeError(tab.errors)
     return load, ready
 
 

@@ -2,14 +2,17 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import Chromium, find_chromium
-from page_runs import sample, write_needle_run, write_run
+from page_runs import (
+    HOSTILE,
+    questions,
+    sample,
+    write_run,
+)
 from PIL import Image
 from video_files import Clip, write_video
 
@@ -34,16 +37,6 @@ from longva_eval.reports.page.page import PageRun, build_page
 from longva_eval.reports.page.rendering import script_json, visible
 from longva_eval.reports.reading.needle_runs import grid_of, read_needle_run
 from longva_eval.reports.reading.runs import read_run
-
-HOSTILE = (
-    "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='x'\">"
-    "' \" & \u202egnp.exe\u202c \u05e9\u05dc\u05d5\u05dd \U0001f600 \u2028\u2029 \x00\x07 \ud800 "
-    "]]> <!-- {{7*7}}"
-)
-
-needs_chromium = pytest.mark.skipif(
-    find_chromium() is None, reason="no Chromium is installed; set CHROMIUM to one"
-)
 
 
 class Page(HTMLParser):
@@ -81,20 +74,6 @@ class Page(HTMLParser):
 
 def page_of(*paths: Path, **given: Any) -> Page:
     return Page(build_page([PageRun(run=read_run(path)) for path in paths], **given))
-
-
-def questions(right: int, number: int = 12, **given: Any) -> list[dict[str, Any]]:
-    durations = ("short", "medium", "long")
-    return [
-        sample(
-            place,
-            text="A" if place < right else "B",
-            categories={"duration": durations[place // 3 % 3]},
-            question=f"What color is flag {place}?",
-            **given,
-        )
-        for place in range(number)
-    ]
 
 
 # The file -----------------------------------------------------------------------------------------
@@ -366,25 +345,6 @@ def test_rope_settings_at_several_frames_become_a_heatmap(tmp_path: Path) -> Non
 # Needles ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def needle_folder(tmp_path: Path) -> Path:
-    info = probe_video(embedded.HAYSTACK)
-    entries = json.loads((embedded.NEEDLES / "dataset.json").read_text(encoding="utf-8"))[:3]
-    needles = [
-        {
-            "name": entry["path"], "question": entry["prompt"], "answer": entry["answer"],
-            "image_sha256": picture_digest(embedded.NEEDLES / entry["path"]),
-        }
-        for entry in entries
-    ]  # fmt: skip
-    return write_needle_run(
-        tmp_path / "niah",
-        needles=needles,
-        haystack=[{"file": info.path.name, "digest": info.digest}],
-        missed=[(64, 0.5, 1), (64, 1.0, 1)],
-    )
-
-
 def test_a_needle_folder_becomes_a_heatmap_with_its_controls(needle_folder: Path) -> None:
     run, controls = read_needle_run(needle_folder)
     page = Page(build_page([PageRun(run=run, controls=controls)]))
@@ -614,134 +574,3 @@ def test_wrong_calls_of_the_command_say_what_to_do(
     assert main(["report", str(run), "--film-mb", "-1"]) == 1
     assert "--film-mb -1 must be from 0 to 1,000" in capsys.readouterr().err
     assert issubclass(SettingsError, Exception)
-
-
-# In a browser -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with Chromium(tmp_path_factory.mktemp("chromium")) as opened:
-        yield opened
-
-
-def opened(browser: Chromium, path: Path, fragment: str = "") -> None:
-    browser.resize(1200, 900)
-    browser.open(path.as_uri() + fragment)
-    browser.wait_for("document.getElementById('count').textContent !== ''")
-
-
-def listed(browser: Chromium) -> str:
-    return str(browser.evaluate("document.getElementById('count').textContent"))
-
-
-@pytest.fixture(scope="module")
-def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tmp_path = tmp_path_factory.mktemp("two_runs")
-    file = write_video(tmp_path / "clip", Clip())
-    given = {"video": file, "frames": (0, 9, 19), "num_frames_total": 20}
-    hostile = sample(
-        60, text=HOSTILE, question=HOSTILE, options=(HOSTILE, "b", "c", "d"),
-        categories={"duration": HOSTILE}, facts={"option_probabilities": [0.7, 0.1, 0.1, 0.1]},
-    )  # fmt: skip
-    first = write_run(tmp_path / "a", [*questions(20, 60, **given), hostile])
-    second = write_run(tmp_path / "b", [*questions(45, 60), hostile], model=HOSTILE[:40])
-    out = tmp_path / "page.html"
-    given = ["report", str(first), str(second), "--out", str(out), "--title", HOSTILE]
-    assert main([*given, "--media", str(tmp_path)]) == 0
-    return out
-
-
-@needs_chromium
-def test_in_a_browser_it_opens_without_errors_and_asks_for_nothing(
-    browser: Chromium, two_runs: Path
-) -> None:
-    opened(browser, two_runs)
-    assert browser.errors() == []
-    assert browser.requests() == [two_runs.as_uri()]
-    assert listed(browser) == "61 questions"
-
-
-@needs_chromium
-def test_in_a_browser_hostile_text_is_text(browser: Chromium, two_runs: Path) -> None:
-    opened(browser, two_runs, "#sample=longva_mini%2F020-1")
-    shown = HOSTILE.replace("\x00", "\u2400").replace("\x07", "\u2407").replace("\ud800", "\ufffd")
-    assert browser.evaluate("document.title").startswith("</script><script>document")
-    assert browser.evaluate("document.querySelector('.question').textContent") == shown
-    assert browser.evaluate("document.querySelector('.options bdi').textContent") == shown
-    assert browser.evaluate("document.querySelector('.said').textContent") == shown
-    assert browser.evaluate("document.querySelectorAll('img').length") == 0
-    assert browser.evaluate("document.querySelector('.probs td.number').textContent") == "70.0 %"
-    assert browser.errors() == []
-
-
-@needs_chromium
-def test_in_a_browser_filters_work_and_stay_in_the_address(
-    browser: Chromium, two_runs: Path
-) -> None:
-    opened(browser, two_runs, "#outcome=wrong&run=0")
-    assert listed(browser) == "40 of 61 questions"  # 60 - 20
-    opened(browser, two_runs, "#relation=second&first=0&second=1")
-    assert listed(browser) == "25 of 61 questions"  # 45 - 20
-    opened(browser, two_runs, "#relation=first")
-    browser_says = "document.querySelector('[name=relation]').value"
-    assert browser.evaluate(browser_says) == "first"
-    opened(browser, two_runs, "#c.duration=short&q=flag%2027")
-    assert listed(browser) == "1 of 61 questions"
-    browser.evaluate(
-        "(() => { const box = document.querySelector('[name=outcome]'); box.value = 'right'; "
-        "box.dispatchEvent(new Event('change')); })()"
-    )
-    assert "outcome=right" in browser.evaluate("location.hash")
-    browser.evaluate("[...document.querySelectorAll('#filters button')].at(-1).click()")
-    assert listed(browser) == "61 questions"
-
-
-@needs_chromium
-def test_in_a_browser_pages_turn_and_a_sample_has_a_link(browser: Chromium, two_runs: Path) -> None:
-    opened(browser, two_runs)
-    assert browser.evaluate("document.querySelectorAll('#list .row').length") == 20
-    browser.evaluate("[...document.querySelectorAll('#pager button')].at(-1).click()")
-    assert "flag 20?" in browser.evaluate("document.querySelector('#list').textContent")
-    opened(browser, two_runs, "#sample=longva_mini%2F016-2")
-    row = "document.querySelector('[aria-expanded=true]')"
-    assert "flag 49?" in browser.evaluate(f"{row}.textContent")
-    assert browser.evaluate(f"document.activeElement === {row}") is True
-    assert browser.evaluate("document.querySelectorAll('.film li').length") == 3
-    assert browser.evaluate(
-        "getComputedStyle(document.querySelector('.film .picture')).backgroundImage"
-    ).startswith('url("data:image/webp;base64,')
-    opened(browser, two_runs, "#sample=longva_mini%2Fnone")
-    assert listed(browser).startswith("This page has no such sample.")
-
-
-@needs_chromium
-def test_in_a_browser_a_heatmap_tells_what_was_missed(
-    browser: Chromium, needle_folder: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "page.html"
-    assert main(["report", str(needle_folder), "--out", str(out)]) == 0
-    opened(browser, out)
-    cell = "document.querySelector('[aria-label^=\"64 frames, depth 50\"]')"
-    browser.evaluate(f"{cell}.focus()")
-    told = browser.evaluate("document.querySelector('.cell-info').textContent")
-    assert told.startswith("64 frames, depth 50 %: 2 of 3 needles, 66.7 % (20.8 to 93.9). Missed: ")
-    assert "said yellow" in told
-    press = "new KeyboardEvent('keydown', {key: 'ArrowDown', bubbles: true})"
-    browser.evaluate(f"{cell}.dispatchEvent({press})")
-    assert "depth 100 %" in browser.evaluate("document.activeElement.getAttribute('aria-label')")
-    browser.evaluate(f"{cell}.dispatchEvent(new MouseEvent('click', {{bubbles: true}}))")
-    browser.wait_for("document.getElementById('count').textContent === '3 of 18 questions'")
-    browser.evaluate("document.querySelectorAll('#list .row')[1].click()")
-    assert browser.evaluate("document.querySelectorAll('.film li.needle').length") == 1
-    assert browser.errors() == []
-
-
-@needs_chromium
-@pytest.mark.parametrize("width", [360, 1200])
-def test_in_a_browser_the_page_is_as_wide_as_its_window(
-    browser: Chromium, two_runs: Path, width: int
-) -> None:
-    opened(browser, two_runs, "#sample=longva_mini%2F020-1")
-    browser.resize(width, 800)
-    assert browser.evaluate("document.documentElement.scrollWidth") <= width

@@ -11,9 +11,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from longva_eval import embedded
+from longva_eval.media.probe import probe_video
 from longva_eval.questions.outcomes import FAILED, choice_record
+from longva_eval.reports.page.film import picture_digest
 
 DATE = "20261101_120000"
+HOSTILE = (
+    "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='x'\">"
+    "' \" & \u202egnp.exe\u202c \u05e9\u05dc\u05d5\u05dd \U0001f600 \u2028\u2029 \x00\x07 \ud800 "
+    "]]> <!-- {{7*7}}"
+)
 
 
 def sample(
@@ -171,3 +181,36 @@ def write_needle_run(
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     return folder
+
+
+def questions(right: int, number: int = 12, **given: Any) -> list[dict[str, Any]]:
+    durations = ("short", "medium", "long")
+    return [
+        sample(
+            place,
+            text="A" if place < right else "B",
+            categories={"duration": durations[place // 3 % 3]},
+            question=f"What color is flag {place}?",
+            **given,
+        )
+        for place in range(number)
+    ]
+
+
+@pytest.fixture
+def needle_folder(tmp_path: Path) -> Path:
+    info = probe_video(embedded.HAYSTACK)
+    entries = json.loads((embedded.NEEDLES / "dataset.json").read_text(encoding="utf-8"))[:3]
+    needles = [
+        {
+            "name": entry["path"], "question": entry["prompt"], "answer": entry["answer"],
+            "image_sha256": picture_digest(embedded.NEEDLES / entry["path"]),
+        }
+        for entry in entries
+    ]  # fmt: skip
+    return write_needle_run(
+        tmp_path / "niah",
+        needles=needles,
+        haystack=[{"file": info.path.name, "digest": info.digest}],
+        missed=[(64, 0.5, 1), (64, 1.0, 1)],
+    )
