@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_runs import (
-    HOSTILE,
-    questions,
-    sample,
-    write_run,
-)
+from page_runs import HOSTILE, needle_folder, questions, sample, write_run
 from PIL import Image
 from video_files import Clip, write_video
 
@@ -37,6 +32,8 @@ from longva_eval.reports.page.page import PageRun, build_page
 from longva_eval.reports.page.rendering import script_json, visible
 from longva_eval.reports.reading.needle_runs import grid_of, read_needle_run
 from longva_eval.reports.reading.runs import read_run
+
+__all__ = ["needle_folder"]
 
 
 class Page(HTMLParser):
