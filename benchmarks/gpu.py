@@ -189,7 +189,7 @@ def measure_grid(
 ) -> None:
     """The engine against one prefill per cell, through the same chunks."""
     grid = NeedleGrid(frame_counts=tuple(frame_counts), depths=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
-    queries = grid_queries(grid.cells(), needles=needles, tokens=FRAME_TOKENS)
+    queries = grid_queries(grid.places(), needles=needles, tokens=FRAME_TOKENS)
     print(f"needle grid, frames {frame_counts}, 6 depths, needles: {needles}; {len(queries)} cells",
           flush=True)  # fmt: skip
     last_logits(new_engine(queries), queries[:1])  # loads kernels

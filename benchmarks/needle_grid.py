@@ -21,26 +21,26 @@ from random_model import BODY_30M, BODY_106M, random_session
 from visual_tokens import RandomTokens, frame
 
 from longva_eval.engine.prefix import PrefixEngine
-from longva_eval.needle.grid import LatticeGrid, NeedleCell, NeedleGrid
+from longva_eval.needle.grid import LatticeGrid, NeedleGrid
 from longva_eval.prompts.pieces import Prompt, TextPiece
 from longva_eval.prompts.visits import Query
 
 QUESTION_TOKENS = 40
 
 
-def grid_queries(cells: list[NeedleCell], *, needles: int, tokens: int) -> list[Query]:
+def grid_queries(places: list[tuple[int, float, int]], *, needles: int, tokens: int) -> list[Query]:
     """The prompts of a grid, made of random frames."""
     start = TextPiece(tuple(range(14)))
     queries = []
-    for cell in cells:
-        haystack = [frame(f"hay{index}", tokens) for index in range(cell.num_frames)]
+    for num_frames, _, insert_index in places:
+        haystack = [frame(f"hay{index}", tokens) for index in range(num_frames)]
         for needle in range(needles):
             question = TextPiece(tuple(range(100 * needle, 100 * needle + QUESTION_TOKENS)))
             pieces = (
                 start,
-                *haystack[: cell.insert_index],
+                *haystack[:insert_index],
                 frame(f"needle{needle}", tokens),
-                *haystack[cell.insert_index :],
+                *haystack[insert_index:],
                 question,
             )
             queries.append(Query(Prompt(pieces)))
@@ -57,12 +57,12 @@ def main() -> None:
     print(machine())
     if options.lattice:
         body, needles, tokens, wanted = BODY_30M, 2, 12, "6"
-        cells = LatticeGrid(frame_counts=tuple(range(10, 151, 10)), step=10).cells()
+        places = LatticeGrid(frame_counts=tuple(range(10, 151, 10)), step=10).places()
     else:
         body, needles, tokens, wanted = BODY_106M, 5, 144, "2.0"
         depths = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-        cells = NeedleGrid(frame_counts=(8, 16, 24, 32), depths=depths).cells()
-    queries = grid_queries(cells, needles=needles, tokens=tokens)
+        places = NeedleGrid(frame_counts=(8, 16, 24, 32), depths=depths).places()
+    queries = grid_queries(places, needles=needles, tokens=tokens)
     ours = random_session(body)
     model = ours.checkpoint.model
     visuals = RandomTokens(body["hidden_size"], device="cpu", dtype=torch.float32)

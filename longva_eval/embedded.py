@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 __all__ = [
+    "CAPTIONS",
     "CHECKPOINTS",
     "DEMO_PANELS",
     "HAYSTACK",
@@ -44,6 +45,9 @@ chosen on other videos and needles (docs/tiny.md); longva-tiny was trained with 
 
 HAYSTACK = _DATA / "haystack.mp4"
 """A video for V-NIAH: 1,200 frames at one a second."""
+
+CAPTIONS = _DATA / "captions.json"
+"""What each frame of the haystack and each needle shows, in four words."""
 
 NEEDLES = _DATA / "needles"
 """Pictures and questions for V-NIAH: `dataset.json` and its files."""

@@ -23,7 +23,7 @@ from longva_eval.engine.vision import ClipVision
 from longva_eval.media.frames import FramePolicy
 from longva_eval.media.images import open_image
 from longva_eval.model.checkpoint import Checkpoint
-from longva_eval.needle.media import Needle
+from longva_eval.needle.items import Item, Shown
 
 TESTS = Path(__file__).parent
 OPEN = TESTS / "data" / "golden_open"
@@ -85,11 +85,11 @@ class Golden:
         prompt: str = case["prompt"]
         return prompt.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
 
-    def needles(self) -> list[Needle]:
+    def needles(self) -> list[Item]:
         return [
-            Needle(
+            Item(
                 name=entry["used_image"],
-                image=open_image(self.folder / entry["used_image"]),
+                needles=(Shown(picture=open_image(self.folder / entry["used_image"])),),
                 question=entry["question"],
                 answer=entry["answer"],
             )

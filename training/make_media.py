@@ -85,7 +85,15 @@ def make_needles(folder: Path, *, seed: int) -> dict[str, list[str]]:
         name = f"{number:02d}_{noun}.png"
         Image.fromarray(render_scene(scene, side=SIDE)).save(folder / name, optimize=True)
         captions[name] = list(caption_words(scene))
-        entries.append({"path": name, "prompt": needle_prompt(noun, kind=kind), "answer": answer})
+        entries.append(
+            {
+                "path": name,
+                "prompt": needle_prompt(noun, kind=kind),
+                "answer": answer,
+                "caption": " ".join(captions[name]),
+                "choices": list(COLORS) if kind == "color" else list("0123456789"),
+            }
+        )
     (folder / "dataset.json").write_text(json.dumps(entries, indent=1) + "\n")
     return captions
 

@@ -1,4 +1,4 @@
-"""`longva-eval niah`: the needle test, from a video and pictures to a heatmap."""
+"""`longva-eval niah`: the needle tests, from a video and pictures to figures."""
 
 from __future__ import annotations
 
@@ -11,31 +11,49 @@ from longva_eval import embedded
 from longva_eval.engine.opening import open_session
 from longva_eval.errors import SettingsError
 from longva_eval.model.rope import RopeSettings
-from longva_eval.needle.grid import LatticeGrid, NeedleGrid
-from longva_eval.needle.media import HUB_NEEDLES, load_needles, open_haystack
+from longva_eval.needle.items import ItemSettings
+from longva_eval.needle.kinds import DRAWN_TESTS, TEST_NAMES
+from longva_eval.needle.media import HUB_NEEDLES, Haystack, open_haystack, read_captions
 from longva_eval.needle.run import NiahRun, run_and_write
+from longva_eval.needle.tests import NeedleTest, make_tests, write_tasks
 from longva_eval.reports.figures.heatmap import HeatmapPanel, accuracy_table, save_heatmaps
+from longva_eval.reports.figures.needle_tests import (
+    draw_tests,
+    draw_twin,
+    lost_in_vision,
+    read_test,
+)
+from longva_eval.reports.figures.paper import save_figure
 from longva_eval.studies.ranges import parse_range, parse_whole_range
 
-__all__ = ["control_text", "draw", "heatmap_panel", "main"]
+__all__ = ["control_text", "draw", "heatmap_panel", "main", "save_tests"]
+
+_ITEM_OPTIONS = (
+    "items", "seed", "answer", "n", "most", "hops", "period", "likeness", "motion_frames",
+)  # fmt: skip
+"""Fields of `ItemSettings` that are options of the command."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the needle test and write its results."""
-    options = _parser().parse_args(arguments)
-    frame_counts = parse_whole_range(options.frames, name="frames")
-    grid: NeedleGrid | LatticeGrid
-    if options.lattice is not None:
-        if options.depths is not None:
-            raise SettingsError("--lattice states where needles stand; leave --depths out.")
-        grid = LatticeGrid(frame_counts=frame_counts, step=options.lattice)
-    else:
-        depths = parse_range(options.depths or "0:1:0.2", name="depths")
-        grid = NeedleGrid(frame_counts=frame_counts, depths=tuple(depths))
-    needles = load_needles(options.needles)
+    """Run the needle tests and write their results."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    missing = [name for name in ("pretrained", "out") if getattr(options, name) is None]
+    if missing and not options.write_tasks:
+        parser.error(f"the following arguments are required: --{', --'.join(missing)}")
     haystack = open_haystack(options.haystack or [embedded.HAYSTACK])
-    haystack.check_length(max(frame_counts))
-    out = Path(options.out)
+    tests = _tests(options, haystack)
+    if options.write_tasks:
+        for folder in write_tasks(tests, Path(options.write_tasks), options.haystack):
+            print(folder)
+        return 0
+    longest = max(tests[0].grid.frame_counts)
+    haystack.check_length(longest)
+    captions = None
+    if options.as_text:
+        if options.captions is None and options.haystack is not None:
+            raise SettingsError("--as-text needs --captions FILE for a haystack of yours.")
+        captions = read_captions(options.captions and Path(options.captions), num_frames=longest)
     thetas = options.rope_theta or [None]
     session = open_session(
         options.pretrained,
@@ -52,9 +70,10 @@ def main(arguments: Sequence[str]) -> int:
         pool_after_projection=options.pool_after_projection,
         feature_cache=options.feature_cache,
     )
-    session.encoder.keep_all = len(thetas) > 1  # the next theta asks for the same frames
+    session.encoder.keep_all = len(thetas) * len(tests) > 1  # the same frames are asked for again
     for theta in thetas:
-        folder = out if theta is None else out / f"rope_theta_{theta:.12g}"
+        base = Path(options.out) / ("" if theta is None else f"rope_theta_{theta:.12g}")
+        title = Path(options.pretrained).name + ("" if theta is None else f", theta {theta:g}")
         session.change_rope(
             RopeSettings(
                 theta=theta,
@@ -64,27 +83,88 @@ def main(arguments: Sequence[str]) -> int:
                 pinned_length=options.rope_pinned_length,
             )
         )
-        run = run_and_write(
-            session,
-            haystack,
-            needles,
-            grid,
-            folder,
-            max_new_tokens=options.max_new_tokens,
-            controls=not options.no_controls,
-            circular=options.circular,
-            fresh=options.fresh,
-        )
-        if run.was_there:
-            print(f"{folder} is complete already: nothing is computed. --fresh starts over.")
-        title = Path(options.pretrained).name + ("" if theta is None else f", theta {theta:g}")
-        print(f"\n{title}")
-        print(accuracy_table(run.rows))
-        print(control_text(run.summary))
-        if not (run.was_there and (folder / "heatmap.svg").exists()):
-            draw(run, title=title, note=f"{len(needles)} needles a cell")
-        print(f"\nHeatmap: {folder / 'heatmap.png'}\nEvery answer: {folder / 'cells.jsonl'}")
+        for test in tests:
+            folder = base / test.name if options.test else base
+            has_twin = test.name not in DRAWN_TESTS or DRAWN_TESTS[test.name].has_twin
+            twin = [(captions, folder / "text")] if captions is not None and has_twin else []
+            for words, place in [(None, folder), *twin]:
+                run = run_and_write(
+                    session,
+                    haystack,
+                    test.items,
+                    test.grid,
+                    place,
+                    max_new_tokens=options.max_new_tokens,
+                    controls=not options.no_controls,
+                    circular=options.circular,
+                    captions=words,
+                    fresh=options.fresh,
+                )
+                named = title + (f", {test.name}" if options.test else "")
+                _show(run, title=named + ("" if words is None else ", as text"))
+            if twin:
+                _draw_twin(folder, title=f"{title}, {test.name}")
+            elif captions is not None:
+                print(f"No text twin of {test.name}: captions do not tell what its pictures show.")
+        if options.test:
+            folders = [base / test.name for test in tests]
+            save_tests({title: folders}, base / "tests.png", base / "tests.svg")
+            print(f"\nAll tests over lengths: {base / 'tests.png'}")
     return 0
+
+
+def _tests(options: argparse.Namespace, haystack: Haystack) -> list[NeedleTest]:
+    """The tests that are asked for, with their grids."""
+    names = options.test or ["single"]
+    frame_counts = parse_whole_range(options.frames, name="frames")
+    depths = None if options.depths is None else tuple(parse_range(options.depths, name="depths"))
+    if options.lattice is not None and (depths or options.at or names != ["single"]):
+        raise SettingsError("--lattice states where the needles of V-NIAH stand; leave --depths, "
+                            "--at and --test out.")  # fmt: skip
+    if options.at is not None and depths is not None:
+        raise SettingsError("--at states where pictures stand; leave --depths out.")
+    given = {name: getattr(options, name) for name in _ITEM_OPTIONS}
+    settings = ItemSettings(
+        side=haystack.side_pixels, **{name: v for name, v in given.items() if v is not None}
+    )
+    return make_tests(
+        names,
+        frame_counts=frame_counts,
+        depths=depths,
+        spreads=tuple(parse_range(options.spread, name="spread")),
+        at=() if options.at is None else parse_whole_range(options.at, name="at"),
+        lattice=options.lattice,
+        needles=options.needles,
+        settings=settings,
+    )
+
+
+def _show(run: NiahRun, *, title: str) -> None:
+
+    if run.was_there:
+        print(f"{run.folder} is complete already: nothing is computed. --fresh starts over.")
+    print(f"\n{title}")
+    print(accuracy_table(run.rows))
+    print(control_text(run.summary))
+    if not (run.was_there and (run.folder / "heatmap.svg").exists()):
+        items = len({cell.needle for cell in run.cells})
+        draw(run, title=title, note=f"{items} needles a cell")
+    print(f"\nHeatmap: {run.folder / 'heatmap.png'}\nEvery answer: {run.folder / 'cells.jsonl'}")
+
+
+def save_tests(folders: Mapping[str, Sequence[Path]], *paths: Path) -> None:
+    """Draw finished tests of several models, by the model's name."""
+    scores = {name: [read_test(folder) for folder in each] for name, each in folders.items()}
+    save_figure(draw_tests(scores, title="Needle tests"), *paths)
+
+
+def _draw_twin(folder: Path, *, title: str) -> None:
+
+    video, text = read_test(folder), read_test(folder / "text")
+    save_figure(draw_twin(video, text, title=title), folder / "twin.png", folder / "twin.svg")
+    for frames, share in lost_in_vision(video, text).items():
+        print(f"Lost in vision at {frames:,} frames: {100 * share:+.1f} points")
+    print(f"Video beside its text twin: {folder / 'twin.png'}")
 
 
 def control_text(summary: Mapping[str, Any]) -> str:
@@ -107,6 +187,22 @@ def control_text(summary: Mapping[str, Any]) -> str:
         if controls["known_without_seeing"]:
             names = ", ".join(controls["known_without_seeing"])
             lines.append(f"Answered without being seen, so they prove nothing: {names}")
+        others = summary.get("without_known")
+        if others is not None:
+            shares = (
+                f"{int(frames):,} frames {100 * column['found'] / column['asked']:.1f} %"
+                for frames, column in others["columns"].items()
+            )
+            lines.append(f"Without them: {', '.join(shares)}")
+    floors = {column.get("floor") for column in summary["columns"].values()} - {None}
+    if floors:
+        lines.append(f"Guessing: {100 * max(floors):.1f} %")
+    if summary.get("left_out"):
+        names = ", ".join(summary["left_out"])
+        lines.append(f"Left out, not answered on their pictures alone: {names}")
+    refused = summary.get("refused_cells") or []
+    if refused:
+        lines.append(f"{len(refused)} places cannot hold the test, as {refused[0]}")
     if circular is not None:
         lines.append(
             f"{circular['num_needles']} lettered needles: {100 * circular['as_they_are']:.1f} %; "
@@ -130,8 +226,18 @@ def heatmap_panel(run: NiahRun, *, title: str, note: str = "") -> HeatmapPanel:
 def draw(run: NiahRun, *, title: str, note: str = "") -> None:
     """Write `heatmap.png` and `heatmap.svg` beside the results."""
     panel = heatmap_panel(run, title=title, note=note)
-    paths = [run.folder / "heatmap.png", run.folder / "heatmap.svg"]
-    save_heatmaps([panel], *paths)
+    save_heatmaps([panel], run.folder / "heatmap.png", run.folder / "heatmap.svg")
+
+
+def _names(text: str) -> list[str]:
+    """`order,count`."""
+    names = list(dict.fromkeys(text.split(",")))
+    unknown = [name for name in names if name not in TEST_NAMES]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(map(repr, unknown))}: the tests are {', '.join(TEST_NAMES)}"
+        )
+    return names
 
 
 def _numbers(text: str) -> list[float]:
@@ -153,13 +259,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longva-eval niah",
         description="V-NIAH: hide each needle picture at every depth of videos of every length, "
-        "ask for it, and draw the heatmap.",
+        "ask for it, and draw the heatmap. With --test: harder needle tests, whose pictures are "
+        "drawn (docs/needle_tests.md).",
         epilog="Example, the paper's grid: longva-eval niah --pretrained lmms-lab/LongVA-7B "
         "--haystack film.mp4 --needles lmms-lab/v_niah_needles --frames 200:3000:200 "
         "--depths 0:1:0.2 --out runs/longva-7b",
     )
     add: Any = parser.add_argument
-    add("--pretrained", required=True, help="folder, hub id, or embedded: longva-tiny")
+    add("--pretrained", help="folder, hub id, or embedded: longva-tiny")
     add("--revision", help="branch, tag or commit of the hub id")
     add(
         "--haystack",
@@ -172,14 +279,48 @@ def _parser() -> argparse.ArgumentParser:
         help=f"folder with dataset.json, or {HUB_NEEDLES} (default: the embedded ones)",
     )
     add("--frames", required=True, help="haystack lengths: 200:3000:200 or 6,12,24")
-    add("--depths", help="needle depths: 0:1:0.2 (default) or 0,0.5,1")
+    add("--depths", help="needle depths: 0:1:0.2 (default) or 0,0.5,1; of --test 0,0.5,1")
     add(
         "--lattice",
         type=int,
         metavar="STEP",
         help="instead of depths: needles before frames 0, STEP, 2 STEP, ... in every length",
     )
-    add("--out", required=True, help="folder for the results")
+    tests = "; ".join(f"{name}: {test.asks}" for name, test in DRAWN_TESTS.items())
+    add(
+        "--test",
+        type=_names,
+        metavar="NAME[,NAME]",
+        help=f"tests to run, into a folder each. single: V-NIAH; {tests}",
+    )
+    add(
+        "--spread",
+        default="0.5",
+        help="part of the haystack over which the pictures of a test stand: 0.5 (default) or "
+        "several, 0.1,0.5,1",
+    )
+    add("--at", help="instead of depths and spread: frames that the pictures stand before, 8,40,72")
+    add("--items", type=int, help="questions of a test (24); fewer than 22 can claim no length")
+    add("--seed", type=int, help="of the drawn pictures (0)")
+    add("--answer", help="words (default) or letters: what a test asks for")
+    add("--n", type=int, help="keys, values, order, aggregate, chain: objects (3)")
+    add("--most", type=int, help="count: most objects (3)")
+    add("--hops", type=int, help="chain: pictures that name another object, 1 to 4 (1)")
+    add("--period", type=int, help="distractor: frames from distractor to distractor (8)")
+    add("--likeness", help="distractor: object (default: the needle's) or other objects")
+    add("--motion-frames", type=int, help="clip: frames of the motion (4)")
+    add(
+        "--as-text",
+        action="store_true",
+        help="ask once more with each frame as its caption: what is lost in vision",
+    )
+    add("--captions", help='of the haystack\'s frames: lines {"caption": "A dog runs."}')
+    add(
+        "--write-tasks",
+        metavar="DIR",
+        help="run nothing, but write the tests as tasks for lmms-eval --include_path DIR",
+    )
+    add("--out", help="folder for the results")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add("--device-map", help="auto spreads the model over all devices")
     add("--dtype", default="auto", help="auto, float32, bfloat16, float16")

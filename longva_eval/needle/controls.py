@@ -18,54 +18,50 @@ from dataclasses import replace
 from typing import Final, get_args
 
 from longva_eval.errors import SettingsError
-from longva_eval.needle.media import Needle
+from longva_eval.needle.items import OPTION, Item
 from longva_eval.needle.results import Control
 
-__all__ = ["CONTROLS", "circular_needles"]
+__all__ = ["CONTROLS", "circular_items"]
 
 CONTROLS: Final[tuple[Control, ...]] = get_args(Control)
 
-_OPTION = re.compile(r"^([A-Z])\. (.*)$", re.MULTILINE)
 
+def circular_items(items: Sequence[Item]) -> list[Item]:
+    """Every item, and each lettered one again for every rotation of its options.
 
-def circular_needles(needles: Sequence[Needle]) -> list[Needle]:
-    """Every needle, and each lettered one again for every rotation of its options.
-
-    A model that prefers a letter is right for one rotation and wrong for the others; a needle with
+    A model that prefers a letter is right for one rotation and wrong for the others; an item with
     options counts as found only if all are right.
 
     Returns:
-        The needles in order; a rotated one follows the one it was made from, with the same picture,
+        The items in order; a rotated one follows the one it was made from, with the same pictures,
         `rotation` set, and the letter where the true option now stands as its answer.
 
     Raises:
-        SettingsError: If a needle's answer is a letter that none of its options has.
+        SettingsError: If an item's answer is a letter that none of its options has.
     """
     made = []
-    for needle in needles:
-        made.append(needle)
-        options = _OPTION.findall(needle.question)
+    for item in items:
+        made.append(item)
+        options = OPTION.findall(item.question)
         letters = [letter for letter, _ in options]
-        if len(options) < 2 or not re.fullmatch("[A-Z]", needle.answer.strip()):
+        if len(options) < 2 or not re.fullmatch("[A-Z]", item.answer.strip()):
             continue
         if letters != [chr(ord("A") + place) for place in range(len(options))] or (
-            needle.answer.strip() not in letters
+            item.answer.strip() not in letters
         ):
             raise SettingsError(
-                f"Needle {needle.name} has options {', '.join(letters)} and the answer "
-                f"{needle.answer!r}; circular options need A, B, ... and one of them as answer."
+                f"Needle {item.name} has options {', '.join(letters)} and the answer "
+                f"{item.answer!r}; circular options need A, B, ... and one of them as answer."
             )
         texts = [text for _, text in options]
         for rotation in range(1, len(texts)):
-            question = _with_options(needle.question, texts[-rotation:] + texts[:-rotation])
-            place = (letters.index(needle.answer.strip()) + rotation) % len(letters)
-            made.append(
-                replace(needle, question=question, answer=letters[place], rotation=rotation)
-            )
+            question = _with_options(item.question, texts[-rotation:] + texts[:-rotation])
+            place = (letters.index(item.answer.strip()) + rotation) % len(letters)
+            made.append(replace(item, question=question, answer=letters[place], rotation=rotation))
     return made
 
 
 def _with_options(question: str, texts: Sequence[str]) -> str:
     """The question with other texts behind its letters."""
     left = iter(texts)
-    return _OPTION.sub(lambda match: f"{match[1]}. {next(left)}", question)
+    return OPTION.sub(lambda match: f"{match[1]}. {next(left)}", question)

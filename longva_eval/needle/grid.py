@@ -1,55 +1,155 @@
-"""Where the needles of V-NIAH stand: lengths, and depths or fixed positions. No torch.
+"""Where the pictures of a needle test stand: lengths, depths, spreads or stated places. No torch.
 
-The haystack is the first N frames of one or several videos at one frame a second. A needle picture
-is inserted before frame `int(depth * N)`, so that the model sees N + 1 frames.
+The haystack is the first N frames of one or several videos at one frame a second, and pictures are
+inserted into it. V-NIAH's needle stands before frame `int(depth * N)`, so that the model sees N + 1
+frames (LongVA, arXiv:2406.16852 section 4; repository commit f4c8781, `vision_niah/`).
 
-Source: LongVA, arXiv:2406.16852 section 4; repository commit f4c8781, `vision_niah/`.
+Tests with several pictures have a *spread*, the part of the haystack over which they are
+distributed evenly, and a depth, where in the haystack that part lies: 0 is as early as it can be, 1
+as late. No picture is the first or the last of the video, which are easy places. What cannot hold
+its test (distractors on both sides, pictures with frames between them) is refused, with the reason.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from longva_eval.errors import SettingsError
+from longva_eval.needle.items import Item, ItemSettings
+from longva_eval.needle.results import Control
 
-__all__ = ["LatticeGrid", "NeedleCell", "NeedleGrid", "insert_index"]
+__all__ = [
+    "Cell",
+    "LatticeGrid",
+    "Layout",
+    "NeedleGrid",
+    "Places",
+    "Placing",
+    "TestGrid",
+    "arrange",
+    "controls_of",
+    "insert_index",
+    "seconds_shown",
+]
+
+Frame = TypeVar("Frame")
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeedleCell:
-    """A place in a grid."""
+class Cell:
+    """One question: which item, and which frames are shown."""
 
+    item: int
     num_frames: int
-    """Haystack length, in frames, the needle not counted."""
-    depth: float
-    """Needle position: 0.0 before the first frame, 1.0 after the last."""
-    insert_index: int
-    """The haystack frame that the needle stands before."""
+    """Haystack length, in frames, inserted pictures not counted."""
+    depth: float | None = None
+    """0.0 at the start, 1.0 at the end; None in a control."""
+    spread: float | None = None
+    """Part of the haystack over which the pictures are distributed; None for one picture."""
+    insert_indices: tuple[int, ...] = ()
+    """For each needle, the haystack frame that it stands before."""
+    distractor_indices: tuple[int, ...] = ()
+    """As `insert_indices`."""
+    control: Control | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("insert_indices", "distractor_indices"):
+            indices = getattr(self, name)
+            if list(indices) != sorted(indices) or not all(
+                0 <= index <= self.num_frames for index in indices
+            ):
+                raise SettingsError(
+                    f"{name}={list(indices)} must ascend and lie between 0 and "
+                    f"num_frames={self.num_frames}."
+                )
+
+
+class Places(NamedTuple):
+    """Where the pictures of an item stand."""
+
+    insert_indices: tuple[int, ...]
+    distractor_indices: tuple[int, ...] = ()
+
+
+Placing = Literal["evenly", "together", "among distractors"]
+"""How the pictures of an item stand: at equal distances over the spread; one after the other; or
+one needle, with distractors before every n-th haystack frame."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The cells of a grid, and those that could not be made."""
+
+    cells: list[Cell]
+    refused: list[str] = field(default_factory=list)
+    """Which place, and why."""
+
+
+def insert_index(num_frames: int, depth: float) -> int:
+    """The haystack frame that V-NIAH's needle stands before; truncated, as in the original."""
+    return int(depth * num_frames)
+
+
+def _evenly(item: Item, num_frames: int, depth: float, spread: float) -> Places:
+    count = len(item.order)
+    room = num_frames - 2  # the first and the last frame stay the haystack's
+    width = round(spread * room) if count > 1 else 0
+    if room < 0 or width < count - 1:
+        raise SettingsError(
+            f"spread {spread:g} has no room for {count} pictures with a frame between them"
+        )
+    start = 1 + round(depth * (room - width))
+    places = [start + round(number * width / max(count - 1, 1)) for number in range(count)]
+    return _split(item, places)
+
+
+def _together(item: Item, num_frames: int, depth: float) -> Places:
+    if num_frames < 2:
+        raise SettingsError("a clip needs a frame before it and one after it")
+    return _split(item, [1 + round(depth * (num_frames - 2))] * len(item.order))
+
+
+def _among_distractors(num_frames: int, depth: float, period: int) -> Places:
+    place = 1 + round(depth * (num_frames - 2))
+    distractors = tuple(range(period, num_frames, period))
+    for side, has_one in (
+        ("before", any(index <= place for index in distractors)),
+        ("after", any(index > place for index in distractors)),
+    ):
+        if not has_one:
+            raise SettingsError(f"there is no distractor {side} the needle (period {period})")
+    return Places((place,), distractors)
+
+
+def _split(item: Item, places: Sequence[int]) -> Places:
+    pairs = list(zip(item.order, places, strict=True))
+    return Places(
+        tuple(place for kind, place in pairs if kind == "N"),
+        tuple(place for kind, place in pairs if kind == "D"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeedleGrid:
-    """Haystack lengths and needle depths, as in the paper."""
+    """Haystack lengths and depths of one needle, as in the paper."""
 
     frame_counts: tuple[int, ...]
     depths: tuple[float, ...]
 
     def __post_init__(self) -> None:
         _check_frame_counts(self.frame_counts)
-        if not self.depths:
-            raise SettingsError("A needle grid needs at least one depth.")
-        if not all(0 <= depth <= 1 for depth in self.depths):
-            raise SettingsError(f"depths={list(self.depths)} must lie between 0 and 1.")
+        _check_fractions("depths", self.depths)
 
-    def cells(self) -> list[NeedleCell]:
-        """All places, lengths first, in the original's order."""
-        return [
-            NeedleCell(num_frames=count, depth=depth, insert_index=insert_index(count, depth))
-            for count in self.frame_counts
-            for depth in self.depths
-        ]
+    def places(self) -> list[tuple[int, float, int]]:
+        """Number of frames, depth and index; lengths first, in the original's order."""
+        return [(n, d, insert_index(n, d)) for n in self.frame_counts for d in self.depths]
+
+    def lay_out(self, items: Sequence[Item]) -> Layout:
+        """All items at all places."""
+        return _one_needle_each(self.places(), items)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -62,7 +162,7 @@ class NeedleGrid:
 
 @dataclass(frozen=True, kw_only=True)
 class LatticeGrid:
-    """Needles at absolute positions: every multiple of a step, in every length beyond it.
+    """One needle at absolute positions: every multiple of a step, in every length beyond it.
 
     The paper's depths put the needle of each length somewhere else, so that lengths share only what
     comes before. Here all lengths share their needles, and one growing video per needle and
@@ -79,13 +179,13 @@ class LatticeGrid:
         if self.step < 1:
             raise SettingsError(f"lattice={self.step} must be at least 1 frame.")
 
-    def cells(self) -> list[NeedleCell]:
-        """All places, lengths first."""
-        return [
-            NeedleCell(num_frames=count, depth=index / count, insert_index=index)
-            for count in self.frame_counts
-            for index in range(0, count + 1, self.step)
-        ]
+    def places(self) -> list[tuple[int, float, int]]:
+        """Number of frames, depth and index; lengths first."""
+        return [(n, i / n, i) for n in self.frame_counts for i in range(0, n + 1, self.step)]
+
+    def lay_out(self, items: Sequence[Item]) -> Layout:
+        """All items at all places."""
+        return _one_needle_each(self.places(), items)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -96,6 +196,153 @@ class LatticeGrid:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class TestGrid:
+    """Lengths, depths and spreads of a drawn test; or lengths and stated places."""
+
+    __test__ = False  # not a test of pytest's
+
+    frame_counts: tuple[int, ...]
+    depths: tuple[float, ...] = (0.0, 0.5, 1.0)
+    spreads: tuple[float, ...] = (0.5,)
+    at: tuple[int, ...] = ()
+    """Insertion indices of all pictures, the same in every length beyond: instead of depths and
+    spreads. Lengths of an item are then prefixes of each other."""
+    place: Placing = "evenly"
+    settings: ItemSettings
+
+    def __post_init__(self) -> None:
+        _check_frame_counts(self.frame_counts)
+        _check_fractions("depths", self.depths)
+        _check_fractions("spread", self.spreads)
+        if list(self.at) != sorted(set(self.at)) or (self.at and self.at[0] < 1):
+            raise SettingsError(f"at={list(self.at)} must ascend, from 1 or more.")
+
+    def lay_out(self, items: Sequence[Item]) -> Layout:
+        """All items at all places that can hold them; places that coincide are one."""
+        cells: dict[tuple[Any, ...], Cell] = {}
+        refused: dict[str, None] = {}
+        depths, spreads = ((0.0,), (0.0,)) if self.at else (self.depths, self.spreads)
+        for count, depth, spread in itertools.product(self.frame_counts, depths, spreads):
+            for number, item in enumerate(items):
+                where = f"{count} frames" if self.at else f"{count} frames, depth {depth:g}"
+                try:
+                    places = self._places(item, count, depth, spread)
+                except SettingsError as error:
+                    refused[f"{where}: {error}"] = None
+                    continue
+                several = len(item.order) > 1 and not self.at
+                cell = Cell(
+                    item=number,
+                    num_frames=count,
+                    depth=min(places.insert_indices, default=0) / count if self.at else depth,
+                    spread=spread if several else None,
+                    **places._asdict(),
+                )
+                cells.setdefault((number, count, *places), cell)
+        if not cells:
+            raise SettingsError(
+                "No cell of this grid can hold the test:\n  " + "\n  ".join(list(refused)[:8])
+            )
+        return Layout(cells=list(cells.values()), refused=list(refused))
+
+    def _places(self, item: Item, count: int, depth: float, spread: float) -> Places:
+        if not self.at:
+            if self.place == "evenly":
+                return _evenly(item, count, depth, spread)
+            if self.place == "together":
+                return _together(item, count, depth)
+            return _among_distractors(count, depth, self.settings.period)
+        if len(self.at) != len(item.order):
+            raise SettingsError(
+                f"at={list(self.at)} states {len(self.at)} places for {len(item.order)} pictures"
+            )
+        if self.at[-1] >= count:
+            raise SettingsError(f"no frame follows the picture before frame {self.at[-1]}")
+        return _split(item, self.at)
+
+    def describe(self) -> dict[str, Any]:
+        where = (
+            {"at": list(self.at)}
+            if self.at
+            else {"depths": list(self.depths), "spreads": list(self.spreads)}
+        )
+        return {
+            "kind": "places",
+            "frames": list(self.frame_counts),
+            **where,
+            "insert_rule": self.place,
+            **self.settings.describe(),
+        }
+
+
+def controls_of(frame_counts: Sequence[int], num_items: int) -> list[Cell]:
+    """The same questions blind, on their pictures alone, and on the clean haystack."""
+    cells = []
+    for item in range(num_items):
+        cells.append(Cell(item=item, num_frames=0, control="blind"))
+        cells.append(Cell(item=item, num_frames=1, control="needle only"))
+        cells += [Cell(item=item, num_frames=n, control="no needle") for n in frame_counts]
+    return cells
+
+
+def arrange(
+    cell: Cell,
+    item: Item,
+    haystack: Sequence[Frame],
+    needles: Sequence[Frame],
+    distractors: Sequence[Frame],
+) -> list[Frame]:
+    """The frames of a cell, in order.
+
+    Args:
+        cell: Where.
+        item: What; only its order is used.
+        haystack: At least as many frames as the cell has.
+        needles: A frame for each needle.
+        distractors: A frame for each distractor; shown in turn if there are more places.
+    """
+    if cell.control == "blind":
+        return []
+    if cell.control == "needle only":
+        left, right = iter(needles), iter(distractors)
+        return [next(left) if kind == "N" else next(right) for kind in item.order]
+    frames: list[Frame] = []
+    at = 0
+    for index, is_needle, number in _inserted(cell):
+        frames += haystack[at:index]
+        at = index
+        frames.append(needles[number] if is_needle else distractors[number % len(distractors)])
+    return [*frames, *haystack[at : cell.num_frames]]
+
+
+def seconds_shown(cell: Cell) -> tuple[float, ...]:
+    """When each needle is shown in the video of a cell, at one frame a second."""
+    shown = [
+        (number, float(index + before))
+        for before, (index, is_needle, number) in enumerate(_inserted(cell))
+        if is_needle
+    ]
+    return tuple(second for _, second in sorted(shown))
+
+
+def _inserted(cell: Cell) -> list[tuple[int, bool, int]]:
+    """Index, whether it is a needle, and its number, as shown; at one index distractors first."""
+    needles = [(index, True, number) for number, index in enumerate(cell.insert_indices)]
+    others = [(index, False, number) for number, index in enumerate(cell.distractor_indices)]
+    return sorted([*others, *needles])
+
+
+def _one_needle_each(places: Sequence[tuple[int, float, int]], items: Sequence[Item]) -> Layout:
+    return Layout(
+        cells=[
+            Cell(item=number, num_frames=count, depth=depth, insert_indices=(index,))
+            for count, depth, index in places
+            for number in range(len(items))
+        ]
+    )
+
+
 def _check_frame_counts(frame_counts: Sequence[int]) -> None:
     if not frame_counts:
         raise SettingsError("A needle grid needs at least one frame count.")
@@ -103,6 +350,8 @@ def _check_frame_counts(frame_counts: Sequence[int]) -> None:
         raise SettingsError(f"frames={min(frame_counts)} must be at least 1.")
 
 
-def insert_index(num_frames: int, depth: float) -> int:
-    """The haystack frame that the needle stands before; truncated, as in the original."""
-    return int(depth * num_frames)
+def _check_fractions(name: str, values: Sequence[float]) -> None:
+    if not values:
+        raise SettingsError(f"A needle grid needs at least one {name.removesuffix('s')}.")
+    if not all(0 <= value <= 1 for value in values):
+        raise SettingsError(f"{name}={list(values)} must lie between 0 and 1.")

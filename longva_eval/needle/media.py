@@ -1,4 +1,4 @@
-"""What a needle test is made of: needle pictures, a haystack of video frames, and their clips.
+"""What a needle test is made of: items from files, a haystack of video frames, and their clips.
 
 A haystack is one or several videos at one frame a second, one after the other. Nothing is decoded
 until frames are asked for.
@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,50 +19,29 @@ import av
 import numpy as np
 from PIL import Image
 
+from longva_eval import embedded
 from longva_eval.engine.conversation import ClipPart, ComposedClip
 from longva_eval.errors import MediaError, SettingsError
-from longva_eval.media.decode import read_frames
+from longva_eval.media.decode_worker import DecodeWorker
 from longva_eval.media.frames import one_per_second
-from longva_eval.media.images import image_digest, open_image, pad_to_square
+from longva_eval.media.images import open_image, pad_to_square
 from longva_eval.media.probe import probe_video
+from longva_eval.needle.grid import Cell, arrange
+from longva_eval.needle.items import OPTION, Item, Shown
 
 __all__ = [
     "HUB_NEEDLES",
     "Haystack",
-    "Needle",
     "clip_pictures",
+    "composed_clip",
     "load_needles",
-    "needle_clip",
     "open_haystack",
+    "read_captions",
     "write_clip",
 ]
 
 HUB_NEEDLES = "lmms-lab/v_niah_needles"
 """The published needles: five pictures with questions."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Needle:
-    """A picture to find, with a question that only it answers."""
-
-    name: str
-    """File name, or place in the dataset."""
-    image: Image.Image
-    """RGB."""
-    question: str
-    """Follows the frames directly; the published ones begin with a newline."""
-    answer: str
-    rotation: int = 0
-    """By how many places its options are rotated (`needle_controls.circular_needles`)."""
-
-    def describe(self) -> dict[str, str | int]:
-        described: dict[str, str | int] = {
-            "name": self.name,
-            "image_sha256": image_digest(self.image),
-            "question": self.question,
-            "answer": self.answer,
-        }
-        return described | ({"rotation": self.rotation} if self.rotation else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +52,8 @@ class Haystack:
     """File and frame index of each."""
     sources: tuple[dict[str, Any], ...]
     """For each video: file, digest, and how many frames it gives."""
+    side_pixels: int
+    """The smaller side of its smallest video: the size for pictures that are drawn into it."""
 
     def describe(self) -> list[dict[str, Any]]:
         """The videos, for the record."""
@@ -91,10 +73,12 @@ class Haystack:
             )
 
 
-def load_needles(source: str | Path) -> list[Needle]:
-    """Needles from a folder with `dataset.json`, or from the hub.
+def load_needles(source: str | Path) -> list[Item]:
+    """Items of one needle each, from a folder with `dataset.json`, or from the hub.
 
-    `dataset.json` is a list of `{"path", "prompt", "answer"}`, paths relative to it.
+    `dataset.json` is a list of `{"path", "prompt", "answer"}`, paths relative to it; `"caption"`
+    says in words what the picture shows, `"choices"` lists all answers that are asked for, where
+    these are a closed set.
 
     Raises:
         MediaError: If the folder, the list, a picture or a field is missing or wrong; all
@@ -121,7 +105,7 @@ def load_needles(source: str | Path) -> list[Needle]:
         raise MediaError(f"{listing} is not valid JSON: {error}") from error
     if not isinstance(entries, list) or not entries:
         raise MediaError(f"{listing} must hold a list of needles, one at least.")
-    needles: list[Needle] = []
+    needles: list[Item] = []
     problems: list[str] = []
     for number, entry in enumerate(entries):
         try:
@@ -133,7 +117,7 @@ def load_needles(source: str | Path) -> list[Needle]:
     return needles
 
 
-def _read_needle(entry: Any, folder: Path) -> Needle:
+def _read_needle(entry: Any, folder: Path) -> Item:
     if not isinstance(entry, dict):
         raise MediaError(f"it is {type(entry).__name__}, not an object.")
     values = {key: entry.get(key) for key in ("path", "prompt", "answer")}
@@ -147,11 +131,39 @@ def _read_needle(entry: Any, folder: Path) -> Needle:
         raise MediaError(f"its path {values['path']!r} is none: {error}") from error
     if not is_inside:
         raise MediaError(f"its path {values['path']!r} leads out of the folder.")
-    return Needle(
-        name=str(values["path"]),
-        image=open_image(path),
-        question=str(values["prompt"]),
-        answer=str(values["answer"]),
+    caption, choices = entry.get("caption", ""), entry.get("choices", [])
+    if not isinstance(caption, str):
+        raise MediaError("caption must be text.")
+    if not isinstance(choices, list) or not all(map(_is_text, choices)):
+        raise MediaError("choices must be a list of texts.")
+    if choices and values["answer"] not in choices:
+        raise MediaError(f"its answer {values['answer']!r} is none of its choices.")
+    return _one_needle(
+        str(values["path"]),
+        open_image(path),
+        str(values["prompt"]),
+        str(values["answer"]),
+        caption=caption,
+        choices=choices,
+    )
+
+
+def _one_needle(
+    name: str,
+    image: Image.Image,
+    question: str,
+    answer: str,
+    *,
+    caption: str = "",
+    choices: Sequence[str] = (),
+) -> Item:
+    letters = [letter for letter, _ in OPTION.findall(question)]
+    return Item(
+        name=name,
+        needles=(Shown(picture=image, told=caption),),
+        question=question,
+        answer=answer,
+        choices=tuple(choices) or (tuple(letters) if answer.strip() in letters else ()),
     )
 
 
@@ -166,7 +178,7 @@ def _is_text(value: object) -> bool:
     return True
 
 
-def _needles_from_hub() -> list[Needle]:
+def _needles_from_hub() -> list[Item]:
     from datasets import load_dataset
 
     try:
@@ -177,12 +189,7 @@ def _needles_from_hub() -> list[Needle]:
             "Without a network, pass a folder with dataset.json and its pictures as --needles."
         ) from error
     return [
-        Needle(
-            name=str(number),
-            image=open_image(row["image"]),
-            question=row["question"],
-            answer=row["answer"],
-        )
+        _one_needle(str(number), open_image(row["image"]), row["question"], row["answer"])
         for number, row in enumerate(rows)
     ]
 
@@ -197,8 +204,10 @@ def open_haystack(videos: Sequence[str | Path]) -> Haystack:
         raise SettingsError("A haystack needs at least one video.")
     frames: list[tuple[Path, int]] = []
     sources: list[dict[str, Any]] = []
+    sides: list[int] = []
     for path in videos:
         info = probe_video(path)
+        sides.append(min(info.width_pixels, info.height_pixels))
         indices = one_per_second(info)
         frames.extend((info.path, index) for index in indices)
         sources.append(
@@ -210,41 +219,74 @@ def open_haystack(videos: Sequence[str | Path]) -> Haystack:
                 "average_fps": info.average_fps,
             }
         )
-    return Haystack(frames=tuple(frames), sources=tuple(sources))
+    return Haystack(frames=tuple(frames), sources=tuple(sources), side_pixels=min(sides))
 
 
-def needle_clip(
-    haystack: Haystack, needle: Image.Image | None, *, num_frames: int, insert_index: int = 0
-) -> ComposedClip:
-    """The video of one cell: haystack frames, with the needle before frame `insert_index`.
+def read_captions(path: Path | None, *, num_frames: int) -> list[str]:
+    """What each haystack frame shows, in words: for the text twin of a test.
+
+    Args:
+        path: Lines of JSON in the haystack's order, `{"caption": "A dog runs."}`, one a frame; None
+            for the embedded haystack's.
+        num_frames: How many are wanted.
+
+    Raises:
+        MediaError: If the file cannot be read, or has fewer.
+    """
+    if path is None:
+        words = json.loads(embedded.CAPTIONS.read_text(encoding="utf-8"))["haystack"]
+        return [" ".join(each) for each in words[:num_frames]]
+    captions: list[str] = []
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        for line in lines[:num_frames]:
+            caption = json.loads(line)["caption"]
+            if not _is_text(caption):
+                raise ValueError("caption must be text that is not empty")
+            captions.append(str(caption))
+    except OSError as error:
+        raise MediaError(f"{path} cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MediaError(
+            f"{path}, line {len(captions) + 1}, is no caption ({type(error).__name__}: {error}). "
+            'A line reads {"caption": "A dog runs."}, one for each frame, one frame a second.'
+        ) from error
+    if len(captions) < num_frames:
+        raise MediaError(f"{path} has {len(captions)} captions; {num_frames} frames are asked for.")
+    return captions
+
+
+def composed_clip(haystack: Haystack, cell: Cell, item: Item) -> ComposedClip:
+    """The video of one cell: haystack frames with the item's pictures among them.
 
     Raises:
         MediaError: If the haystack has fewer frames.
-        SettingsError: If `insert_index` is not one of 0 to `num_frames`.
     """
-    haystack.check_length(num_frames)
-    if not 0 <= insert_index <= num_frames:
-        raise SettingsError(
-            f"insert_index={insert_index} must lie between 0 and num_frames={num_frames}."
-        )
-    frames = haystack.frames[:num_frames]
-    if needle is None:
-        parts = _runs_of_files(frames)
-    else:
-        parts = (
-            *_runs_of_files(frames[:insert_index]),
-            needle,
-            *_runs_of_files(frames[insert_index:]),
-        )
-    return ComposedClip(parts=parts, aspect="pad")
-
-
-def _runs_of_files(frames: Sequence[tuple[Path, int]]) -> tuple[ClipPart, ...]:
-    """Neighbouring frames of one file as one part."""
-    return tuple(
-        (path, tuple(index for _, index in run))
-        for path, run in itertools.groupby(frames, key=lambda frame: frame[0])
+    haystack.check_length(cell.num_frames)
+    frames: list[tuple[Path, int] | Image.Image] = arrange(
+        cell,
+        item,
+        haystack.frames,
+        [shown.image for shown in item.needles],
+        [shown.image for shown in item.distractors],
     )
+    return ComposedClip(parts=tuple(_parts(frames)), aspect="pad")
+
+
+def _parts(frames: Sequence[tuple[Path, int] | Image.Image]) -> list[ClipPart]:
+    """Neighbouring frames of one file as one part."""
+    parts: list[ClipPart] = []
+    for file, run in itertools.groupby(frames, lambda f: f[0] if isinstance(f, tuple) else None):
+        if file is None:
+            parts += [picture for picture in run if isinstance(picture, Image.Image)]
+        else:
+            parts.append((file, tuple(frame[1] for frame in run if isinstance(frame, tuple))))
+    return parts
+
+
+@cache
+def _worker() -> DecodeWorker:
+    return DecodeWorker()
 
 
 def clip_pictures(clip: ComposedClip) -> list[Image.Image]:
@@ -259,7 +301,7 @@ def clip_pictures(clip: ComposedClip) -> list[Image.Image]:
             pictures.append(part)
             continue
         path, indices = part
-        for block in read_frames(probe_video(path), indices):
+        for block in _worker().read_frames(_worker().probe_video(path), indices):
             pictures.extend(Image.fromarray(frame) for frame in block)
     return pictures
 

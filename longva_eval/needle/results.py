@@ -39,19 +39,32 @@ class NeedleAnswer:
     choice, which is the same as greedy decoding beginning with exactly the answer.
     """
 
+    test: str = "single"
     control: Control | None = None
     """Of which control; None for a cell of the grid."""
     num_frames: int
     """Haystack frames in the prompt."""
     depth: float | None = None
-    """Where the needle stands, 0 to 1; None in a control."""
+    """Where the needles stand, 0 to 1; None in a control."""
+    spread: float | None = None
+    """Over which part of the haystack; None for one needle."""
     insert_index: int | None = None
-    """The haystack frame it stands before; None in a control."""
+    """The haystack frame that the first needle stands before; None if there is none."""
+    insert_indices: tuple[int, ...] = ()
+    """The same for all needles, in order."""
+    distractor_indices: tuple[int, ...] = ()
+    """The same for all distractors."""
+    times: tuple[float, ...] = ()
+    """When each needle is shown in the video, in seconds, at one frame a second."""
     needle: int
-    """Its place in the list of needles."""
+    """Place of the item in the list."""
     needle_name: str = ""
     rotation: int = 0
     """By how many places its options are rotated."""
+    question: str = ""
+    answer: str = ""
+    floor: float | None = None
+    """The share of right answers of one who guesses; None if answers are no closed set."""
     answer_ids: tuple[int, ...]
     pred_ids: tuple[int, ...]
     """First choice at each answer position, with the true answer as input."""

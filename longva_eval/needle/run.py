@@ -1,4 +1,4 @@
-"""V-NIAH: one picture hidden in a long video, asked for at every depth and length.
+"""Needle tests: pictures hidden in a long video, asked for at every place and length.
 
 All prompts of a grid go through the prefix engine at once: haystack frames before a needle are
 shared by all cells, and the lengths of one needle at one insertion index are prefixes of each
@@ -10,6 +10,7 @@ Source: LongVA, arXiv:2406.16852 section 4; repository commit f4c8781, `vision_n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +24,19 @@ from loguru import logger
 from longva_eval.engine.conversation import ComposedClip, Failure, ForcedAnswer
 from longva_eval.engine.session import Session
 from longva_eval.errors import MediaError, SettingsError
-from longva_eval.needle.controls import circular_needles
-from longva_eval.needle.grid import LatticeGrid, NeedleGrid
-from longva_eval.needle.media import Haystack, Needle, needle_clip
+from longva_eval.needle.controls import circular_items
+from longva_eval.needle.grid import (
+    Cell,
+    LatticeGrid,
+    NeedleGrid,
+    TestGrid,
+    arrange,
+    controls_of,
+    seconds_shown,
+)
+from longva_eval.needle.items import Item
+from longva_eval.needle.kinds import DRAWN_TESTS
+from longva_eval.needle.media import Haystack, composed_clip
 from longva_eval.needle.results import (
     NeedleAnswer,
     read_answers,
@@ -33,12 +44,14 @@ from longva_eval.needle.results import (
     rows_by_index,
     to_lines,
 )
-from longva_eval.needle.summary import summarize_grid
-from longva_eval.prompts.pieces import Prompt, TextPiece, VisualPiece, tokenize
+from longva_eval.needle.summary import original, summarize_grid, unanswerable
+from longva_eval.prompts.pieces import Piece, Prompt, TextPiece, tokenize
 from longva_eval.running.journal import Journal, journal_settings, settings_difference
 from longva_eval.running.progress import progress_bar
 
-__all__ = ["NiahRun", "run_and_write", "run_grid"]
+__all__ = ["Grid", "NiahRun", "run_and_write", "run_grid"]
+
+Grid = NeedleGrid | LatticeGrid | TestGrid
 
 _FILES = (
     "run.json",
@@ -57,74 +70,63 @@ _FILES = (
 def run_grid(
     session: Session,
     haystack: Haystack,
-    needles: Sequence[Needle],
-    grid: NeedleGrid | LatticeGrid,
+    items: Sequence[Item],
+    grid: Grid,
     *,
     max_new_tokens: int = 8,
     controls: bool = False,
+    captions: Sequence[str] | None = None,
     journal: Journal | None = None,
     on_answer: Callable[[NeedleAnswer], None] = lambda _: None,
 ) -> list[NeedleAnswer]:
-    """Ask for every needle at every place of the grid.
+    """Ask about every item at every place of the grid.
 
     Args:
         session: The model.
         haystack: From `open_haystack`.
-        needles: What to hide.
+        items: What to hide.
         grid: Where.
         max_new_tokens: Tokens to decode of what the model would say by itself; 0 for none.
-        controls: Also ask without the needle (at every length), without frames, and about the
-            needle alone, in the same pass (`longva_eval.needle.controls`).
+        controls: Also ask on the clean haystack (at every length), without frames, and about the
+            pictures alone, in the same pass (`longva_eval.needle.controls`).
+        captions: What each haystack frame shows. If given, every frame is read as its caption: the
+            text twin of the same cells.
         journal: Where answers are kept as they come, and taken over from.
         on_answer: Called with each answer as soon as it is there, in the engine's order; first
             with those that were taken over.
 
     Returns:
-        An answer for each cell and needle (lengths, then depths, then needles), then the controls'.
+        An answer for each cell (lengths, then places, then items), then the controls'.
 
     Raises:
         MediaError: If the haystack is too short, or a frame cannot be decoded.
+        SettingsError: If no cell can hold the test, or a picture has no caption for the twin.
         NumericalError: If logits are NaN or infinite.
     """
     tokenizer = session.checkpoint.tokenizer
-    longest = max(grid.frame_counts)
-    trunk, _ = session.visual(needle_clip(haystack, None, num_frames=longest))
-    pictures, _ = session.visual(
-        ComposedClip(parts=tuple(needle.image for needle in needles), aspect="pad")
-    )
-    texts = [session.template.around_video(tokenizer, needle.question) for needle in needles]
-    places: list[dict[str, Any]] = []
-    prompts: list[Prompt] = []
-
-    def ask(frames: Sequence[VisualPiece], **place: Any) -> None:
-        before, after = texts[place["needle"]]
-        places.append(place)
-        prompts.append(Prompt((TextPiece(before), *frames, TextPiece(after))))
-
-    for cell in grid.cells():
-        frames, index = trunk[: cell.num_frames], cell.insert_index
-        for number, picture in enumerate(pictures):
-            ask([*frames[:index], picture, *frames[index:]], needle=number, **vars(cell))
-    for number, picture in enumerate(pictures if controls else ()):
-        ask([], control="blind", num_frames=0, needle=number)
-        ask([picture], control="needle only", num_frames=1, needle=number)
-        for count in grid.frame_counts:
-            ask(trunk[:count], control="no needle", num_frames=count, needle=number)
+    haystack.check_length(max(grid.frame_counts))
+    cells = grid.lay_out(items).cells
+    cells += controls_of(grid.frame_counts, len(items)) if controls else []
+    frames = _Frames(session, haystack, items, max(grid.frame_counts), captions)
+    texts = [session.template.around_video(tokenizer, item.question) for item in items]
+    answer_ids = [tokenize(tokenizer, item.answer) for item in items]
+    for item, ids in zip(items, answer_ids, strict=True):
+        if not ids:
+            raise MediaError(f"The answer {item.answer!r} of needle {item.name} has no tokens.")
+    prompts = []
+    for cell in cells:
+        before, after = texts[cell.item]
+        prompts.append(Prompt((TextPiece(before), *frames.of(cell), TextPiece(after))))
+    wanted = [answer_ids[cell.item] for cell in cells]
 
     def answer_at(number: int, scored: Mapping[str, Any]) -> NeedleAnswer:
-        needle = needles[places[number]["needle"]]
-        named = {"needle_name": needle.name, "rotation": needle.rotation}
+        cell = cells[number]
         length = {"num_prompt_tokens": prompts[number].num_tokens}
-        return NeedleAnswer.from_json({**places[number], **named, **scored, **length})
+        return NeedleAnswer.from_json({**_facts(cell, items[cell.item]), **scored, **length})
 
-    answer_ids = [tokenize(tokenizer, needles[place["needle"]].answer) for place in places]
-    for place, ids in zip(places, answer_ids, strict=True):
-        if not ids:
-            needle = needles[place["needle"]]
-            raise MediaError(f"The answer {needle.answer!r} of needle {needle.name} has no tokens.")
     keys = [
         {"kind": "needle", "prompt": prompt.digest, "answer": ids, "max_new_tokens": max_new_tokens}
-        for prompt, ids in zip(prompts, answer_ids, strict=True)
+        for prompt, ids in zip(prompts, wanted, strict=True)
     ]
     answers: dict[int, NeedleAnswer] = {}
     for number, key in enumerate(keys):
@@ -142,12 +144,78 @@ def run_grid(
 
     session.force(
         prompts,
-        answer_ids,
+        wanted,
         max_new_tokens=max_new_tokens,
         on_answer=keep,
         only=[number for number in range(len(prompts)) if number not in answers],
     )
     return [answers[number] for number in range(len(prompts))]
+
+
+class _Frames:
+    """The frames of cells as pieces of prompts: visual ones, or their captions."""
+
+    def __init__(
+        self,
+        session: Session,
+        haystack: Haystack,
+        items: Sequence[Item],
+        longest: int,
+        captions: Sequence[str] | None,
+    ) -> None:
+        self._items = items
+        self._trunk: Sequence[Piece]
+        if captions is None:
+            clean = Cell(item=0, num_frames=longest, control="no needle")
+            self._trunk, _ = session.visual(composed_clip(haystack, clean, items[0]))
+            shown = [each for item in items for each in (*item.needles, *item.distractors)]
+            different = list({id(each): each for each in shown}.values())
+            clip = ComposedClip(parts=tuple(each.image for each in different), aspect="pad")
+            pieces, _ = session.visual(clip)
+            self._pieces: dict[int, Piece] = {
+                id(each): piece for each, piece in zip(different, pieces, strict=True)
+            }
+            return
+        as_sentence = captions[0].endswith(".") and not captions[0].endswith(" .")
+
+        def piece(caption: str, of: str) -> Piece:
+            if not caption:
+                raise SettingsError(
+                    f"The picture of {of} has no caption for the text twin: give it a "
+                    '"caption" in dataset.json.'
+                )
+            text = caption + "\n" if as_sentence else caption
+            return TextPiece(tokenize(session.checkpoint.tokenizer, text))
+
+        self._trunk = [piece(caption, "the haystack") for caption in captions[:longest]]
+        self._pieces = {
+            id(each): piece(each.caption(as_sentence=as_sentence), item.name)
+            for item in items
+            for each in (*item.needles, *item.distractors)
+        }
+
+    def of(self, cell: Cell) -> list[Piece]:
+        item = self._items[cell.item]
+        needles = [self._pieces[id(each)] for each in item.needles]
+        distractors = [self._pieces[id(each)] for each in item.distractors]
+        return arrange(cell, item, self._trunk, needles, distractors)
+
+
+def _facts(cell: Cell, item: Item) -> dict[str, Any]:
+    """What is known about an answer before it is given."""
+    facts = {name: value for name, value in vars(cell).items() if name != "item"}
+    return {
+        **facts,
+        "test": item.test,
+        "insert_index": min(cell.insert_indices, default=None),
+        "times": seconds_shown(cell),
+        "needle": cell.item,
+        "needle_name": item.name,
+        "rotation": item.rotation,
+        "question": item.question.strip(),
+        "answer": item.answer,
+        "floor": item.floor,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,13 +236,14 @@ class NiahRun:
 def run_and_write(
     session: Session,
     haystack: Haystack,
-    needles: Sequence[Needle],
-    grid: NeedleGrid | LatticeGrid,
+    items: Sequence[Item],
+    grid: Grid,
     folder: Path,
     *,
     max_new_tokens: int = 8,
     controls: bool = True,
     circular: bool = False,
+    captions: Sequence[str] | None = None,
     fresh: bool = False,
 ) -> NiahRun:
     """Run a grid with a progress bar and write its results into a folder.
@@ -188,29 +257,33 @@ def run_and_write(
     Args:
         session: The model.
         haystack: From `open_haystack`.
-        needles: What to hide.
+        items: What to hide; all of one test.
         grid: Where.
         folder: For the results.
         max_new_tokens: As in `run_grid`.
         controls: As in `run_grid`.
-        circular: Also ask lettered needles with every rotation of their options.
+        circular: Also ask lettered items with every rotation of their options.
+        captions: As in `run_grid`.
         fresh: Start over instead of resuming; earlier results are set aside.
 
     Raises:
-        SettingsError: If the folder cannot be written, or holds a run with other settings.
+        SettingsError: If the folder cannot be written, or holds a run with other settings; or no
+            item is left that is answered on its pictures alone (`latent`).
         MediaError: If the haystack is too short, or a frame cannot be decoded.
         NumericalError: If logits are NaN or infinite.
     """
     haystack.check_length(max(grid.frame_counts))
-    asked = circular_needles(needles) if circular else list(needles)
+    asked = circular_items(items) if circular else list(items)
+    layout = grid.lay_out(asked)
     settings = {
         "grid": grid.describe(),
         "haystack": haystack.describe(),
-        "needles": [needle.describe() for needle in asked],
+        "needles": [item.describe() for item in asked],
         "model": session.describe(),
         "max_new_tokens": max_new_tokens,
         "controls": controls,
         "circular": circular,
+        **({} if captions is None else {"captions_sha256": _digest(captions)}),
     }
     if fresh:
         _set_aside(folder)
@@ -219,13 +292,15 @@ def run_and_write(
     journal = Journal(folder / "journal", journal_settings(session.describe()), fresh=fresh)
     began = time.perf_counter()
     counts = replace(session.engine.counts)
-    questions_a_needle = len(grid.cells()) + (len(grid.frame_counts) + 2 if controls else 0)
-    with journal, progress_bar(len(asked) * questions_a_needle, "V-NIAH", unit="cell") as bar:
+    test = items[0].test
+    name = "V-NIAH" if test == "single" else f"V-NIAH {test}"
+    num_controls = len(asked) * (len(grid.frame_counts) + 2) if controls else 0
+    with journal, progress_bar(len(layout.cells) + num_controls, name, unit="cell") as bar:
         frames_seen = 0
 
         def show(answer: NeedleAnswer) -> None:
             nonlocal frames_seen
-            frames_seen += answer.num_frames + (answer.control is None)
+            frames_seen += answer.num_frames + len(answer.insert_indices)
             rate = frames_seen / (time.perf_counter() - began)
             bar.set_postfix_str(f"{rate:,.0f} frames/s", refresh=False)
             bar.update(1)
@@ -237,21 +312,37 @@ def run_and_write(
             grid,
             max_new_tokens=max_new_tokens,
             controls=controls,
+            captions=captions,
             journal=journal,
             on_answer=show,
         )
     if journal.num_taken_over:
         logger.info("{} answers were taken over from an earlier run", journal.num_taken_over)
+    for refused in layout.refused:
+        logger.warning("{}: left out: {}", name, refused)
     seconds = round(time.perf_counter() - began, 1)
-    in_grid = [answer for answer in answers if answer.control is None]
-    originals = [number for number, needle in enumerate(asked) if not needle.rotation]
+    least = DRAWN_TESTS[test].least_needle_only if test in DRAWN_TESTS and controls else 0.0
+    left_out = unanswerable(answers, least=least)
+    answers_kept = [answer for answer in answers if original(answer) not in left_out]
+    in_grid = [answer for answer in answers_kept if answer.control is None]
+    if not in_grid:
+        raise SettingsError(
+            f"{name}: no item has a needle-only score of {least:.0%} or more: this model does not "
+            "know the questions, so nothing can be said about lengths."
+        )
+    originals = [number for number, item in enumerate(asked) if not item.rotation]
     cells = [
         replace(answer, needle=originals.index(answer.needle))
         for answer in in_grid
         if not answer.rotation
     ]
     rows = by_depth = rows_by_depth(cells)
-    summary = summarize_grid(answers, asked)
+    summary = {
+        **summarize_grid(answers_kept),
+        "test": test,
+        "refused_cells": layout.refused,
+        "left_out": {asked[number].name: share for number, share in left_out.items()},
+    }
     _write(folder / "cells.jsonl", to_lines(cells))
     if controls:
         _write(folder / "controls.jsonl", to_lines(each for each in answers if each.control))
@@ -263,7 +354,7 @@ def run_and_write(
         rows = rows_by_index(cells)
         _write(folder / "lattice_accuracies.json", json.dumps(rows, indent=4) + "\n")
     record = {
-        "test": "V-NIAH, teacher-forced",
+        "test": f"{name}, teacher-forced" + (", as text" if captions is not None else ""),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "average_accuracy": sum(row["Score"] for row in rows) / len(rows),
         "num_answers": len(cells),
@@ -279,8 +370,12 @@ def run_and_write(
     }
     _write(folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     journal.finish(remove=True)
-    logger.debug("V-NIAH: {} answers in {:.1f} s", len(cells), seconds)
+    logger.debug("{}: {} answers in {:.1f} s", name, len(cells), seconds)
     return NiahRun(folder=folder, rows=rows, cells=cells, summary=summary)
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
 def _finished(folder: Path, settings: Mapping[str, Any]) -> NiahRun:
@@ -321,7 +416,8 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
         name: {str(number): item for number, item in enumerate(record[name])}
         for name in ("haystack", "needles")
     }
-    rest = {name: record.get(name) for name in ("max_new_tokens", "controls", "circular")}
+    names = ("max_new_tokens", "controls", "circular", "captions_sha256")
+    rest = {name: record.get(name) for name in names}
     model = journal_settings(record["model"])
     return {**listed, **rest, "grid": record["grid"], "model": model}
 

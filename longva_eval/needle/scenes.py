@@ -28,8 +28,10 @@ __all__ = [
     "TEXTURES",
     "Scene",
     "Texture",
+    "caption_sentence",
     "caption_words",
     "haystack_scenes",
+    "pointer_scene",
     "random_scene",
     "render_scene",
 ]
@@ -50,6 +52,7 @@ COLORS: Final[dict[str, tuple[int, int, int]]] = {
     "white": (250, 250, 250),
 }
 """Colours of silhouettes, in RGB."""
+_DARK: Final = (20, 20, 20)
 
 TEXTURES: Final = ("waves", "stripes", "tiles", "sand", "clouds")
 """Names of the background textures."""
@@ -334,13 +337,25 @@ class Scene:
     """Rotation of the silhouette, in radians."""
     digit: str | None = None
     """A digit in a black box, or nothing."""
+    names: str | None = None
+    """A small white silhouette in a black box, in place of a digit: the picture, whose own
+    silhouette is dark, *names* another object."""
     corner: int = 0
     """Corner of the box: 0 top left, 1 top right, 2 bottom left, 3 bottom right."""
 
 
 def caption_words(scene: Scene) -> tuple[str, str, str, str]:
     """The scene in four words: what, its colour, its number, and a full stop."""
-    return (scene.shape or "nothing", scene.color or "none", scene.digit or "none", ".")
+    told = scene.names or scene.digit or "none"
+    return (scene.shape or "nothing", scene.color or "none", told, ".")
+
+
+def caption_sentence(scene: Scene) -> str:
+    """The scene as a sentence, for models that read English."""
+    if scene.names:
+        return f"A dark {scene.shape}, with a small white {scene.names} in a corner."
+    what = f"A {scene.color} {scene.shape}" if scene.shape else "Nothing but a background"
+    return what + (f", with the number {scene.digit} in a corner." if scene.digit else ".")
 
 
 def _noise(seed: int, cells: int, side: int, shift: float) -> npt.NDArray[np.float64]:
@@ -388,14 +403,22 @@ def _shape_mask(scene: Scene, side: int) -> Image.Image:
     return mask.resize((side, side), Image.Resampling.BOX)
 
 
-def _paste_digit(pixels: RgbImage, digit: str, corner: int) -> None:
-    side = pixels.shape[0]
-    height = round(side * 0.30)
-    width = round(side * 0.24)
+def _digit_box(digit: str, side: int) -> npt.NDArray[np.uint8]:
     rows = [[255 * int(bit) for bit in row] for row in _DIGITS[digit].split()]
     glyph = np.zeros((9, 7), dtype=np.uint8)
     glyph[1:8, 1:6] = rows
-    box = np.asarray(Image.fromarray(glyph).resize((width, height), Image.Resampling.BOX))
+    size = round(side * 0.24), round(side * 0.30)
+    return np.asarray(Image.fromarray(glyph).resize(size, Image.Resampling.BOX))
+
+
+def _names_box(scene: Scene, side: int) -> npt.NDArray[np.uint8]:
+    small = replace(scene, shape=scene.names, center=(0.5, 0.5), size=0.92, angle=0.0)
+    return np.asarray(_shape_mask(small, round(side * 0.42)))
+
+
+def _paste_box(pixels: RgbImage, box: npt.NDArray[np.uint8], corner: int) -> None:
+    side = pixels.shape[0]
+    height, width = box.shape
     top = 0 if corner < 2 else side - height
     left = 0 if corner % 2 == 0 else side - width
     pixels[top : top + height, left : left + width] = box[:, :, None]
@@ -417,10 +440,13 @@ def render_scene(scene: Scene, *, side: int = 96) -> RgbImage:
     picture = dark + (light - dark) * pattern
     if scene.shape is not None:
         cover = np.asarray(_shape_mask(scene, side))[:, :, None] / 255.0
-        picture = picture + (np.array(COLORS[scene.color or ""]) - picture) * cover
+        color = _DARK if scene.names else COLORS[scene.color or ""]
+        picture = picture + (np.array(color) - picture) * cover
     pixels = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
-    if scene.digit is not None:
-        _paste_digit(pixels, scene.digit, scene.corner)
+    if scene.names is not None:
+        _paste_box(pixels, _names_box(scene, side), scene.corner)
+    elif scene.digit is not None:
+        _paste_box(pixels, _digit_box(scene.digit, side), scene.corner)
     return pixels
 
 
@@ -474,6 +500,17 @@ def random_scene(
         digit=digit,
         corner=rng.randrange(4),
     )
+
+
+def pointer_scene(rng: random.Random, *, shape: str, names: str) -> Scene:
+    """A dark silhouette whose corner box names another object; it stands off that corner."""
+    scene = random_scene(rng, shape=shape)
+    left, top = scene.corner % 2 == 0, scene.corner < 2
+    center = (
+        (0.62 if left else 0.38) + rng.uniform(-0.05, 0.05),
+        (0.62 if top else 0.38) + (rng.uniform(-0.05, 0.05)),
+    )
+    return replace(scene, color=None, names=names, center=center, size=rng.uniform(0.44, 0.54))
 
 
 def _reflect(value: float, low: float, high: float) -> float:

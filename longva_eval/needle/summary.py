@@ -9,103 +9,134 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 from longva_eval.needle.controls import CONTROLS
-from longva_eval.needle.media import Needle
 from longva_eval.needle.results import NeedleAnswer
 from longva_eval.stats import effective_frames, wilson_interval
 
-__all__ = ["summarize_grid"]
+__all__ = ["original", "summarize_grid", "unanswerable"]
 
 
-def summarize_grid(answers: Sequence[NeedleAnswer], needles: Sequence[Needle]) -> dict[str, Any]:
+def summarize_grid(answers: Sequence[NeedleAnswer]) -> dict[str, Any]:
     """What `summary.json` holds.
 
     Args:
-        answers: All of a run, of controls and rotated needles too.
-        needles: Those that were asked, in the numbering of the answers.
+        answers: All of a run, of controls and rotated items too.
 
     Returns:
-        `columns`: for each length, needles found, asked, and the Wilson interval of the share;
-        `effective_frames`: the longest length up to which the lower bound stays above 85 % of the
-        score on the needle alone (None without controls); `controls` (None without); `circular`
-        (None where no needle has rotated options).
+        `columns`: for each length, items found, asked, the Wilson interval of the share, and the
+        guess floor (None where answers are no closed set); `effective_frames`: the longest length
+        up to which the lower bound stays above 85 % of the score on the needle alone (None without
+        controls); `controls` (None without); `circular` (None where no item has rotated options);
+        `without_known`: columns and effective frames once more without the items that are answered
+        without being seen (None if there are none).
     """
     plain = [answer for answer in answers if not answer.rotation]
-    columns = _columns(answer for answer in plain if answer.control is None)
     controls = _controls([answer for answer in plain if answer.control])
-    reach = None
-    if controls is not None:
-        found = effective_frames(columns, needle_only=controls["needle_only"])
-        reach = {
-            "frames": found.frames,
-            "is_at_least": found.is_at_least,
-            "threshold": found.threshold,
-        }
+    known = _known([answer for answer in plain if answer.control])
+    unknown = [answer for answer in plain if answer.needle not in known]
+    return {
+        **_reach(plain),
+        "controls": None
+        if controls is None
+        else controls | {"known_without_seeing": [*known.values()]},
+        "circular": _circular([answer for answer in answers if not answer.control]),
+        "without_known": _reach(unknown) if known and unknown else None,
+    }
+
+
+def unanswerable(answers: Sequence[NeedleAnswer], *, least: float) -> dict[int, float]:
+    """Items (`original`) whose score on their pictures alone, over rotations, is below `least`."""
+    alone: dict[int, list[bool]] = {}
+    for answer in answers:
+        if answer.control == "needle only":
+            alone.setdefault(original(answer), []).append(answer.correct)
+    return {number: _mean(right) for number, right in alone.items() if _mean(right) < least}
+
+
+def original(answer: NeedleAnswer) -> int:
+    """The item whose options were rotated, or the item itself: rotations follow it in the list."""
+    return answer.needle - answer.rotation
+
+
+def _reach(answers: Sequence[NeedleAnswer]) -> dict[str, Any]:
+    columns: dict[int, list[NeedleAnswer]] = {}
+    for answer in answers:
+        if answer.control is None:
+            columns.setdefault(answer.num_frames, []).append(answer)
+    found = {n: (sum(a.correct for a in column), len(column)) for n, column in columns.items()}
+    alone = [answer.correct for answer in answers if answer.control == "needle only"]
+    # Where the pictures alone are not enough, no length can be said to lose anything.
+    floor = _floor(answers) or 0.0
+    can_tell = bool(alone and found) and _mean(alone) > floor
+    reach = effective_frames(found, needle_only=_mean(alone)) if can_tell else None
     return {
         "columns": {
             str(count): {
                 "found": right,
                 "asked": asked,
                 "interval": list(wilson_interval(right, asked)),
+                "floor": _floor(columns[count]),
             }
-            for count, (right, asked) in columns.items()
+            for count, (right, asked) in found.items()
         },
-        "effective_frames": reach,
-        "controls": controls,
-        "circular": _circular([answer for answer in answers if not answer.control], needles),
+        "effective_frames": None
+        if reach is None
+        else {
+            "frames": reach.frames,
+            "is_at_least": reach.is_at_least,
+            "threshold": reach.threshold,
+        },
     }
 
 
-def _columns(cells: Iterable[NeedleAnswer]) -> dict[int, tuple[int, int]]:
-    columns: dict[int, tuple[int, int]] = {}
-    for cell in cells:
-        right, asked = columns.get(cell.num_frames, (0, 0))
-        columns[cell.num_frames] = right + cell.correct, asked + 1
-    return columns
+def _floor(answers: Sequence[NeedleAnswer]) -> float | None:
+    floors = [answer.floor for answer in answers if answer.floor is not None]
+    return sum(floors) / len(floors) if len(floors) == len(answers) else None
 
 
 def _controls(results: Sequence[NeedleAnswer]) -> dict[str, Any] | None:
-    """Shares of right answers, and which needles are known without being seen.
-
-    Those are answered blind, or in at least half of the clean haystacks.
-    """
+    """Shares of right answers under each control."""
     if not results:
         return None
-    shares = {
-        control.replace(" ", "_"): _mean(r.correct for r in results if r.control == control)
-        for control in CONTROLS
-    }
     by_frames: dict[int, list[bool]] = {}
-    known = []
+    for result in results:
+        if result.control == "no needle":
+            by_frames.setdefault(result.num_frames, []).append(result.correct)
+    return {
+        **{
+            control.replace(" ", "_"): _mean(r.correct for r in results if r.control == control)
+            for control in CONTROLS
+        },
+        "no_needle_by_frames": {str(count): _mean(right) for count, right in by_frames.items()},
+    }
+
+
+def _known(results: Sequence[NeedleAnswer]) -> dict[int, str]:
+    """Items that are known without being seen, with their names.
+
+    Those are answered blind, or in at least half of the clean haystacks. Where answers are a closed
+    set a guess is right once in a while, so both are required.
+    """
+    known = {}
     for number in sorted({result.needle for result in results}):
         mine = [result for result in results if result.needle == number]
-        clean = [result for result in mine if result.control == "no needle"]
-        for result in clean:
-            by_frames.setdefault(result.num_frames, []).append(result.correct)
         blind = any(result.correct for result in mine if result.control == "blind")
-        if blind or _mean(result.correct for result in clean) >= 0.5:
-            known.append(mine[0].needle_name)
-    return {
-        **shares,
-        "no_needle_by_frames": {str(count): _mean(right) for count, right in by_frames.items()},
-        "known_without_seeing": known,
-    }
+        often = _mean(result.correct for result in mine if result.control == "no needle") >= 0.5
+        if (blind and often) if mine[0].floor else (blind or often):
+            known[number] = mine[0].needle_name
+    return known
 
 
-def _circular(cells: Sequence[NeedleAnswer], needles: Sequence[Needle]) -> dict[str, Any] | None:
-    """Lettered needles: the share found as they are, and with every rotation of their options."""
+def _circular(cells: Sequence[NeedleAnswer]) -> dict[str, Any] | None:
+    """Lettered items: the share found as they are, and with every rotation of their options."""
+    lettered = {original(cell) for cell in cells if cell.rotation}
     groups: dict[Hashable, list[bool]] = {}
-    original = -1
-    family = []
-    for number, needle in enumerate(needles):
-        original = original if needle.rotation else number
-        family.append(original)
-    lettered = {family[number] for number, needle in enumerate(needles) if needle.rotation}
     plain = []
     for cell in cells:
-        if family[cell.needle] in lettered:
-            place = cell.num_frames, cell.insert_index, cell.depth, family[cell.needle]
+        if original(cell) in lettered:
+            # Not by index alone: two depths of a short video can share one.
+            place = cell.num_frames, cell.insert_indices, cell.depth, original(cell)
             groups.setdefault(place, []).append(cell.correct)
-            if cell.needle in lettered:
+            if not cell.rotation:
                 plain.append(cell.correct)
     if not groups:
         return None

@@ -1,4 +1,4 @@
-"""V-NIAH for lmms-eval: a grid becomes documents, documents become videos, answers become scores.
+"""Needle tests for lmms-eval: a grid becomes documents, documents become videos, answers scores.
 
 Thin: the work is done in `longva_eval.needle`. lmms-eval loads this file by path, once for
 each function that a YAML names.
@@ -15,84 +15,124 @@ from pathlib import Path
 from typing import Any
 
 from longva_eval import embedded
-from longva_eval.errors import EvaluationError, MediaError
-from longva_eval.media.images import image_digest
-from longva_eval.needle import media as needle_media
-from longva_eval.needle.grid import NeedleGrid
+from longva_eval.errors import EvaluationError, MediaError, SettingsError
+from longva_eval.needle.grid import Cell, NeedleGrid, TestGrid, seconds_shown
+from longva_eval.needle.items import OPTION, Item, ItemSettings
+from longva_eval.needle.kinds import DRAWN_TESTS, drawn_items
+from longva_eval.needle.media import (
+    CLIP_FORMAT,
+    HUB_NEEDLES,
+    Haystack,
+    clip_pictures,
+    composed_clip,
+    load_needles,
+    open_haystack,
+    write_clip,
+)
 from longva_eval.needle.results import is_answer
+from longva_eval.questions.answers import read_choice
 from longva_eval.questions.outcomes import FAILED
-from longva_eval.studies import ranges
+from longva_eval.studies.ranges import parse_range, parse_whole_range
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi"}
+_KEPT = (
+    "question_id", "test", "num_frames", "depth", "spread", "insert_index", "insert_indices",
+    "distractor_indices", "times", "needle", "needle_name", "answer", "floor",
+)  # fmt: skip
+"""What of a document stands in its record."""
 
 
 def expand_grid(dataset: Any) -> Any:
-    """Documents for every cell and needle of the grid that the one row of the data file states."""
+    """Documents for every cell and item of the grid that the one row of the data file states.
+
+    The row: `haystack` ("embedded", "hf_home" for the videos in $HF_HOME/vniah/haystack, or a
+    list of files), `frames`, `depths`; for V-NIAH `needles` ("embedded", "hf_home" or a folder);
+    for another test `test`, and `spread`, `at`, `show` ("pictures" or "clip") and the fields of
+    `ItemSettings`.
+
+    Raises:
+        SettingsError: If the row states something else, or no cell can hold the test.
+        MediaError: If the media are missing, or the haystack is too short.
+    """
     from datasets import Dataset
 
     (row,) = dataset
-    grid = NeedleGrid(
-        frame_counts=tuple(int(n) for n in ranges.parse_range(row["frames"], name="frames")),
-        depths=tuple(ranges.parse_range(row["depths"], name="depths")),
-    )
-    videos, needle_source = _media_of(row)
-    needles = needle_media.load_needles(needle_source)
-    haystack = _haystack(tuple(videos))
-    haystack.check_length(max(grid.frame_counts))
+    row = {name: value for name, value in row.items() if value is not None}
+    known = {"haystack", "needles", "test", "frames", "depths", "spread", "at", "show"}
+    test = row.get("test", "single")
+    settings = {name: value for name, value in row.items() if name not in known}
+    frames = parse_whole_range(row["frames"], name="frames")
+    depths = tuple(parse_range(row.get("depths", "0:1:0.5"), name="depths"))
+    videos, needles = _media_of(row)
+    grid: NeedleGrid | TestGrid
+    if test == "single":
+        items_from = needles
+        grid = NeedleGrid(frame_counts=frames, depths=depths)
+    else:
+        try:
+            made = ItemSettings(**{"side": _haystack(tuple(videos)).side_pixels} | settings)
+        except TypeError as error:
+            raise SettingsError(f"The row of a needle test is wrong: {error}") from error
+        items_from = json.dumps(made.describe())
+        grid = TestGrid(
+            frame_counts=frames,
+            depths=depths,
+            spreads=tuple(parse_range(str(row.get("spread", "0.5")), name="spread")),
+            at=parse_whole_range(row["at"], name="at") if row.get("at") else (),
+            place=DRAWN_TESTS[test].place if test in DRAWN_TESTS else "evenly",
+            settings=made,
+        )
+    items = _items(test, items_from)
+    _haystack(tuple(videos)).check_length(max(frames))
     return Dataset.from_list(
         [
             {
-                "question_id": f"{cell.num_frames}-{cell.depth:.3f}-{number}",
-                "num_frames": cell.num_frames,
-                "depth": cell.depth,
-                "insert_index": cell.insert_index,
-                "needle": number,
-                "needle_name": item.name,
-                "needles_from": str(needle_source),
+                "question_id": f"{cell.num_frames}-{cell.depth:.3f}-{cell.item}"
+                + ("" if cell.spread is None else f"-{cell.spread:g}"),
+                "test": test,
+                **{name: value for name, value in vars(cell).items() if name != "control"},
+                "insert_index": min(cell.insert_indices, default=None),
+                "times": seconds_shown(cell),
+                "needle": cell.item,
+                "needle_name": items[cell.item].name,
+                "needles_from": items_from,
                 "haystack": [str(video) for video in videos],
-                "question": item.question,
-                "answer": item.answer,
+                "show": row.get("show", "pictures"),
+                "question": items[cell.item].question,
+                "answer": items[cell.item].answer,
+                "choices": list(items[cell.item].choices),
+                "floor": items[cell.item].floor,
             }
-            for cell in grid.cells()
-            for number, item in enumerate(needles)
+            for cell in grid.lay_out(items).cells
         ]
     )
 
 
 def doc_to_composed_clip(doc: Mapping[str, Any]) -> list[Any]:
     """The cell's video as a list of frames to read, for models of longva-eval."""
-    return [
-        needle_media.needle_clip(
-            _haystack(tuple(doc["haystack"])),
-            _needles(doc["needles_from"])[doc["needle"]].image,
-            num_frames=doc["num_frames"],
-            insert_index=doc["insert_index"],
-        )
-    ]
+    return [composed_clip(_haystack(tuple(doc["haystack"])), _cell(doc), _item(doc))]
 
 
 def doc_to_pictures(doc: Mapping[str, Any]) -> list[Any]:
     """The cell's frames as pictures, for models that take many."""
-    return needle_media.clip_pictures(doc_to_composed_clip(doc)[0])
+    return clip_pictures(doc_to_composed_clip(doc)[0])
 
 
 def doc_to_clip_file(doc: Mapping[str, Any]) -> list[str]:
     """The cell's video as an H.264 file of one frame a second, written once."""
-    haystack = _haystack(tuple(doc["haystack"]))
-    picture = _needles(doc["needles_from"])[doc["needle"]].image
     # By content: another video or picture under the same name is another clip.
-    parts = [
-        [source["digest"] for source in haystack.sources],
-        image_digest(picture),
-        doc["num_frames"],
-        doc["insert_index"],
-        needle_media.CLIP_FORMAT,
-    ]
+    digests = [source["digest"] for source in _haystack(tuple(doc["haystack"])).sources]
+    parts = [digests, _item(doc).describe(), vars(_cell(doc)), CLIP_FORMAT]
     name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16] + ".mp4"
     path = _hf_home() / "vniah" / "clips" / name
     if not path.is_file():
-        needle_media.write_clip(doc_to_pictures(doc), path)
+        write_clip(doc_to_pictures(doc), path)
     return [str(path)]
+
+
+def doc_to_shown(doc: Mapping[str, Any]) -> list[Any]:
+    """The cell's frames as the row wants them shown: as pictures, or as a clip."""
+    return doc_to_clip_file(doc) if doc["show"] == "clip" else doc_to_pictures(doc)
 
 
 def doc_to_text(doc: Mapping[str, Any]) -> str:
@@ -108,7 +148,7 @@ def doc_to_plain_text(doc: Mapping[str, Any]) -> str:
 def process_forced(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """The score of an answer that the model was made to read."""
     if results[0] == FAILED:
-        return {"vniah_accuracy": _record(doc, False, FAILED, "teacher_forced")}
+        return {"vniah_accuracy": _record(doc, "failed", FAILED, "teacher_forced")}
     try:
         report = json.loads(results[0])
         correct, generated = bool(report["correct"]), str(report["generated"])
@@ -117,7 +157,8 @@ def process_forced(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, 
             f"vniah scores the true answer as input, which this model cannot do: it answered "
             f"{results[0][:80]!r}. Use --model longva, or the task vniah_generate_frames."
         ) from error
-    return {"vniah_accuracy": _record(doc, correct, generated, "teacher_forced") | report}
+    outcome = "right" if correct else "wrong" if generated.strip() else "no answer"
+    return {"vniah_accuracy": _record(doc, outcome, generated, "teacher_forced") | report}
 
 
 def process_generated_from_frames(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
@@ -130,41 +171,84 @@ def process_generated_from_clip(doc: Mapping[str, Any], results: Sequence[str]) 
     return _generated(doc, results[0], "generated, composed clip")
 
 
+def process_generated(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
+    """The score of a generated answer to frames shown as the row wants it."""
+    if doc["show"] == "clip":
+        return process_generated_from_clip(doc, results)
+    return process_generated_from_frames(doc, results)
+
+
 def mean_score(items: Sequence[Mapping[str, Any]]) -> float:
-    """Share of needles found over the whole grid."""
+    """Share of right answers over the whole grid; unread answers count as wrong."""
     return sum(float(item["score"]) for item in items) / len(items)
 
 
 def _generated(doc: Mapping[str, Any], text: str, scoring: str) -> dict[str, Any]:
-    correct = is_answer(text, doc["answer"])
-    return {"vniah_accuracy": _record(doc, correct, text, scoring)}
+    return {"vniah_accuracy": _record(doc, _outcome(doc, text), text, scoring)}
 
 
-def _record(doc: Mapping[str, Any], correct: bool, generated: str, scoring: str) -> dict[str, Any]:
-    kept = ("question_id", "num_frames", "depth", "insert_index", "needle", "needle_name", "answer")
-    picture = Path(doc["needles_from"], doc["needle_name"])  # of the hub's there is no file
+def _outcome(doc: Mapping[str, Any], text: str) -> str:
+    """Right, wrong, or no answer: nothing said, or nothing of a closed set of answers."""
+    if text == FAILED:
+        return "failed"
+    options = [option for _, option in OPTION.findall(doc["question"])]
+    if options and doc["test"] != "single":
+        letter = read_choice(text, options)
+        return "no answer" if letter is None else "right" if letter == doc["answer"] else "wrong"
+    if is_answer(text, doc["answer"]):
+        return "right"
+    choices = doc["choices"] if doc["test"] != "single" else ()
+    if choices:
+        return "wrong" if any(is_answer(text, choice) for choice in choices) else "no answer"
+    return "wrong" if text.strip() else "no answer"
+
+
+def _record(doc: Mapping[str, Any], outcome: str, generated: str, scoring: str) -> dict[str, Any]:
+    media = list(doc["haystack"])
+    if doc["test"] == "single":
+        picture = Path(doc["needles_from"], doc["needle_name"])  # of the hub's there is no file
+        media += [str(picture)] if picture.is_file() else []
     return {
-        **{key: doc[key] for key in kept},
+        **{key: doc[key] for key in _KEPT},
         "question": str(doc["question"]).strip(),
-        "media": [*doc["haystack"], *([str(picture)] if picture.is_file() else [])],
+        "media": media,
         "generated": generated,
-        "outcome": _outcome(correct, generated),
+        "outcome": outcome,
         "scoring": scoring,
-        "score": float(correct),
+        "correct": outcome == "right",
+        "score": float(outcome == "right"),
     }
 
 
-def _outcome(correct: bool, generated: str) -> str:
-    if generated == FAILED:
-        return "failed"
-    return "right" if correct else "wrong" if generated.strip() else "no answer"
+def _cell(doc: Mapping[str, Any]) -> Cell:
+    return Cell(
+        item=doc["needle"],
+        num_frames=doc["num_frames"],
+        depth=doc["depth"],
+        spread=doc["spread"],
+        insert_indices=tuple(doc["insert_indices"]),
+        distractor_indices=tuple(doc["distractor_indices"]),
+    )
 
 
-def _media_of(row: Mapping[str, str]) -> tuple[list[Path], str]:
+def _item(doc: Mapping[str, Any]) -> Item:
+    item: Item = _items(doc["test"], doc["needles_from"])[doc["needle"]]
+    return item
+
+
+def _media_of(row: Mapping[str, Any]) -> tuple[list[Path], str]:
     """Haystack videos and the source of the needles that a grid names."""
-    if row["haystack"] == "embedded":
-        return [embedded.HAYSTACK], str(embedded.NEEDLES)
     folder = _hf_home() / "vniah"
+    needles = str(row.get("needles", "hf_home"))
+    if needles == "embedded":
+        needles = str(embedded.NEEDLES)
+    elif needles == "hf_home":
+        own = folder / "needles"
+        needles = str(own) if (own / "dataset.json").is_file() else HUB_NEEDLES
+    if row["haystack"] == "embedded":
+        return [embedded.HAYSTACK], needles
+    if row["haystack"] != "hf_home":
+        return [Path(video).expanduser().absolute() for video in row["haystack"]], needles
     videos = sorted(
         path for path in (folder / "haystack").glob("*") if path.suffix.lower() in VIDEO_SUFFIXES
     )
@@ -174,8 +258,7 @@ def _media_of(row: Mapping[str, str]) -> tuple[list[Path], str]:
             f"paper's grid 3,000 s in all) into {folder / 'haystack'}. The paper's film cannot be "
             "shared; the task vniah_small brings its own video."
         )
-    own = folder / "needles"
-    return videos, str(own) if (own / "dataset.json").is_file() else needle_media.HUB_NEEDLES
+    return videos, needles
 
 
 def _hf_home() -> Path:
@@ -184,10 +267,13 @@ def _hf_home() -> Path:
 
 
 @functools.lru_cache(maxsize=8)
-def _haystack(videos: tuple[str | Path, ...]) -> needle_media.Haystack:
-    return needle_media.open_haystack(videos)
+def _haystack(videos: tuple[str | Path, ...]) -> Haystack:
+    return open_haystack(videos)
 
 
-@functools.lru_cache(maxsize=8)
-def _needles(source: str) -> list[needle_media.Needle]:
-    return needle_media.load_needles(source)
+@functools.lru_cache(maxsize=16)
+def _items(test: str, made_from: str) -> list[Item]:
+    """Of V-NIAH, from a folder or the hub; of another test, drawn as the settings say."""
+    if test == "single":
+        return load_needles(made_from)
+    return drawn_items(test, ItemSettings(**json.loads(made_from)))

@@ -185,7 +185,9 @@ def test_needle_by_generation_equals_the_original(golden: Golden, case_id: str) 
     needle = golden.needles()[case["needle_index"]]
     video, at = golden.folder / case["video"], case["insert_index"]
     indices = tuple(case["frame_indices"])
-    clip = ComposedClip(parts=((video, indices[:at]), needle.image, (video, indices[at:])))
+    clip = ComposedClip(
+        parts=((video, indices[:at]), needle.needles[0].image, (video, indices[at:]))
+    )
     conversation = session.prompt("<image>" + needle.question, [clip])
     assert conversation.placeholder_ids() == case["input_ids"]
     assert conversation.prompt.num_tokens == case["seq_len"]

@@ -46,8 +46,9 @@ from longva_eval.model.loading import load_checkpoint
 from longva_eval.model.modeling import pool_visual_tokens
 from longva_eval.model.rope import RopeSettings
 from longva_eval.model.settings import LoadSettings
-from longva_eval.needle.grid import NeedleGrid
-from longva_eval.needle.media import Needle, open_haystack
+from longva_eval.needle.grid import Cell, NeedleGrid
+from longva_eval.needle.items import Item, Shown
+from longva_eval.needle.media import composed_clip, open_haystack
 from longva_eval.needle.run import run_grid
 from longva_eval.prompts.pieces import Prompt, Turn
 from longva_eval.prompts.processor_template import MediaTokens, load_processor_template
@@ -337,7 +338,8 @@ def test_likelihoods_are_those_of_the_text_that_follows_the_prompt(
 def test_needles_are_frames_of_the_models_own_prompt(opened: Callable[..., Baseline]) -> None:
     """V-NIAH at two thetas, each cell against a forward pass of transformers' class."""
     baseline = opened("video-mistral")
-    needle = Needle(name="n", image=noise(90, 60, 5), question="What is it?", answer="the")
+    shown = Shown(picture=noise(90, 60, 5))
+    needle = Item(name="n", needles=(shown,), question="What is it?", answer="the")
     haystack = open_haystack([VIDEO])
     grid = NeedleGrid(frame_counts=(2, 5), depths=(0.0, 0.5, 1.0))
     tokenizer = baseline.processor.tokenizer
@@ -381,14 +383,13 @@ def test_needles_are_frames_of_the_models_own_prompt(opened: Callable[..., Basel
 
 
 def needle_pixels(
-    session: Session, haystack: Any, needle: Needle, num_frames: int, index: int
+    session: Session, haystack: Any, needle: Item, num_frames: int, index: int
 ) -> torch.Tensor:
-    from longva_eval.needle.media import needle_clip
-
-    pieces, _ = session.visual(needle_clip(haystack, None, num_frames=num_frames))
+    clean = Cell(item=0, num_frames=num_frames, control="no needle")
+    pieces, _ = session.visual(composed_clip(haystack, clean, needle))
     frames = [next(iter(piece.source.pixel_values([piece.item]))) for piece in pieces]
     processor = session.checkpoint.image_processor
-    hidden = frames_to_pixel_values([needle.image], processor, aspect="pad")
+    hidden = frames_to_pixel_values([needle.needles[0].image], processor, aspect="pad")
     return torch.cat([*frames[:index], hidden, *frames[index:]])
 
 

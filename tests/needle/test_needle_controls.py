@@ -15,9 +15,10 @@ from longva_eval.commands.niah import control_text, heatmap_panel
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
 from longva_eval.errors import SettingsError
-from longva_eval.needle.controls import circular_needles
+from longva_eval.needle.controls import circular_items
 from longva_eval.needle.grid import NeedleGrid
-from longva_eval.needle.media import Needle, load_needles, open_haystack
+from longva_eval.needle.items import Item, Shown
+from longva_eval.needle.media import load_needles, open_haystack
 from longva_eval.needle.results import NeedleAnswer
 from longva_eval.needle.run import run_and_write, run_grid
 from longva_eval.needle.summary import summarize_grid
@@ -31,9 +32,10 @@ def session() -> Session:
     return open_session("longva-tiny", dtype="float32", device="cpu", decode_process=False)
 
 
-def lettered(answer: str = "C", question: str = QUESTION) -> Needle:
+def lettered(answer: str = "C", question: str = QUESTION) -> Item:
     image = Image.fromarray(np.full((64, 64, 3), 90, np.uint8))
-    return Needle(name="bear.png", image=image, question=question, answer=answer)
+    shown = Shown(picture=image)
+    return Item(name="bear.png", needles=(shown,), question=question, answer=answer)
 
 
 def controls_of(answers: list[NeedleAnswer]) -> list[NeedleAnswer]:
@@ -41,7 +43,7 @@ def controls_of(answers: list[NeedleAnswer]) -> list[NeedleAnswer]:
 
 
 def test_each_rotation_moves_the_true_option_to_another_letter() -> None:
-    made = circular_needles([lettered(), load_needles(embedded.NEEDLES)[0]])
+    made = circular_items([lettered(), load_needles(embedded.NEEDLES)[0]])
     assert [needle.rotation for needle in made] == [0, 1, 2, 0]
     for needle in made[:3]:
         (line,) = [x for x in needle.question.splitlines() if x.startswith(f"{needle.answer}. ")]
@@ -54,9 +56,9 @@ def test_each_rotation_moves_the_true_option_to_another_letter() -> None:
 @pytest.mark.parametrize(
     "needle", [lettered("D"), lettered(question=QUESTION.replace("B. Oslo", "E. Oslo"))]
 )
-def test_options_that_do_not_fit_the_answer_are_refused(needle: Needle) -> None:
+def test_options_that_do_not_fit_the_answer_are_refused(needle: Item) -> None:
     with pytest.raises(SettingsError, match=r"bear\.png has options"):
-        circular_needles([needle])
+        circular_items([needle])
 
 
 def test_controls_equal_the_same_questions_asked_alone(session: Session) -> None:
@@ -98,10 +100,10 @@ def test_a_needle_known_without_being_seen_is_named(session: Session) -> None:
     assert blind.generated
     told = replace(needles[0], answer=blind.generated.split()[0])
     run = run_grid(session, open_haystack([embedded.HAYSTACK]), [told], GRID, controls=True)
-    controls = summarize_grid(run, [told])["controls"]
+    controls = summarize_grid(run)["controls"]
     assert controls["blind"] == 1.0
     assert controls["known_without_seeing"] == [told.name]
-    assert summarize_grid(run, needles)["circular"] is None
+    assert summarize_grid(run)["circular"] is None
 
 
 def test_results_hold_controls_rotations_and_what_follows(session: Session, tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ from longva_eval.errors import MediaError, SettingsError
 from longva_eval.media.decode import read_frames
 from longva_eval.media.images import open_image
 from longva_eval.media.probe import probe_video
-from longva_eval.needle.grid import NeedleGrid, insert_index
+from longva_eval.needle.grid import Cell, NeedleGrid, insert_index
+from longva_eval.needle.items import Item, Shown
 from longva_eval.needle.media import (
     HUB_NEEDLES,
     clip_pictures,
+    composed_clip,
     load_needles,
-    needle_clip,
     open_haystack,
     write_clip,
 )
@@ -51,7 +52,7 @@ CAT = {"path": "cat.png", "prompt": "\nWhat animal?", "answer": "Cat"}
 def test_needles_come_from_a_folder(tmp_path: Path) -> None:
     (needle,) = load_needles(write_needles(tmp_path, [{**CAT, "comment": "more keys do no harm"}]))
     assert (needle.name, needle.question, needle.answer) == ("cat.png", "\nWhat animal?", "Cat")
-    assert needle.image.size == (8, 8)
+    assert needle.needles[0].image.size == (8, 8)
     described = needle.describe()
     assert set(described) == {"name", "image_sha256", "question", "answer"}
 
@@ -212,15 +213,18 @@ def test_an_empty_or_missing_haystack_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("depth", [0.0, 0.3, 0.5, 1.0])
 def test_the_needle_stands_where_its_depth_says(depth: float) -> None:
     haystack = open_haystack([LANDSCAPE, PORTRAIT])
-    needle = Image.new("RGB", (50, 70), (255, 0, 255))
+    shown = Shown(picture=Image.new("RGB", (50, 70), (255, 0, 255)))
+    item = Item(name="n", needles=(shown,), question="\nWhat?", answer="pink")
     total = len(haystack.frames)
     place = insert_index(total, depth)
-    clip = needle_clip(haystack, needle, num_frames=total, insert_index=place)
+    cell = Cell(item=0, num_frames=total, depth=depth, insert_indices=(place,))
+    clip = composed_clip(haystack, cell, item)
     assert clip.aspect == "pad"
     found = clip_pictures(clip)
     assert len(found) == total + 1
-    assert found[place] is needle
-    expected = clip_pictures(needle_clip(haystack, None, num_frames=total))
+    assert found[place] is shown.image
+    clean = Cell(item=0, num_frames=total, control="no needle")
+    expected = clip_pictures(composed_clip(haystack, clean, item))
     del found[place]
     for one, two in zip(found, expected, strict=True):
         assert one.tobytes() == two.tobytes()
@@ -232,19 +236,21 @@ def test_the_needle_stands_where_its_depth_says(depth: float) -> None:
 def test_a_haystack_that_is_too_short_is_refused() -> None:
     haystack = open_haystack([LANDSCAPE])
     total = len(haystack.frames)
+    (item, *_) = load_needles(NEEDLES)
     with pytest.raises(
         MediaError,
         match=rf"The haystack \(landscape_320x180\.mp4\) has {total} frames at one a second; "
         rf"{total + 1} are asked for\. Add videos",
     ):
-        needle_clip(haystack, None, num_frames=total + 1)
+        composed_clip(haystack, Cell(item=0, num_frames=total + 1, control="no needle"), item)
 
 
-@pytest.mark.parametrize("place", [-1, 4])
-def test_a_needle_outside_of_its_haystack_is_refused(place: int) -> None:
-    haystack = open_haystack([LANDSCAPE, PORTRAIT])
-    with pytest.raises(SettingsError, match=f"insert_index={place}"):
-        needle_clip(haystack, Image.new("RGB", (9, 9)), num_frames=3, insert_index=place)
+@pytest.mark.parametrize("indices", [(-1,), (4,), (3, 1)])
+def test_needles_outside_of_their_haystack_or_out_of_order_are_refused(
+    indices: tuple[int, ...],
+) -> None:
+    with pytest.raises(SettingsError, match=f"insert_indices={re.escape(str(list(indices)))}"):
+        Cell(item=0, num_frames=3, insert_indices=indices)
 
 
 def flat(colour: tuple[int, int, int], size: tuple[int, int] = (64, 48)) -> Image.Image:
@@ -300,8 +306,9 @@ def test_the_needle_stays_inside_the_haystack(num_frames: int, depth: float) -> 
     assert 0 <= place <= num_frames
     # LongVA repository, commit f4c8781, vision_niah: int(depth * num_frames)
     assert place == int(depth * num_frames)
-    (cell,) = NeedleGrid(frame_counts=(num_frames,), depths=(depth,)).cells()
-    assert cell.insert_index == place
+    assert NeedleGrid(frame_counts=(num_frames,), depths=(depth,)).places() == [
+        (num_frames, depth, place)
+    ]
 
 
 def test_depths_zero_and_one_are_before_and_after_all_frames() -> None:
@@ -328,7 +335,7 @@ def test_impossible_grids_are_refused(counts: Any, depths: Any, message: str) ->
 
 def test_cells_come_lengths_first() -> None:
     grid = NeedleGrid(frame_counts=(4, 2), depths=(0.0, 1.0))
-    assert [(cell.num_frames, cell.depth) for cell in grid.cells()] == [
+    assert [place[:2] for place in grid.places()] == [
         (4, 0.0),
         (4, 1.0),
         (2, 0.0),
@@ -665,6 +672,8 @@ def test_any_json_gives_rows_or_a_media_error(tmp_path: Path, rows: Any) -> None
 
 
 def test_pictures_of_a_clip_are_what_the_haystack_shows() -> None:
-    needle = open_image(OPEN / "inputs" / "tiny_40x40.png")
-    clip = needle_clip(open_haystack([LANDSCAPE]), needle, num_frames=1, insert_index=1)
+    picture = open_image(OPEN / "inputs" / "tiny_40x40.png")
+    item = Item(name="n", needles=(Shown(picture=picture),), question="\nWhat?", answer="x")
+    cell = Cell(item=0, num_frames=1, depth=1.0, insert_indices=(1,))
+    clip = composed_clip(open_haystack([LANDSCAPE]), cell, item)
     assert [picture.size for picture in clip_pictures(clip)] == [(320, 180), (40, 40)]

@@ -1,0 +1,142 @@
+"""A needle test put together: its items, and the grid they are asked on; also as a host's task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from longva_eval.embedded import tasks_folder
+from longva_eval.errors import ResourceError
+from longva_eval.needle.grid import LatticeGrid, NeedleGrid, TestGrid
+from longva_eval.needle.items import Item, ItemSettings
+from longva_eval.needle.kinds import DRAWN_TESTS, drawn_items
+from longva_eval.needle.media import load_needles
+
+__all__ = ["NeedleTest", "make_tests", "write_tasks"]
+
+_VNIAH_DEPTHS: Final = (0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0)
+"""numpy's arange, as the original's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedleTest:
+    """A test, ready to run."""
+
+    name: str
+    items: list[Item]
+    grid: NeedleGrid | LatticeGrid | TestGrid
+    needles: str
+    """Where the items of `single` come from."""
+
+
+def make_tests(
+    names: Sequence[str],
+    *,
+    frame_counts: tuple[int, ...],
+    depths: tuple[float, ...] | None,
+    spreads: tuple[float, ...],
+    at: tuple[int, ...],
+    lattice: int | None,
+    needles: str,
+    settings: ItemSettings,
+) -> list[NeedleTest]:
+    """The tests of these names on one grid.
+
+    Args:
+        names: Of `TEST_NAMES`.
+        frame_counts: Haystack lengths.
+        depths: None for the test's own.
+        spreads: As in `TestGrid`.
+        at: As in `TestGrid`.
+        lattice: Step of a `LatticeGrid`, for `single`.
+        needles: Folder or hub id of the needles of `single`.
+        settings: Of drawn tests.
+
+    Raises:
+        SettingsError: If a name is unknown, or the grid impossible.
+        MediaError: If the needles cannot be read.
+    """
+    tests = []
+    for name in names:
+        grid: NeedleGrid | LatticeGrid | TestGrid
+        if name == "single":
+            items = load_needles(needles)
+            if lattice is not None:
+                grid = LatticeGrid(frame_counts=frame_counts, step=lattice)
+            else:
+                grid = NeedleGrid(frame_counts=frame_counts, depths=depths or _VNIAH_DEPTHS)
+        else:
+            items = drawn_items(name, settings)
+            grid = TestGrid(
+                frame_counts=frame_counts,
+                depths=depths or (0.0, 0.5, 1.0),
+                spreads=spreads,
+                at=at,
+                place=DRAWN_TESTS[name].place,
+                settings=settings,
+            )
+        tests.append(NeedleTest(name=name, items=items, grid=grid, needles=needles))
+    return tests
+
+
+def write_tasks(
+    tests: Sequence[NeedleTest], folder: Path, haystack: Sequence[str] | None
+) -> list[Path]:
+    """Write tests as tasks of lmms-eval: `my_vniah_NAME` and `my_vniah_NAME_generate`.
+
+    They are copies of the embedded tasks with another data file: a model of any adapter is asked by
+    `lmms-eval --include_path FOLDER --tasks my_vniah_order_generate`.
+
+    Args:
+        tests: What to ask; a lattice cannot be written.
+        folder: Made if it is not there.
+        haystack: Videos; None for the embedded one.
+
+    Returns:
+        The YAML files.
+
+    Raises:
+        ResourceError: If a file cannot be written.
+    """
+    base = tasks_folder() / "vniah"
+    videos = (
+        "embedded" if haystack is None else [str(Path(v).expanduser().absolute()) for v in haystack]
+    )
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "utils.py").write_text(
+            "from longva_eval.tasks.vniah.utils import *  # noqa: F403\n"
+        )
+        for test in tests:
+            described = test.grid.describe()
+            row = {
+                "test": test.name,
+                "haystack": videos,
+                "frames": ",".join(map(str, test.grid.frame_counts)),
+                "show": "pictures",
+            }
+            if test.name == "single":
+                row |= {"needles": test.needles, "depths": ",".join(map(str, described["depths"]))}
+            else:
+                for name in ("depths", "spreads", "at"):
+                    if name in described:
+                        row[name.replace("spreads", "spread")] = ",".join(map(str, described[name]))
+                row |= test.grid.settings.describe() if isinstance(test.grid, TestGrid) else {}
+            data = folder / f"grid_{test.name}.json"
+            data.write_text(json.dumps([row]) + "\n", encoding="utf-8")
+            for suffix, template in (("", "_test"), ("_generate", "_generate")):
+                task = f"my_vniah_{test.name}{suffix}"
+                path = folder / f"{task}.yaml"
+                path.write_text(
+                    f"task: {task}\ninclude: {base / (template + '_template_yaml')}\n"
+                    f"dataset_kwargs:\n  data_files:\n    test: {data.absolute()}\n",
+                    encoding="utf-8",
+                )
+                written.append(path)
+    except OSError as error:
+        raise ResourceError(f"{folder} cannot be written: {error}") from error
+    return written

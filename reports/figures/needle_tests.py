@@ -1,0 +1,155 @@
+"""Figures of needle tests: every test over lengths, and a test beside its text twin over tokens.
+
+Folders of `longva-eval niah` in, figures out. What is read is `summary.json` and `cells.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from longva_eval.errors import MediaError
+from longva_eval.reports.figures.colours import INK, MUTED
+from longva_eval.reports.figures.curve import draw_curves
+from longva_eval.reports.figures.panels import CurveLine, CurvePanel
+from longva_eval.reports.figures.paper import FigureWidth, paper_style, start_figure
+
+__all__ = ["TestScores", "draw_tests", "draw_twin", "lost_in_vision", "read_test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestScores:
+    """A needle test by length."""
+
+    __test__ = False  # not a test of pytest's
+
+    test: str
+    frames: tuple[int, ...]
+    shares: tuple[float, ...]
+    """Of right answers, over all places and items."""
+    intervals: tuple[tuple[float, float], ...]
+    tokens: tuple[float, ...]
+    """Mean length of the prompts."""
+    floor: float | None
+    """Share of right answers of one who guesses."""
+    needle_only: float | None
+
+
+def read_test(folder: Path) -> TestScores:
+    """The scores of a finished test.
+
+    Raises:
+        MediaError: If the folder holds none.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        text = (folder / "cells.jsonl").read_text(encoding="utf-8").removesuffix("\n")
+        rows: list[dict[str, Any]] = [json.loads(line) for line in text.split("\n")]
+        columns = {int(frames): column for frames, column in summary["columns"].items()}
+        frames = tuple(sorted(columns))
+        lengths = {n: [row["num_prompt_tokens"] for row in rows if row["num_frames"] == n]
+                   for n in frames}  # fmt: skip
+        floors = [columns[n].get("floor") for n in frames]
+        return TestScores(
+            test=str(summary.get("test", "single")),
+            frames=frames,
+            shares=tuple(columns[n]["found"] / columns[n]["asked"] for n in frames),
+            intervals=tuple((columns[n]["interval"][0], columns[n]["interval"][1]) for n in frames),
+            tokens=tuple(math.fsum(lengths[n]) / len(lengths[n]) for n in frames),
+            floor=None if None in floors else math.fsum(floors) / len(floors),
+            needle_only=(summary["controls"] or {}).get("needle_only"),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise MediaError(
+            f"{folder} holds no finished needle test ({type(error).__name__}: {error}); "
+            "longva-eval niah --test writes one."
+        ) from error
+
+
+def draw_tests(
+    runs: Mapping[str, Sequence[TestScores]], *, title: str = "", width: FigureWidth = "page"
+) -> Figure:
+    """A panel for each test, a line for each model, with the guess floor.
+
+    Args:
+        runs: Finished tests by model.
+        title: Above the figure.
+        width: Of the figure.
+
+    Raises:
+        ValueError: If there is no test.
+    """
+    names = list(dict.fromkeys(scores.test for tests in runs.values() for scores in tests))
+    panels = []
+    for name in names:
+        found = {model: s for model, tests in runs.items() for s in tests if s.test == name}
+        floors = [scores.floor for scores in found.values() if scores.floor is not None]
+        lines = [
+            CurveLine(label=model, frames=s.frames, means=s.shares, intervals=s.intervals)
+            for model, s in found.items()
+        ]
+        panels.append(CurvePanel(title=name, lines=lines, chance=max(floors, default=None)))
+    alone = [
+        f"{scores.test} {100 * scores.needle_only:.0f} %"
+        for tests in list(runs.values())[:1]
+        for scores in tests
+        if scores.needle_only is not None
+    ]
+    note = f"Bands: Wilson 95 %. Pictures alone, {next(iter(runs), '')}: {', '.join(alone)}."
+    return draw_curves(panels, title=title, note=note if alone else "", width=width)
+
+
+def lost_in_vision(video: TestScores, text: TestScores) -> dict[int, float]:
+    """For each length of both: the text twin's share minus the video's."""
+    theirs = dict(zip(text.frames, text.shares, strict=True))
+    return {
+        frames: theirs[frames] - share
+        for frames, share in zip(video.frames, video.shares, strict=True)
+        if frames in theirs
+    }
+
+
+def draw_twin(video: TestScores, text: TestScores, *, title: str = "") -> Figure:
+    """The same cells as video and as captions, over prompt tokens, side by side."""
+    lost = ", ".join(
+        f"{frames:,} frames {100 * share:+.1f}"
+        for frames, share in lost_in_vision(video, text).items()
+    )
+    with paper_style():
+        figure, _ = start_figure(
+            "page", 2.2, title=title, note=f"Lost in vision (text minus video), in points: {lost}."
+        )
+        for axes, scores, name in zip(
+            figure.subplots(1, 2, sharey=True), (video, text), ("Video", "Text twin"), strict=True
+        ):
+            _draw_over_tokens(axes, scores, name)
+    return figure
+
+
+def _draw_over_tokens(axes: Axes, scores: TestScores, name: str) -> None:
+    colour = "#2a788e" if name == "Video" else "#b07418"
+    low = [100 * interval[0] for interval in scores.intervals]
+    high = [100 * interval[1] for interval in scores.intervals]
+    axes.plot(scores.tokens, [100 * share for share in scores.shares], color=colour, marker="o",
+              clip_on=False)  # fmt: skip
+    axes.fill_between(scores.tokens, low, high, color=colour, alpha=0.15, linewidth=0)
+    if scores.floor is not None:
+        axes.axhline(100 * scores.floor, color=MUTED, linestyle=":", linewidth=1)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(scores.tokens, [f"{count:,.0f}" for count in scores.tokens], rotation=30)
+    axes.minorticks_off()
+    axes.set_ylim(0, 102)
+    axes.set_title(name, loc="left", color=INK)
+    axes.set_xlabel("Prompt tokens", color=INK)
+    if name == "Video":
+        axes.set_ylabel("Right answers (%)", color=INK)
+    axes.tick_params(length=0, labelcolor=MUTED)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
