@@ -78,7 +78,7 @@ def read_needle_run(path: Path) -> tuple[Run, Controls | None]:
     """Read the folder of a needle test.
 
     Returns:
-        The run, whose one task is `NEEDLE_TASK`, and its controls if it has any.
+        The run, whose one task is `NEEDLE_TASK` with the test's name, and its controls if any.
 
     Raises:
         MediaError: If nothing in it can be read.
@@ -126,8 +126,11 @@ def read_needle_run(path: Path) -> tuple[Run, Controls | None]:
         name="vniah_accuracy", filter="none", value=mean, percent=100 * mean, standard_error=None,
         is_clustered=False, higher_is_better=True,
     )  # fmt: skip
+    test = str(cells[0].record.get("test") or "single")
+    name_of_test = NEEDLE_TASK if test == "single" else f"{NEEDLE_TASK} {test}"
+    name_of_test += ", as text" if record.get("captions_sha256") else ""
     task = TaskRun(
-        name=NEEDLE_TASK,
+        name=name_of_test,
         version="",
         metrics=(metric,),
         metric="vniah_accuracy",
@@ -149,7 +152,7 @@ def read_needle_run(path: Path) -> tuple[Run, Controls | None]:
         date=str(record.get("date") or ""),
         limit=None,
         offset=0,
-        tasks={NEEDLE_TASK: task},
+        tasks={name_of_test: task},
         config={},
         recipe={**{k: v for k, v in record.items() if k not in ("model", "needles")}, **model},
         problems=tuple(problems),
@@ -201,23 +204,26 @@ def _sample(number: int, row: Any, needles: Sequence[Mapping[str, Any]]) -> Samp
     name = str(needle.get("name") or f"needle {place}")
     generated = str(row.get("generated", ""))
     tokens = as_number(row.get("num_prompt_tokens"))
+    spread = as_number(row.get("spread"))
+    key = f"{frames}-{depth:.3f}-{place}" + ("" if spread is None else f"-{spread:g}")
+    inserted = [*(row.get("insert_indices") or [0]), *(row.get("distractor_indices") or [])]
     return Sample(
-        key=f"{frames}-{depth:.3f}-{place}",
-        question_id=f"{frames}-{depth:.3f}-{place}",
+        key=key,
+        question_id=key,
         doc_id=number,
         cluster=name,
         outcome="right" if correct else "wrong",
         score=float(correct),
-        answer=str(needle.get("answer", "")),
+        answer=str(row.get("answer") or needle.get("answer", "")),
         choice=None,
         generated=generated,
-        question=str(needle.get("question", "")).strip(),
+        question=str(row.get("question") or needle.get("question", "")).strip(),
         options=(),
         categories={"num_frames": str(frames), "depth": f"{100 * depth:g} %", "needle": name},
         media=(),
         prompt="",
-        frames_asked=frames + 1,
-        frames_seen=frames + 1,
+        frames_asked=frames + len(inserted),
+        frames_seen=frames + len(inserted),
         timestamps=(),
         num_prompt_tokens=None if tokens is None else int(tokens),
         seconds=None,

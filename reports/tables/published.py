@@ -188,7 +188,7 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     *_IMAGE_BENCHMARKS,
     Benchmark(
         name="V-NIAH",
-        tasks=r"(longva_)?vniah(_[a-z_]+)?",
+        tasks=r"(longva_)?vniah(_small|_generate_frames|_generate_clip)?",
         by_frames=True,
         metric="accuracy",
         columns=(),

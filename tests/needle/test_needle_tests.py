@@ -562,3 +562,32 @@ def test_an_unread_answer_stays_in_the_denominator(tasks: ModuleType) -> None:
         ("a cow", "no answer"),
     ):
         assert tasks.process_generated(words[0], [text])["vniah_accuracy"]["outcome"] == outcome
+
+
+# As reports read it
+
+
+def test_a_test_is_a_task_of_its_own_in_reports(session: Session, tmp_path: Path) -> None:
+    from longva_eval.reports.reading.needle_runs import read_needle_run
+
+    settings = ItemSettings(items=2)
+    grid = grid_of("count", settings, frame_counts=(16,), depths=(0.5,), spreads=(0.3, 0.6))
+    haystack = open_haystack([embedded.HAYSTACK])
+    run_and_write(session, haystack, drawn_items("count", settings), grid, tmp_path,
+                  max_new_tokens=0)  # fmt: skip
+    run, controls = read_needle_run(tmp_path)
+    (task,) = run.tasks.values()
+    assert task.name == "V-NIAH count"
+    assert controls is not None
+    assert len({sample.key for sample in task.samples}) == len(task.samples) == 4
+    assert task.samples[0].question.startswith("How many frames show the")
+    assert task.samples[0].frames_seen == 19
+
+
+@pytest.mark.parametrize("name", ["vniah_order", "vniah_order_generate", "V-NIAH order"])
+def test_published_grids_are_not_put_beside_other_tests(name: str) -> None:
+    from longva_eval.reports.tables.published import BENCHMARKS
+
+    patterns = {b.name: b.tasks for b in BENCHMARKS}
+    assert not any(re.fullmatch(pattern, name) for pattern in patterns.values())
+    assert re.fullmatch(patterns["V-NIAH"], "vniah_small")
