@@ -118,9 +118,10 @@ def _tests(options: argparse.Namespace, haystack: Haystack) -> list[NeedleTest]:
     names = options.test or ["single"]
     frame_counts = parse_whole_range(options.frames, name="frames")
     depths = None if options.depths is None else tuple(parse_range(options.depths, name="depths"))
-    if options.lattice is not None and (depths or options.at or names != ["single"]):
-        raise SettingsError("--lattice states where the needles of V-NIAH stand; leave --depths, "
-                            "--at and --test out.")  # fmt: skip
+    if options.lattice is not None and depths is not None:
+        raise SettingsError("--lattice states where needles stand; leave --depths out.")
+    if options.lattice is not None and (options.at is not None or names != ["single"]):
+        raise SettingsError("--lattice is for V-NIAH alone; --at states the places of other tests.")
     if options.at is not None and depths is not None:
         raise SettingsError("--at states where pictures stand; leave --depths out.")
     given = {name: getattr(options, name) for name in _ITEM_OPTIONS}
