@@ -40,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "longva_eval.commands.report.main",
         "one self-contained page about runs, with the frames the model saw",
     ),
+    "view": (
+        "longva_eval.commands.view.main",
+        "a folder of runs in the browser, up to date while they answer",
+    ),
     "sweep": (
         "longva_eval.commands.sweep.main",
         "one model at several numbers of frames and RoPE settings, loaded and decoded once",

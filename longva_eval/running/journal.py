@@ -16,19 +16,28 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import socket
 import weakref
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from loguru import logger
 
 from longva_eval.errors import ResourceError, SettingsError
 
-__all__ = ["Journal", "JournalKey", "check_writable", "journal_settings", "settings_difference"]
+__all__ = [
+    "Journal",
+    "JournalKey",
+    "UnfinishedRun",
+    "check_writable",
+    "journal_settings",
+    "settings_difference",
+    "unfinished_runs",
+]
 
 JournalKey = Mapping[str, Any]
 """What an answer depends on, besides the journal's settings; JSON can hold it."""
@@ -299,6 +308,48 @@ def check_writable(folder: str | Path, name: str) -> None:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
+
+
+class UnfinishedRun(NamedTuple):
+    """What a journal holds of a run that is not complete."""
+
+    folder: Path
+    """Of the journal."""
+    settings: dict[str, Any]
+    answers: list[tuple[str, dict[str, Any]]]
+    """What each is about (task and document, where it was said) and its value, as they came."""
+    is_running: bool
+    """Whether a process that writes it may be alive."""
+    written: float
+    """When it was last written to, in seconds since 1970."""
+
+
+def unfinished_runs(folder: Path) -> list[UnfinishedRun]:
+    """Journals of incomplete runs below a folder. Nothing is changed: they may be written to."""
+    found = []
+    places = {path.parent for path in folder.rglob("*.jsonl")}
+    for place in sorted(place for place in places if re.fullmatch(r"[0-9a-f]{32}", place.name)):
+        if (place / _FINISHED).exists():
+            continue
+        settings: dict[str, Any] = {}
+        answers, running, written = [], False, 0.0
+        for path in sorted(place.glob("*.jsonl")):
+            try:
+                header, *lines = map(_parse, path.read_bytes().split(b"\n")[:-1])
+                written = max(written, path.stat().st_mtime)
+            except (OSError, ValueError):  # gone meanwhile, or without its first line
+                continue
+            if header is not None and header.get("journal") == _FORMAT:
+                settings = header.get("settings") or settings
+                running = running or _is_running(path)
+                answers += [
+                    (str(line.get("about", "")), value)
+                    for line in lines
+                    if line is not None and isinstance(value := line.get("value"), dict)
+                ]
+        if settings:
+            found.append(UnfinishedRun(place.parent, settings, answers, running, written))
+    return found
 
 
 def _unwritable(folder: Path, name: str, error: OSError) -> SettingsError:

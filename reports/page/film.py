@@ -11,6 +11,7 @@ first of a few fixed sizes that its share holds.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import math
@@ -44,6 +45,7 @@ __all__ = [
     "plan_needle",
     "plan_pictures",
     "plan_videos",
+    "strip_json",
 ]
 
 MOST_FRAMES: Final = 16
@@ -102,6 +104,19 @@ class Strip:
     num_seen: int
     frame_width_pixels: int
     frame_height_pixels: int
+
+
+def strip_json(strip: Strip) -> dict[str, Any]:
+    """A strip as the page's script reads it."""
+    return {
+        "mime": strip.mime,
+        "labels": strip.labels,
+        "needle": strip.needle,
+        "seen": strip.num_seen,
+        "width": strip.frame_width_pixels,
+        "height": strip.frame_height_pixels,
+        "data": base64.b64encode(strip.data).decode("ascii"),
+    }
 
 
 # What to show -------------------------------------------------------------------------------------

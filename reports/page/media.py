@@ -31,7 +31,7 @@ from longva_eval.reports.page.runs import PageRun
 from longva_eval.reports.page.samples import Film
 from longva_eval.reports.reading.runs import Run, Sample
 
-__all__ = ["MediaFinder", "make_film"]
+__all__ = ["MediaFinder", "make_film", "plan_film"]
 
 _BASE64: Final = 4 / 3
 _EMBEDDED: Final = embedded.HAYSTACK.parts[-3:]
@@ -97,6 +97,33 @@ class MediaFinder:
         )
 
 
+def plan_film(runs: Sequence[PageRun], media: Sequence[Path]) -> tuple[Film, str]:
+    """What the strip of every question is to show, or why there is none; nothing is decoded.
+
+    Args:
+        runs: In the order of the page.
+        media: Folders to look for media in, beside those of the runs.
+
+    Returns:
+        Plans and reasons, and a sentence on media that lie elsewhere.
+    """
+    finder = MediaFinder(media, [each.folder for each in runs if each.folder is not None])
+    plans: dict[tuple[int, str, str], StripPlan | str] = {}
+    for place, each in enumerate(runs):
+        needles = _NeedleMedia(each.run, finder)
+        for task in each.run.tasks.values():
+            for sample in task.samples:
+                if sample.outcome != "failed":
+                    plans[place, task.name, sample.key] = _plan(sample, finder, needles)
+    if not finder.refused:
+        return plans, ""
+    folder = os.path.commonpath(list(finder.refused))
+    return plans, (
+        f"Media of {finder.refused.total():,} answers lie outside of the runs' folders and were "
+        f"not opened: --media {folder} allows it."
+    )
+
+
 def make_film(
     runs: Sequence[PageRun], *, media: Sequence[Path], megabytes: float
 ) -> tuple[Film, str]:
@@ -104,25 +131,18 @@ def make_film(
 
     Args:
         runs: In the order of the page.
-        media: Folders to look for media in, beside those of the runs.
+        media: As in `plan_film`.
         megabytes: What all strips together may add to a page.
     """
-    finder = MediaFinder(media, [each.folder for each in runs if each.folder is not None])
-    plans: dict[tuple[int, str, str], StripPlan] = {}
-    film: dict[tuple[int, str, str], Strip | str] = {}
-    for place, each in enumerate(runs):
-        needles = _NeedleMedia(each.run, finder)
-        for task in each.run.tasks.values():
-            for sample in task.samples:
-                if sample.outcome == "failed":
-                    continue
-                plan = _plan(sample, finder, needles)
-                if isinstance(plan, StripPlan):
-                    plans[place, task.name, sample.key] = plan
-                else:
-                    film[place, task.name, sample.key] = plan
-    made = make_strips(list(plans.values()), budget_bytes=int(megabytes * 1e6 / _BASE64))
-    film |= {key: made[plan.key()] for key, plan in plans.items()}
+    plans, elsewhere = plan_film(runs, media)
+    made = make_strips(
+        [plan for plan in plans.values() if isinstance(plan, StripPlan)],
+        budget_bytes=int(megabytes * 1e6 / _BASE64),
+    )
+    film = {
+        key: made[plan.key()] if isinstance(plan, StripPlan) else plan
+        for key, plan in plans.items()
+    }
     strips = {id(strip): strip for strip in film.values() if isinstance(strip, Strip)}
     note = "No film strip could be made; each sample says why."
     if strips:
@@ -133,13 +153,7 @@ def make_film(
             f"Film strips show up to {most} frames each, decoded again from the media files at the "
             f"recorded indices; all together take {size:.1f} MB of at most {megabytes:g}."
         ) + (f" {missing:,} answers have none; each says why." if missing else "")
-    if finder.refused:
-        folder = os.path.commonpath(list(finder.refused))
-        note += (
-            f" Media of {finder.refused.total():,} answers lie outside of the runs' folders and "
-            f"were not opened: --media {folder} allows it."
-        )
-    return film, note
+    return film, f"{note} {elsewhere}".strip()
 
 
 def _plan(sample: Sample, finder: MediaFinder, needles: _NeedleMedia) -> StripPlan | str:

@@ -110,6 +110,7 @@ def build_page(
     film: Film | None = None,
     film_note: str = "",
     date: datetime.date | None = None,
+    live: str | None = None,
 ) -> str:
     """The page's text.
 
@@ -119,6 +120,8 @@ def build_page(
         film: The film strips (`longva_eval.reports.page.media`).
         film_note: A sentence on how they were made.
         date: On which the page was made; today if left out.
+        live: What a local server says about runs in progress (`longva_eval.reports.page.view`),
+            which the page then asks again and again.
     """
     shown = shown_runs(runs)
     samples = collect_samples([each.run for each in shown], film or {})
@@ -152,11 +155,14 @@ def build_page(
         style=style,
         script=script,
         policy=f"default-src 'none'; style-src {digest(style)}; script-src {digest(script)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'",
+        f"img-src data:; connect-src '{'none' if live is None else 'self'}'; base-uri 'none'; "
+        "form-action 'none'",
         config={
             "runs": [{"letter": each.letter, "label": each.label} for each in shown],
             "outcomes": [*OUTCOMES, "scored"],
+            "live": live is not None,
         },
+        live=live,
         shown=shown,
         problems=_problems(shown),
         parts={name: part for name, part in parts.items() if part[1]},

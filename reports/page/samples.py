@@ -7,7 +7,6 @@ own, parsed when its question is opened.
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,15 +15,16 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from longva_eval.reports.page.film import Strip
+from longva_eval.reports.page.film import Strip, StripPlan, strip_json
 from longva_eval.reports.page.rendering import script_json
 from longva_eval.reports.reading.needle_runs import grid_of
 from longva_eval.reports.reading.runs import Run, Sample
 
 __all__ = ["Film", "Samples", "collect_samples", "option_probabilities", "question_categories"]
 
-Film = Mapping[tuple[int, str, str], Strip | str]
-"""By place of the run, task and question: the strip, or why there is none."""
+Film = Mapping[tuple[int, str, str], Strip | StripPlan | str]
+"""By place of the run, task and question: the strip, its plan (the page asks for it when it is
+looked at), or why there is none."""
 
 _MOST_TEXT_BYTES: Final = 9_000_000
 _TEXT_LENGTHS: Final = (6_000, 2_000, 600, 200)
@@ -37,7 +37,6 @@ class Samples:
 
     elements: Markup
     num_questions: int
-    num_strips: int
     text_length: int
     is_cut: bool
 
@@ -46,12 +45,14 @@ def collect_samples(runs: Sequence[Run], film: Film) -> Samples:
     """All questions of all runs, as elements for the page's script."""
     names = list(dict.fromkeys(name for run in runs for name in run.tasks))
     names = [name for name in names if any(_questions(run, name) for run in runs)]
-    strips: dict[int, int] = {}
+    strips: dict[int, str] = {}
     elements: list[Markup] = []
     for value in film.values():
-        if isinstance(value, Strip) and id(value) not in strips:
-            strips[id(value)] = len(strips)
-            elements.append(_strip_element(strips[id(value)], value))
+        if isinstance(value, StripPlan):
+            strips[id(value)] = value.key()
+        elif isinstance(value, Strip) and id(value) not in strips:
+            strips[id(value)] = str(len(strips))
+            elements.append(script_json(f"strip-{strips[id(value)]}", strip_json(value)))
     for length in _TEXT_LENGTHS:
         cutter = _Cutter(length)
         tasks = [_task(name, runs, film, strips, cutter) for name in names]
@@ -63,7 +64,6 @@ def collect_samples(runs: Sequence[Run], film: Film) -> Samples:
     return Samples(
         elements=Markup("".join(elements)),
         num_questions=questions,
-        num_strips=len(strips),
         text_length=length,
         is_cut=cutter.has_cut,
     )
@@ -127,7 +127,7 @@ def _questions(run: Run, name: str) -> Sequence[Sample]:
 
 
 def _task(
-    name: str, runs: Sequence[Run], film: Film, strips: Mapping[int, int], cut: _Cutter
+    name: str, runs: Sequence[Run], film: Film, strips: Mapping[int, str], cut: _Cutter
 ) -> dict[str, Any]:
     places = [place for place, run in enumerate(runs) if _questions(run, name)]
     in_grid = any(
@@ -174,8 +174,8 @@ def _task(
 
 def _answer(
     question: Sample,
-    strip: Strip | str | None,
-    strips: Mapping[int, int],
+    strip: Strip | StripPlan | str | None,
+    strips: Mapping[int, str],
     reasons: dict[str, int],
     cut: _Cutter,
 ) -> dict[str, Any]:
@@ -199,23 +199,8 @@ def _answer(
     log_probability = question.record.get("logprob")
     if isinstance(log_probability, (int, float)) and math.isfinite(log_probability):
         found["y"] = round(math.exp(min(0.0, log_probability)), 4)
-    if isinstance(strip, Strip):
+    if isinstance(strip, (Strip, StripPlan)):
         found["z"] = strips[id(strip)]
     elif strip:
         found["u"] = reasons.setdefault(strip, len(reasons))
     return found
-
-
-def _strip_element(number: int, strip: Strip) -> Markup:
-    return script_json(
-        f"strip-{number}",
-        {
-            "mime": strip.mime,
-            "labels": list(strip.labels),
-            "needle": strip.needle,
-            "seen": strip.num_seen,
-            "width": strip.frame_width_pixels,
-            "height": strip.frame_height_pixels,
-            "data": base64.b64encode(strip.data).decode("ascii"),
-        },
-    )

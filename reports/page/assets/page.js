@@ -502,11 +502,16 @@
       make("caption", { class: "unseen" }, "Probability of each option"), body);
   }
   function film(row, answer) {
-    if (answer.z === undefined) {
-      if (answer.u === undefined) return null;
-      return make("p", { class: "sub" }, "No film strip: ", isolated(row.task.reasons[answer.u]));
-    }
-    const strip = read(`strip-${answer.z}`);
+    if (answer.z === undefined) return answer.u === undefined ? null : noFilm(row.task.reasons[answer.u]);
+    if (!config.live) return filmOf(row, read(`strip-${answer.z}`));
+    const box = make("div", null, make("p", { class: "sub" }, "The frames are being read …"));
+    fetch(`strip/${answer.z}`).then((found) => found.json()).then((strip) => {
+      box.replaceChildren(typeof strip === "string" ? noFilm(strip) : filmOf(row, strip));
+    }).catch((error) => box.replaceChildren(noFilm(String(error))));
+    return box;
+  }
+  const noFilm = (why) => make("p", { class: "sub" }, "No film strip: ", isolated(why));
+  function filmOf(row, strip) {
     const count = strip.labels.length;
     const list = make("ol", { class: "frames", "aria-label": "Film strip" });
     const address = `url("data:${strip.mime};base64,${strip.data}")`;
@@ -648,6 +653,25 @@
     load();
     apply(false, true);
   }
+  // A page of `longva-eval view`: what is in progress is asked for; new results load it again.
+  function watch() {
+    let known = "";
+    setInterval(async () => {
+      let state;
+      try {
+        state = await (await fetch("state")).json();
+      } catch {
+        byId("live").replaceChildren(make("p", null, "longva-eval view has ended."));
+        return;
+      }
+      if (known && state.results !== known && !opened) location.reload();
+      known = known || state.results;
+      const open = [...byId("live").querySelectorAll("details")].map((each) => each.open);
+      byId("live").innerHTML = state.progress;  // escaped by the server's template
+      byId("live").querySelectorAll("details").forEach((each, n) => (each.open = Boolean(open[n])));
+    }, 2000);
+  }
+  if (config.live) watch();
   if (byId("list")) {
     addEventListener("hashchange", follow);
     addEventListener("keydown", onKey);
