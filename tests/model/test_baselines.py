@@ -387,7 +387,8 @@ def needle_pixels(
 ) -> torch.Tensor:
     clean = Cell(item=0, num_frames=num_frames, control="no needle")
     pieces, _ = session.visual(composed_clip(haystack, clean, needle))
-    frames = [next(iter(piece.source.pixel_values([piece.item]))) for piece in pieces]
+    vision = session.vision
+    frames = [next(vision.pixel_values(piece.source, [piece.item])) for piece in pieces]
     processor = session.checkpoint.image_processor
     hidden = frames_to_pixel_values([needle.needles[0].image], processor, aspect="pad")
     return torch.cat([*frames[:index], hidden, *frames[index:]])
