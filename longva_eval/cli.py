@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from longva_eval import __version__
+from longva_eval.errors import EvaluationError, nearest
 
 __all__ = ["COMMANDS", "load", "main"]
 
@@ -92,15 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"longva-eval {__version__}")
         return 0
     if arguments[0] not in COMMANDS:
-        print(f"longva-eval: there is no command {arguments[0]!r}.\n\n{_usage()}", file=sys.stderr)
+        hint = nearest(arguments[0], COMMANDS) or f"\n\n{_usage()}"
+        print(f"longva-eval: there is no command {arguments[0]!r}.{hint}", file=sys.stderr)
         return 2
     # Read when torch is loaded. Threads that wait by spinning make a busy machine several times
     # slower, and small models on a CPU wait often.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from longva_eval.errors import EvaluationError
+    from longva_eval.commands.mistakes import check_arguments
 
     _log_to_terminal()
     try:
+        check_arguments(arguments[0], arguments[1:])
         status = load(COMMANDS[arguments[0]][0])(arguments[1:])
     except EvaluationError as error:
         print(f"longva-eval {arguments[0]}: {error}", file=sys.stderr)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from longva_eval.errors import CheckpointError, nearest
+
 __all__ = [
     "CAPTIONS",
     "CHECKPOINTS",
@@ -15,6 +17,7 @@ __all__ = [
     "MODEL_CLASSES",
     "NEEDLES",
     "RECIPE_KEY",
+    "check_pretrained",
     "embedded_checkpoint",
     "tasks_folder",
 ]
@@ -56,6 +59,19 @@ NEEDLES = _DATA / "needles"
 def embedded_checkpoint(name: str | Path) -> Path | None:
     """The folder of an embedded checkpoint, or None if there is none of this name."""
     return CHECKPOINTS.get(str(name))
+
+
+def check_pretrained(name: str | Path) -> None:
+    """Raises CheckpointError if `name` is no folder, no embedded checkpoint and no hub id."""
+    if name in CHECKPOINTS or Path(name).expanduser().is_dir():
+        return
+    name = str(name)
+    if name.count("/") != 1 or name.startswith((".", "~", "/")):
+        raise CheckpointError(
+            f"pretrained={name}: there is no such folder, it is not a hub id (owner/name), and it "
+            f"is none of the embedded checkpoints ({', '.join(CHECKPOINTS)})."
+            f"{nearest(name, CHECKPOINTS)} Check the path."
+        )
 
 
 def tasks_folder() -> Path:

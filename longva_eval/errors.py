@@ -6,6 +6,9 @@ a broken item (one video of nine hundred) catch `MediaError`; everything else en
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "CheckpointError",
     "DataError",
@@ -15,7 +18,14 @@ __all__ = [
     "PromptError",
     "ResourceError",
     "SettingsError",
+    "nearest",
 ]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the known names that are most like `name`; empty if none is."""
+    found = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 class EvaluationError(Exception):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from loguru import logger
 
-from longva_eval.embedded import CHECKPOINTS, embedded_checkpoint
+from longva_eval.embedded import check_pretrained, embedded_checkpoint
 from longva_eval.errors import CheckpointError, EvaluationError, SettingsError
 from longva_eval.model.checkpoint import LONGVA, Checkpoint, Origin
 from longva_eval.model.files import check_sizes, hash_weights, read_json
@@ -99,11 +99,7 @@ def find_checkpoint(
             raise SettingsError(f"revision={revision} belongs to a hub id; {folder} is a folder.")
         return folder, None
     name = str(pretrained)
-    if name.count("/") != 1 or name.startswith((".", "~", "/")):
-        raise CheckpointError(
-            f"pretrained={name}: there is no such folder, it is not a hub id (owner/name), and it "
-            f"is none of the embedded checkpoints ({', '.join(CHECKPOINTS)}). Check the path."
-        )
+    check_pretrained(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
