@@ -44,7 +44,7 @@ def test_the_small_needle_task_runs_and_its_result_says_how(tmp_path: Path) -> N
         tmp_path,
         "--model", "longva",
         "--model_args", f"pretrained={OPEN / 'longva_tiny'},device=cpu,dtype=float32",
-        "--tasks", "vniah_small",
+        "--tasks", "vniah_small,vniah_distractor",
         "--limit", "4",
         "--output_path", "out",
         "--log_samples",
@@ -65,6 +65,11 @@ def test_the_small_needle_task_runs_and_its_result_says_how(tmp_path: Path) -> N
     assert samples[0]["longva_eval"]["num_visual_tokens"] == 17 * 144
     assert recipe["outcomes"]["vniah_small"]["answered"] == 4
     assert recipe["engine"]["tokens_computed"] < recipe["engine"]["tokens_asked"]
+    for sample in samples_of(tmp_path / "out", "vniah_distractor"):
+        record = sample["vniah_accuracy"]
+        frames = record["num_frames"] + 1 + len(record["distractor_indices"])
+        assert sample["longva_eval"]["num_visual_tokens"] == 144 * frames
+        assert (record["test"], record["floor"]) == ("distractor", 0.25)
 
     from longva_eval.needle.results import read_accuracies
 
@@ -116,3 +121,36 @@ def test_a_missing_haystack_is_explained(tmp_path: Path) -> None:
     text = done.stdout + done.stderr
     assert "V-NIAH finds no haystack" in text
     assert str(tmp_path / "hf" / "vniah" / "haystack") in text
+
+
+def test_all_needle_tests_are_asked_of_the_hosts_own_model(tmp_path: Path) -> None:
+    """lmms-eval's dummy, which generates a fixed text; and tests written for media of one's own."""
+    from longva_eval.commands.niah import main as niah
+    from longva_eval.needle.kinds import DRAWN_TESTS
+
+    own = ["my_vniah_order_generate", "my_vniah_single_generate"]
+    assert niah(["--test", "order,single", "--frames", "6,9", "--depths", "0.5", "--items", "2",
+                 "--answer", "letters", "--haystack",
+                 str(OPEN / "inputs" / "landscape_320x180.mp4"), "--write-tasks",
+                 str(tmp_path / "own")]) == 0  # fmt: skip
+    tasks = [f"vniah_{test}_generate" for test in DRAWN_TESTS] + own
+    done = lmms_eval(
+        tmp_path,
+        "--model", "dummy",
+        "--model_args", "response=A",
+        "--include_path", str(tmp_path / "own"),
+        "--tasks", ",".join(tasks),
+        "--limit", "4",
+        "--output_path", "out",
+        "--log_samples",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    for task in tasks:
+        records = [sample["vniah_accuracy"] for sample in samples_of(tmp_path / "out", task)]
+        assert len(records) == 4, task
+        assert all(r["insert_indices"] or r["answer"] for r in records)
+        if task != "my_vniah_single_generate":
+            assert all(r["correct"] == (r["answer"] == "A") for r in records), task
+            assert {r["outcome"] for r in records} <= {"right", "wrong"}
+            assert all(r["floor"] == 0.25 for r in records)
+    assert {r["num_frames"] for r in records} == {6}
