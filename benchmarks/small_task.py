@@ -68,7 +68,7 @@ metric_list:
 _UTILS = '''"""Small questions."""
 
 from longva_eval.questions.outcomes import choice_record, mean_score
-from longva_eval.tasks.videomme.videomme import multiple_choice_prompt
+from longva_eval.tasks.videomme.videomme import TASK
 
 
 def doc_to_visual(doc):
@@ -76,7 +76,7 @@ def doc_to_visual(doc):
 
 
 def doc_to_text(doc):
-    return multiple_choice_prompt(doc)
+    return TASK.doc_to_text(doc)
 
 
 def target(doc):

@@ -2,9 +2,8 @@
 
 Benchmarks spell their rows in many ways: options in a column, in five columns, or within the
 question; answers as letters, numbers or texts. A task's `process_docs` reads each row into the form
-made by `choice_document`; `choice_documents` checks the whole file and says everything that is
-wrong with it before anything is asked. From there on all tasks are alike: `video_paths`,
-`choice_prompt` and `choice_result`.
+made by `choice_document`; `check_documents` goes over the whole file and says everything that is
+wrong with it before anything is asked. From there on all tasks are alike (`choice_task`).
 """
 
 from __future__ import annotations
@@ -16,25 +15,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from loguru import logger
+
 from longva_eval.errors import DataError, MediaError
 from longva_eval.files import hf_home
-from longva_eval.questions.outcomes import choice_record, mean_score
+from longva_eval.questions.outcomes import mean_score
 
 __all__ = [
     "VIDEO_SUFFIXES",
     "answer_letter",
     "check_documents",
     "choice_document",
-    "choice_documents",
-    "choice_prompt",
-    "choice_result",
     "letter_of",
-    "macro_mean",
+    "mean_over",
     "media_names",
     "media_path",
     "path_below",
+    "read_dataset",
     "split_options",
-    "video_paths",
 ]
 
 VIDEO_SUFFIXES: Final = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
@@ -115,7 +113,10 @@ def choice_document(
     categories: Mapping[str, str | None],
     **more: Any,
 ) -> dict[str, Any]:
-    """A question in the form that `choice_prompt` and `choice_result` work with.
+    """A question in the form that `ChoiceTask` works with.
+
+    One option may be empty, and right. A question without a text, or whose options are all empty,
+    cannot be asked: `unaskable` says so, and it fails under its own name.
 
     Args:
         question_id: Unique within the benchmark.
@@ -128,58 +129,51 @@ def choice_document(
         **more: Whatever else the task's record is to carry; plain values.
 
     Raises:
-        ValueError: If something is empty, or the answer is no option.
+        ValueError: If there is no id, video or option, or the answer is none of the options.
     """
     if question_id is None or not str(question_id).strip():
         raise ValueError("the question id is empty")
     if not isinstance(video, str) or not video.strip():
         raise ValueError(f"the video is {video!r}")
-    if not isinstance(question, str) or not question.strip():
+    if question is not None and not isinstance(question, str):
         raise ValueError(f"the question is {question!r}")
-    texts = [str(option).strip() for option in options]
-    if not texts:
-        raise ValueError("the question has no options")
-    if len(texts) > 26 or not all(texts):
-        raise ValueError(f"the options are {texts}")
+    texts = ["" if option is None else str(option).strip() for option in options]
+    if not 1 <= len(texts) <= 26:
+        raise ValueError(f"the question has {len(texts)} options: {texts}")
+    unaskable = "" if any(texts) else "its options are all empty"
+    if not (question or "").strip():
+        unaskable = "the question is empty"
     if answer and answer not in [letter_of(number) for number in range(len(texts))]:
         raise ValueError(f"the answer {answer!r} is none of the {len(texts)} options")
     return {
         "question_id": str(question_id),
         "video": video,
-        "question": question.strip(),
+        "question": (question or "").strip(),
         "options": texts,
         "answer": answer,
         "categories": {name: _plain(value) for name, value in categories.items()},
+        "unaskable": unaskable,
         **more,
     }
 
 
-def choice_documents(
+def read_dataset(
     dataset: Any,
     read: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     *,
     task: str,
     columns: Sequence[str],
 ) -> Any:
-    """The rows of a data set as checked documents, for a task's `process_docs`.
-
-    Args:
-        dataset: A `datasets.Dataset`.
-        read: Turns a row into a document, with `choice_document`; raises ValueError if it can't.
-        task: For the message.
-        columns: That the rows must have.
+    """The rows of a `datasets.Dataset` as one of checked documents (`check_documents`).
 
     Raises:
-        DataError: If columns or options are missing, an answer is no option, or two rows have the
-            same question id; names the file and the rows.
+        DataError: As `check_documents`.
     """
     from datasets import Dataset
 
-    documents = check_documents(
-        dataset, read, name=f"{task}: {_file_of(dataset)}", columns=columns,
-        present=list(dataset.column_names),
-    )  # fmt: skip
-    return Dataset.from_list(documents)
+    name, present = f"{task}: {_file_of(dataset)}", dataset.column_names
+    found = check_documents(dataset, read, name=name, columns=columns, present=present)
+    return Dataset.from_list(found)
 
 
 def check_documents(
@@ -190,17 +184,19 @@ def check_documents(
     columns: Sequence[str],
     present: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Documents of rows; all that is wrong is said at once.
+    """Documents of rows; all that is wrong is said at once, and what cannot be asked.
 
     Args:
         rows: From a data set or a file.
-        read: As for `choice_documents`.
+        read: Turns a row into a document with at least `question_id`; raises ValueError if it
+            can't. Of a question that cannot be asked, the document says why (`unaskable`).
         name: Of the rows, for the message: the task and the file.
         columns: That must be there.
         present: That are there.
 
     Raises:
-        DataError: As `choice_documents`.
+        DataError: If columns are missing, rows cannot be read, or two have the same question id;
+            names the file and the rows.
     """
     missing = [column for column in columns if column not in present]
     if missing:
@@ -236,6 +232,16 @@ def check_documents(
         )
     if not documents:
         raise DataError(f"{name} has no rows.")
+    left = [
+        f"{doc['question_id']} ({doc['unaskable']})" for doc in documents if doc.get("unaskable")
+    ]
+    if len(left) == len(documents):
+        raise DataError(f"{name}: no question can be asked: {', '.join(left[:_PROBLEMS_SHOWN])}.")
+    if left:
+        logger.warning(
+            "{}: {} of {:,} questions cannot be asked and count as failed: {}.",
+            name, len(left), len(documents), ", ".join(left),
+        )  # fmt: skip
     return documents
 
 
@@ -281,64 +287,21 @@ def media_path(
     raise MediaError(f"{wanted} does not exist (suffixes tried: {', '.join(suffixes)}).{hint}")
 
 
-def video_paths(document: Mapping[str, Any], folder: str, *, entry: str = "") -> list[str]:
-    """The document's video, for a task's `doc_to_visual`; MediaError if it is not there."""
-    return [str(media_path(folder, document["video"], entry=entry))]
+def mean_over(category: str) -> Callable[[Sequence[Mapping[str, Any]]], float]:
+    """An aggregation: the mean over a category's values of the mean score within each.
 
-
-def choice_prompt(
-    document: Mapping[str, Any], *, question: str, option: str, instruction: str
-) -> str:
-    """The text of a question with its options.
-
-    Args:
-        document: From `choice_document`.
-        question: What stands first; `{question}` is put in.
-        option: How an option is written; `{letter}` and `{text}` are put in.
-        instruction: What stands last.
+    A question without the category is left out; NaN of nothing.
     """
-    lines = [question.replace("{question}", document["question"])]
-    lines += [
-        option.replace("{letter}", letter_of(number)).replace("{text}", text)
-        for number, text in enumerate(document["options"])
-    ]
-    return "\n".join([*lines, instruction])
 
+    def mean_of_means(items: Sequence[Mapping[str, Any]]) -> float:
+        groups: dict[str, list[Mapping[str, Any]]] = {}
+        for record in items:
+            if category in record["categories"]:
+                groups.setdefault(str(record["categories"][category]), []).append(record)
+        means = [mean_score(group) for group in groups.values()]
+        return math.fsum(means) / len(means) if means else math.nan
 
-def choice_result(
-    document: Mapping[str, Any], text: str, *, folder: str, **more: Any
-) -> dict[str, Any]:
-    """The record of a question, for a task's `process_results`.
-
-    Args:
-        document: From `choice_document`; what it has beyond the common form goes into the record.
-        text: What the model said.
-        folder: As for `media_path`.
-        **more: Further fields of the record.
-    """
-    common = ("question_id", "video", "question", "options", "answer", "categories")
-    extra = {key: value for key, value in document.items() if key not in common}
-    return choice_record(
-        text,
-        options=document["options"],
-        answer=document["answer"],
-        question_id=document["question_id"],
-        cluster=document["video"],
-        question=document["question"],
-        categories={k: v for k, v in document["categories"].items() if v is not None},
-        media=media_names(folder, document["video"]),
-        **extra,
-        **more,
-    )
-
-
-def macro_mean(records: Sequence[Mapping[str, Any]], category: str) -> float:
-    """Mean over the values of a category of the mean score within each; NaN of nothing."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for record in records:
-        groups.setdefault(str(record["categories"][category]), []).append(record)
-    means = [mean_score(group) for group in groups.values()]
-    return math.fsum(means) / len(means) if means else math.nan
+    return mean_of_means
 
 
 def media_names(folder: str, video: str) -> list[str]:
@@ -356,6 +319,6 @@ def _plain(value: Any) -> str | None:
 
 
 def _file_of(dataset: Any) -> str:
-    """The file the rows were read from, for messages."""
+    """The file that the rows of a `datasets.Dataset` were read from, for messages."""
     files = [entry["filename"] for entry in getattr(dataset, "cache_files", [])]
     return ", ".join(files) if files else "the data set"

@@ -28,6 +28,7 @@ __all__ = [
     "choice_record",
     "is_scored",
     "mean_score",
+    "mean_with_breakdown",
     "results_folder",
     "scored_record",
     "share_answered",
@@ -272,6 +273,13 @@ def results_folder(args: Any) -> Path | None:
     name = given.split(start)[1].split(",")[0] if start else ""
     last_two = "/".join(name.split("/")[-2:])
     return Path(output) / re.sub(r"[\"<>:/\\|?*\[\]]+", "__", last_two)
+
+
+def mean_with_breakdown(items: Sequence[Mapping[str, Any]], args: Any = None) -> float:
+    """`mean_score` of records that name their task; writes the breakdown beside the results."""
+    if items:
+        write_breakdown(items[0]["task"], items, args)
+    return mean_score(items)
 
 
 def write_breakdown(

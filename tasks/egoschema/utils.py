@@ -1,73 +1,15 @@
-"""EgoSchema for lmms-eval: rows become documents, answers become records. Sends nothing."""
+"""EgoSchema for lmms-eval: how a row is read. Sends nothing."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from longva_eval.questions import outcomes
-from longva_eval.questions.documents import (
-    answer_letter,
-    choice_document,
-    choice_documents,
-    choice_prompt,
-    choice_result,
-    video_paths,
-)
-
-FOLDER = "egoschema/videos"
-_COLUMNS = ("video_idx", "question", "option")
-
-
-def process_docs(dataset: Any) -> Any:
-    """Checked documents of the whole set, without answers."""
-    return choice_documents(
-        dataset, lambda row: _read(row, with_answer=False), task="EgoSchema", columns=_COLUMNS
-    )
-
-
-def process_docs_subset(dataset: Any) -> Any:
-    """Checked documents of the 500 questions with public answers."""
-    return choice_documents(
-        dataset,
-        lambda row: _read(row, with_answer=True),
-        task="EgoSchema subset",
-        columns=(*_COLUMNS, "answer"),
-    )
-
-
-def doc_to_visual(doc: Mapping[str, Any]) -> list[str]:
-    """The video's path."""
-    return video_paths(doc, FOLDER, entry="egoschema")
-
-
-def doc_to_text(doc: Mapping[str, Any]) -> str:
-    """The host's prompt, word for word."""
-    return choice_prompt(
-        doc,
-        question="{question}",
-        option="{letter}. {text}",
-        instruction="Answer with the option's letter from the given choices directly.",
-    )
-
-
-def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The record; on the whole set its `score` says whether there is an answer to write down."""
-    record = choice_result(doc, results[0], folder=FOLDER)
-    if doc["answer"]:
-        return {"accuracy": record}
-    return {"answered": record | {"score": outcomes.share_answered([record])}}
-
-
-def accuracy(items: Sequence[Mapping[str, Any]]) -> float:
-    """Share of right answers; silence is wrong."""
-    return outcomes.mean_score(items)
-
-
-def share_answered(items: Sequence[Mapping[str, Any]]) -> float:
-    """Share of questions with a readable answer."""
-    return outcomes.share_answered(items)
+from longva_eval.questions.choice_task import ChoiceTask
+from longva_eval.questions.documents import answer_letter, choice_document
 
 
 def _read(row: Mapping[str, Any], *, with_answer: bool) -> dict[str, Any]:
@@ -83,3 +25,21 @@ def _read(row: Mapping[str, Any], *, with_answer: bool) -> dict[str, Any]:
         answer=answer_letter(answer, options) if with_answer else "",
         categories={},
     )
+
+
+SUBSET = ChoiceTask(  # the 500 questions with public answers
+    name="EgoSchema subset",
+    folder="egoschema/videos",
+    entry="egoschema",
+    columns=("video_idx", "question", "option", "answer"),
+    read=partial(_read, with_answer=True),
+)
+WHOLE = replace(
+    SUBSET,
+    name="EgoSchema",
+    columns=SUBSET.columns[:-1],
+    read=partial(_read, with_answer=False),
+    hides_answers=True,
+)
+process_docs_subset, doc_to_visual, doc_to_text, process_results_subset = SUBSET.functions
+process_docs, process_results = WHOLE.process_docs, WHOLE.process_results

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from longva_eval.questions.outcomes import choice_record, mean_score, scored_record, share_answered
+from longva_eval.questions.outcomes import choice_record, scored_record, share_answered
 from longva_eval.questions.pictures import open_picture, picture_documents, require_text
 from longva_eval.questions.text_metrics import anls, relaxed_match
 
@@ -35,16 +35,6 @@ _DISCIPLINES = {
     ),
 }  # fmt: skip
 _DISCIPLINE_OF = {subject: name for name, subjects in _DISCIPLINES.items() for subject in subjects}
-
-
-def mean(items: Sequence[Mapping[str, Any]]) -> float:
-    """Mean score; a failed or unread answer scores 0."""
-    return mean_score(items)
-
-
-def answered(items: Sequence[Mapping[str, Any]]) -> float:
-    """Share of questions with an answer to send in."""
-    return share_answered(items)
 
 
 # --- all but MMMU: one picture a question ---------------------------------------------------------

@@ -1,25 +1,15 @@
-"""InfiniBench's multiple-choice skills for lmms-eval: rows to documents, answers to records."""
+"""InfiniBench's multiple-choice skills for lmms-eval: which rows, and how one is read."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from longva_eval.errors import DataError
-from longva_eval.questions.documents import (
-    answer_letter,
-    choice_document,
-    choice_documents,
-    choice_prompt,
-    choice_result,
-    macro_mean,
-    video_paths,
-)
-from longva_eval.questions.outcomes import mean_score
+from longva_eval.questions.choice_task import ChoiceTask
+from longva_eval.questions.documents import answer_letter, choice_document, mean_over
 
-FOLDER = "infinibench/validation"
-_COLUMNS = ("question_id", "skill_name", "video_path_mp4", "question", "options", "answer_idx")
 # The spelling is the data set's.
 _SKILLS = (
     "global_appearance",
@@ -39,38 +29,7 @@ def process_docs(dataset: Any) -> Any:
                 f"{', '.join(sorted(map(str, set(dataset['skill_name']))))}."
             )
         dataset = dataset.select(kept)
-    return choice_documents(dataset, _read, task="InfiniBench", columns=_COLUMNS)
-
-
-def doc_to_visual(doc: Mapping[str, Any]) -> list[str]:
-    """The video's path."""
-    return video_paths(doc, FOLDER, entry="infinibench")
-
-
-def doc_to_text(doc: Mapping[str, Any]) -> str:
-    """Question and lettered options; the official code has no prompt, and compares indices."""
-    return choice_prompt(
-        doc,
-        question="{question}\nOptions:",
-        option="({letter}) {text}",
-        instruction="Answer with the option's letter from the given choices directly.",
-    )
-
-
-def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The record, for both means."""
-    record = choice_result(doc, results[0], folder=FOLDER)
-    return {"skill_avg": record, "accuracy": record}
-
-
-def skill_avg(items: Sequence[Mapping[str, Any]]) -> float:
-    """Mean over skills of the accuracy within each."""
-    return macro_mean(items, "skill")
-
-
-def accuracy(items: Sequence[Mapping[str, Any]]) -> float:
-    """Share of right answers; silence is wrong."""
-    return mean_score(items)
+    return TASK.process_docs(dataset)
 
 
 def _read(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,3 +73,18 @@ def _option(option: Any) -> str:
     if isinstance(option, (list, tuple)):
         return ", ".join(str(event).strip() for event in option)
     return str(option)
+
+
+TASK = ChoiceTask(
+    name="InfiniBench",
+    folder="infinibench/validation",
+    entry="infinibench",
+    columns=("question_id", "skill_name", "video_path_mp4", "question", "options", "answer_idx"),
+    read=_read,
+    # The official code has no prompt for these skills, and compares indices.
+    question="{question}\nOptions:",
+    option="({letter}) {text}",
+    metrics=("skill_avg", "accuracy"),
+)
+_, doc_to_visual, doc_to_text, process_results = TASK.functions
+skill_avg = mean_over("skill")

@@ -1,24 +1,14 @@
-"""LVBench for lmms-eval: rows become documents, answers become records."""
+"""LVBench for lmms-eval: how a row is read."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from longva_eval.questions.documents import (
-    answer_letter,
-    choice_document,
-    choice_documents,
-    choice_prompt,
-    choice_result,
-    split_options,
-    video_paths,
-)
-from longva_eval.questions.outcomes import mean_score
+from longva_eval.questions.choice_task import ChoiceTask
+from longva_eval.questions.documents import answer_letter, choice_document, split_options
 
-FOLDER = "lvbench"
-_COLUMNS = ("uid", "video_path", "question", "question_type", "answer")
 # As scripts/test_acc.py abbreviates them, in the board's order.
 _CAPABILITIES = {
     "entity recognition": "ER",
@@ -28,36 +18,6 @@ _CAPABILITIES = {
     "reasoning": "Rea",
     "summarization": "Sum",
 }
-
-
-def process_docs(dataset: Any) -> Any:
-    """Checked documents."""
-    return choice_documents(dataset, _read, task="LVBench", columns=_COLUMNS)
-
-
-def doc_to_visual(doc: Mapping[str, Any]) -> list[str]:
-    """The video's path."""
-    return video_paths(doc, FOLDER, entry="lvbench")
-
-
-def doc_to_text(doc: Mapping[str, Any]) -> str:
-    """The question and its options, as the data set writes them, and what to answer."""
-    return choice_prompt(
-        doc,
-        question="{question}",
-        option="({letter}) {text}",
-        instruction="Answer with the option's letter from the given choices directly.",
-    )
-
-
-def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The record."""
-    return {"accuracy": choice_result(doc, results[0], folder=FOLDER)}
-
-
-def accuracy(items: Sequence[Mapping[str, Any]]) -> float:
-    """Share of right answers; silence is wrong."""
-    return mean_score(items)
 
 
 def _read(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,3 +48,14 @@ def _types(value: Any) -> list[str]:
         except (SyntaxError, ValueError) as error:
             raise ValueError(f"the question type {value!r} cannot be read") from error
     return [str(name).strip() for name in value or []]
+
+
+TASK = ChoiceTask(
+    name="LVBench",
+    folder="lvbench",
+    entry="lvbench",
+    columns=("uid", "video_path", "question", "question_type", "answer"),
+    read=_read,
+    option="({letter}) {text}",  # as the data set writes them
+)
+process_docs, doc_to_visual, doc_to_text, process_results = TASK.functions

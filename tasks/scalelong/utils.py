@@ -1,31 +1,25 @@
-"""ScaleLong for lmms-eval: questions of a video become documents, answers become records."""
+"""ScaleLong for lmms-eval: which file holds the questions, and how one is read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from longva_eval.errors import DataError
 from longva_eval.files import hf_home
+from longva_eval.questions.choice_task import ChoiceTask
 from longva_eval.questions.documents import (
     answer_letter,
     check_documents,
     choice_document,
-    choice_prompt,
-    choice_result,
     letter_of,
-    macro_mean,
-    video_paths,
+    mean_over,
 )
-from longva_eval.questions.outcomes import mean_score
 
-FOLDER = "scalelong/videos"
-_COLUMNS = ("data_id", "question", "question_type", "granularity", "answer")
 _SCALES = ("Video Clip", "Video Shot", "Video Event", "Video Story")
 # Five types in the paper; the file spells them in ten ways.
 _TYPES = {
@@ -52,51 +46,15 @@ def process_docs(dataset: Any) -> Any:
     if not path.is_file():
         raise DataError(
             f"ScaleLong's questions are not at {path}. Put questions.jsonl of the data set "
-            f"m-a-p/ScaleLong there, and its videos into {hf_home() / FOLDER}."
+            f"m-a-p/ScaleLong there, and its videos into {hf_home() / TASK.folder}."
         )
     rows = list(_questions(path))
-    present = set.intersection(*(set(row) for row in rows)) if rows else set(_COLUMNS)
-    documents = check_documents(
-        rows, _read, name=f"ScaleLong: {path}", columns=_COLUMNS, present=sorted(present)
+    present = sorted(set(TASK.columns).intersection(*rows))
+    return Dataset.from_list(
+        check_documents(
+            rows, _read, name=f"ScaleLong: {path}", columns=TASK.columns, present=present
+        )
     )
-    return Dataset.from_list(documents)
-
-
-def doc_to_visual(doc: Mapping[str, Any]) -> list[str]:
-    """The video's path."""
-    return video_paths(doc, FOLDER)
-
-
-def doc_to_text(doc: Mapping[str, Any]) -> str:
-    """The question and its options with small letters, as the original writes them."""
-    options = "\n".join(
-        f"{letter_of(number).lower()}. {text}" for number, text in enumerate(doc["options"])
-    )
-    bare = {**doc, "options": []}
-    return choice_prompt(
-        bare,
-        question=f"{{question}}\n{options}",
-        option="",
-        instruction="Answer with the option's letter from the given choices directly.",
-    )
-
-
-def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The record, for both means."""
-    # The options have small letters here, so that "c. five" is a choice; elsewhere it is none.
-    text = re.sub(r"^\s*\(?[a-z][.):]", lambda found: found[0].upper(), results[0])
-    record = choice_result(doc, text, folder=FOLDER) | {"generated": results[0]}
-    return {"accuracy": record, "scale_avg": record}
-
-
-def accuracy(items: Sequence[Mapping[str, Any]]) -> float:
-    """Share of right answers; silence is wrong."""
-    return mean_score(items)
-
-
-def scale_avg(items: Sequence[Mapping[str, Any]]) -> float:
-    """Mean over the time scales of the accuracy within each."""
-    return macro_mean(items, "time_scale")
 
 
 def _questions(path: Path) -> Iterator[dict[str, Any]]:
@@ -124,8 +82,8 @@ def _questions(path: Path) -> Iterator[dict[str, Any]]:
 def _read(row: Mapping[str, Any]) -> dict[str, Any]:
     question_id = f"{row['video']}_{row['data_id']}"
     options, answer = _options(row, question_id)
-    scale, kind = str(row["granularity"]).strip(), str(row["question_type"]).strip()
-    if scale not in _SCALES:
+    scale, kind = row.get("granularity"), str(row["question_type"]).strip()
+    if scale is not None and (scale := str(scale).strip()) not in _SCALES:
         raise ValueError(f"the granularity {scale!r} is none of {list(_SCALES)}")
     if kind.lower() not in _TYPES:
         raise ValueError(f"the question type {kind!r} is none of {sorted(set(_TYPES.values()))}")
@@ -158,3 +116,15 @@ def _options(row: Mapping[str, Any], question_id: str) -> tuple[list[str], str]:
     seed = int.from_bytes(hashlib.sha256(question_id.encode()).digest()[:8], "big")
     random.Random(seed).shuffle(options)
     return options, letter_of(options.index(right))
+
+
+TASK = ChoiceTask(
+    name="ScaleLong",
+    folder="scalelong/videos",
+    columns=("data_id", "question", "question_type", "answer"),
+    read=_read,
+    option="{small_letter}. {text}",  # as the original writes them
+    metrics=("accuracy", "scale_avg"),
+)
+_, doc_to_visual, doc_to_text, process_results = TASK.functions
+scale_avg = mean_over("time_scale")

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from longva_eval.errors import SettingsError
+from longva_eval.questions.choice_task import ChoiceTask
 from longva_eval.questions.documents import (
     choice_document,
-    choice_documents,
-    choice_result,
     letter_of,
     media_names,
     media_path,
+    read_dataset,
 )
 from longva_eval.questions.judge import (
     JudgeError,
@@ -25,7 +25,7 @@ from longva_eval.questions.judge import (
     judge_from_environment,
     require_judge,
 )
-from longva_eval.questions.outcomes import FAILED, mean_score, scored_record
+from longva_eval.questions.outcomes import FAILED, scored_record
 from longva_eval.questions.wups import answer_words, missing_parts, wups
 
 NEXTQA, ACTIVITYNETQA, VIDEOCHATGPT = (
@@ -33,14 +33,8 @@ NEXTQA, ACTIVITYNETQA, VIDEOCHATGPT = (
     "activitynetqa/all_test",
     "videochatgpt/Test_Videos",
 )
-SUFFIXES = (".mp4", ".MP4", ".mkv", ".webm")
 _REASONING = {"C": "causal", "T": "temporal", "D": "descriptive"}
 _HIGHEST = 5
-
-
-def mean(items: Sequence[Mapping[str, Any]]) -> float:
-    """Mean score; failed and unread answers score 0."""
-    return mean_score(items)
 
 
 def doc_to_target(doc: Mapping[str, Any]) -> str:
@@ -51,33 +45,15 @@ def doc_to_target(doc: Mapping[str, Any]) -> str:
 # --- NExT-QA --------------------------------------------------------------------------------------
 
 
-def nextqa_mc_docs(dataset: Any) -> Any:
-    """Checked documents."""
-    columns = ("video", "question", "answer", "qid", "type", "a0", "a1", "a2", "a3", "a4")
-    return choice_documents(dataset, _read_nextqa_mc, task="NExT-QA MC", columns=columns)
-
-
-def nextqa_visual(doc: Mapping[str, Any]) -> list[str]:
+def nextqa_oe_visual(doc: Mapping[str, Any]) -> list[str]:
     """The video's path."""
-    entry = "nextqa_mc" if "options" in doc else "nextqa_oe_test"
-    return [str(media_path(NEXTQA, doc["video"], suffixes=SUFFIXES, entry=entry))]
-
-
-def nextqa_mc_text(doc: Mapping[str, Any]) -> str:
-    """The question and its options; the host says no more."""
-    lines = [f"{letter_of(place)}. {text}" for place, text in enumerate(doc["options"])]
-    return "\n".join([doc["question"], *lines])
-
-
-def nextqa_mc_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The record."""
-    return {"accuracy": choice_result(doc, results[0], folder=NEXTQA)}
+    return [str(media_path(NEXTQA, doc["video"], entry="nextqa_oe_test"))]
 
 
 def nextqa_oe_docs(dataset: Any) -> Any:
     """Checked documents; NLTK's data must be there before anything is asked."""
     columns = ("video", "question", "answer", "qid", "type", "additional_ref_answer")
-    documents = choice_documents(dataset, _read_nextqa_oe, task="NExT-QA OE", columns=columns)
+    documents = read_dataset(dataset, _read_nextqa_oe, task="NExT-QA OE", columns=columns)
     problems = missing_parts()
     if problems:
         raise SettingsError(f"NExT-QA OE cannot be scored here. {' '.join(problems)}.")
@@ -138,6 +114,17 @@ def _nextqa_categories(kind: Any) -> dict[str, str | None]:
     return {"reasoning": _REASONING[kind[0]], "type": "TN" if kind == "TP" else kind}
 
 
+NEXTQA_MC = ChoiceTask(
+    name="NExT-QA MC",
+    folder="nextqa/NExTVideo",
+    entry="nextqa_mc",
+    columns=("video", "question", "answer", "qid", "type", "a0", "a1", "a2", "a3", "a4"),
+    read=_read_nextqa_mc,
+    instruction="",  # the host says no more
+)
+nextqa_mc_docs, nextqa_mc_visual, nextqa_mc_text, nextqa_mc_result = NEXTQA_MC.functions
+
+
 # --- ActivityNet-QA -------------------------------------------------------------------------------
 
 
@@ -145,12 +132,12 @@ def activitynetqa_docs(dataset: Any) -> Any:
     """Checked documents; the judge must answer before anything is asked."""
     require_judge("longva_activitynetqa")
     columns = ("video_name", "question_id", "question", "answer", "type")
-    return choice_documents(dataset, _read_activitynetqa, task="ActivityNet-QA", columns=columns)
+    return read_dataset(dataset, _read_activitynetqa, task="ActivityNet-QA", columns=columns)
 
 
 def activitynetqa_visual(doc: Mapping[str, Any]) -> list[str]:
     """The video's path."""
-    path = media_path(ACTIVITYNETQA, doc["video"], suffixes=SUFFIXES, entry="activitynetqa")
+    path = media_path(ACTIVITYNETQA, doc["video"], entry="activitynetqa")
     return [str(path)]
 
 
@@ -211,9 +198,7 @@ def video_dd_docs(dataset: Any) -> Any:
 
 def videochatgpt_visual(doc: Mapping[str, Any]) -> list[str]:
     """The video's path; Video-DD has the same videos."""
-    return [
-        str(media_path(VIDEOCHATGPT, doc["video"], suffixes=SUFFIXES, entry="videochatgpt_gen"))
-    ]
+    return [str(media_path(VIDEOCHATGPT, doc["video"], entry="videochatgpt_gen"))]
 
 
 def videochatgpt_text(doc: Mapping[str, Any]) -> str:
@@ -258,7 +243,7 @@ def _described_docs(dataset: Any, task: str) -> Any:
         )
 
     columns = ("video_name", "question", "answer")
-    return choice_documents(dataset, read, task=task, columns=columns)
+    return read_dataset(dataset, read, task=task, columns=columns)
 
 
 # --- Video-ChatGPT, consistency: a pair of questions, asked one after the other, judged together --
@@ -268,7 +253,7 @@ def videochatgpt_consistency_docs(dataset: Any) -> Any:
     """A document for every two rows that ask the same of a video in other words."""
     require_judge("longva_videochatgpt_consistency")
     columns = ("video_name", "question_1", "question_2", "answer")
-    rows = choice_documents(
+    rows = read_dataset(
         dataset, _reader_of_halves(), task="Video-ChatGPT Consistency", columns=columns
     )
     return _paired(rows)

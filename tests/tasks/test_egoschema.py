@@ -69,7 +69,7 @@ def test_hidden_answers_give_no_score_and_public_ones_do() -> None:
     assert (record["choice"], record["score"], record["hidden_answer"]) == ("C", 1.0, True)
     assert task.process_results(hidden, ["nothing of it"])["answered"]["score"] == 0.0
     documents = task.process_docs_subset(Dataset.from_list(rows(["2", "0"])))
-    scores = [task.process_results(doc, ["C"])["accuracy"]["score"] for doc in documents]
+    scores = [task.process_results_subset(doc, ["C"])["accuracy"]["score"] for doc in documents]
     assert scores == [1.0, 0.0]
 
 

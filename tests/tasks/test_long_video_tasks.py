@@ -23,7 +23,7 @@ from datasets import Dataset
 from longva_eval.errors import DataError, MediaError, SettingsError
 from longva_eval.local.prepare import prepare, read_layouts
 from longva_eval.questions.documents import answer_letter, split_options
-from longva_eval.questions.outcomes import FAILED, category_rows
+from longva_eval.questions.outcomes import FAILED, category_rows, mean_score, share_answered
 from longva_eval.tasks.mmlongbench import mmlongbench
 from longva_eval.tasks.vdc.vdc import KINDS, caption_prompts, match_request
 
@@ -126,7 +126,7 @@ def test_the_dev_set_has_the_same_prompt_with_and_without_options_in_the_questio
 def test_up_to_five_options_and_no_random_choice(said: str, outcome: str, hf_home: Path) -> None:
     document = documents("longvideobench", "process_docs_val", data.longvideobench_rows())[1]
     for _ in range(3):
-        record = utils("longvideobench").process_results(document, [said])["accuracy"]
+        record = utils("longvideobench").process_results_val(document, [said])["accuracy"]
         assert record["outcome"] == outcome
 
 
@@ -144,13 +144,13 @@ def test_longvideobench_keeps_duration_level_category_and_topic() -> None:
 def test_the_hidden_test_split_is_recorded_for_its_board(hf_home: Path) -> None:
     rows = [{**row, "correct_choice": None} for row in data.longvideobench_rows()]
     document = documents("longvideobench", "process_docs_test", rows)[0]
-    result = utils("longvideobench").process_results(document, ["**B**. A blue boat"])
+    result = utils("longvideobench").process_results_test(document, ["**B**. A blue boat"])
     record = result["answered"]
     assert list(result) == ["answered"]
     assert (record["question_id"], record["generated"]) == ("vid1_0", "**B**. A blue boat")
     assert (record["choice"], record["answer"], record["hidden_answer"]) == ("B", "", True)
-    silent = utils("longvideobench").process_results(document, ["hm"])["answered"]
-    assert utils("longvideobench").share_answered([record, silent]) == 0.5
+    silent = utils("longvideobench").process_results_test(document, ["hm"])["answered"]
+    assert share_answered([record, silent]) == 0.5
 
 
 def test_six_options_and_the_mean_over_task_types(hf_home: Path) -> None:
@@ -164,7 +164,7 @@ def test_six_options_and_the_mean_over_task_types(hf_home: Path) -> None:
     records = [module.process_results_dev(d, ["A"])["m_avg"] for d in dev]
     assert [r["question_id"] for r in records] == ["plotQA_0", "plotQA_1", "count_0", "needle_0"]
     # plotQA 1 of 2, count and needle none: the mean over types is not that over questions.
-    assert module.accuracy(records) == pytest.approx(1 / 4)
+    assert mean_score(records) == pytest.approx(1 / 4)
     assert module.m_avg(records) == pytest.approx(1 / 6)
     assert math.isnan(module.m_avg([]))
 

@@ -21,7 +21,7 @@ from test_image_tasks import TASKS, load, read_yaml
 from longva_eval.errors import DataError, EvaluationError, MediaError, SettingsError
 from longva_eval.local.prepare import prepare
 from longva_eval.questions import judge, wups
-from longva_eval.questions.outcomes import FAILED
+from longva_eval.questions.outcomes import FAILED, mean_score
 
 UTILS = load("short_video")
 SNAPSHOTS = TESTS / "data" / "short_video_prompts.json"
@@ -499,7 +499,7 @@ def test_a_missing_column_and_a_missing_video_are_named(
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     (first, *_) = documents("nextqa_mc")
     with pytest.raises(MediaError, match=r"nextqa/NExTVideo/4882821564 does not exist.*nextqa_mc"):
-        UTILS.nextqa_visual(first)
+        UTILS.nextqa_mc_visual(first)
 
 
 # --- as a user starts it --------------------------------------------------------------------------
@@ -538,7 +538,7 @@ def test_the_host_shows_our_message_and_not_that_it_gave_up(
         "doc_to_text": UTILS.activitynetqa_text,
         "doc_to_target": UTILS.doc_to_target,
         "process_results": UTILS.activitynetqa_result,
-        "metric_list": [{"metric": "judge_score", "aggregation": UTILS.mean,
+        "metric_list": [{"metric": "judge_score", "aggregation": mean_score,
                          "higher_is_better": True}],
     }  # fmt: skip
     with pytest.raises(SettingsError, match=r"longva_activitynetqa: .* OPENAI_API_KEY is not set"):

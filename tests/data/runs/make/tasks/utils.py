@@ -1,5 +1,5 @@
 from longva_eval.questions.outcomes import choice_record, mean_score as _mean
-from longva_eval.tasks.videomme.videomme import multiple_choice_prompt
+from longva_eval.tasks.videomme.videomme import TASK
 
 
 def doc_to_visual(doc):
@@ -7,7 +7,7 @@ def doc_to_visual(doc):
 
 
 def doc_to_text(doc, lmms_eval_specific_kwargs=None):
-    return multiple_choice_prompt(doc)
+    return TASK.doc_to_text(doc)
 
 
 def process_results(doc, results):
