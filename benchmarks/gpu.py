@@ -159,8 +159,7 @@ def measure_vision(session: Session, num_frames: int) -> None:
     info = VideoInfo(
         path=Path("noise.mp4"), num_frames=num_frames, average_fps=1.0, width_pixels=640,
         height_pixels=360, codec="none", container="none", digest="noise",
-        needs_sequential_read=False, is_plainly_ordered=True, is_evenly_timed=True,
-        is_plain_8_bit=True, presentation_seconds=np.arange(num_frames, dtype=np.float64),
+        presentation_seconds=np.arange(num_frames, dtype=np.float64),
     )  # fmt: skip
     sample = FrameSample(
         indices=tuple(range(num_frames)),

@@ -54,6 +54,8 @@ class Arguments:
     """Frames a second, instead of a fixed number."""
     short_video: str = "repeat"
     """Videos shorter than that: `repeat` (the original), `each_once`, `error`."""
+    video_gaps: str = "error"
+    """Videos in which pictures are missing: `error`, or `count` them in the record."""
     video_decode_backend: str = "auto"
     """`auto`, `decord`, `torchcodec` or `pyav`."""
     max_context_tokens: int | None = None
@@ -110,6 +112,7 @@ class Arguments:
                 max_frames=self.max_frames_num,
                 fps=self.fps,
                 short_video=self.short_video,  # type: ignore[arg-type]  # checked there
+                gaps=self.video_gaps,  # type: ignore[arg-type]  # checked there
             ),
             "backend": self.video_decode_backend,
             "context_length": self.max_context_tokens,

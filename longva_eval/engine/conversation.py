@@ -90,6 +90,7 @@ class Conversation:
                     "num_frames_total": sample.num_frames_total,
                     "frame_indices": list(sample.indices),
                     "timestamps_seconds": list(sample.timestamps_seconds),
+                    **({"num_gaps": sample.num_gaps} if sample.num_gaps else {}),
                 }
                 for sample, seen in zip(self.frames, self._frames_seen(), strict=True)
             ],

@@ -1,19 +1,22 @@
-"""The pixels of frames: three decoders, and which of them is right for which file.
+"""The pixels of frames.
 
-On ordinary files decord, torchcodec and PyAV give the same bytes. On others they do not, and decord
-does not say so: it returns *wrong frames without a word* for MPEG-TS, AVI, edit lists, open GOPs
-(x265's default) and MPEG-4 with B-frames. torchcodec rounds colours otherwise where sizes are odd
-or samples have more than 8 bits. `auto` uses each only where it is right, and PyAV, in one pass
-from the start, everywhere else (`tests/media/test_video.py` has one file of every kind).
+The packets of a file are known (`longva_eval.media.packets`), and with them which of them have to
+be decoded for the frames that are wanted; PyAV decodes these in one pass. That gives what the
+`ffmpeg` command shows, in every container.
+
+decord and torchcodec may be asked for by name. On ordinary files they give the same bytes. On
+others they do not, and do not say so: wrong frames for MPEG-TS, AVI, edit lists, open GOPs (x265's
+default) and MPEG-4 with B-frames, other colours where sizes are odd or samples have more than 8
+bits. They are refused where that is known (`tests/media/test_video.py` has one file of every kind).
 
 Imports no torch: the process that decodes (`longva_eval.media.decode_worker`) starts in a moment.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any, Literal
 
 import av
@@ -21,7 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from longva_eval.errors import MediaError, SettingsError
-from longva_eval.media.probe import VideoInfo
+from longva_eval.media.files import check_unchanged, printable
+from longva_eval.media.packets import decode_packets, open_video
+from longva_eval.media.probe import DisplayMatrix, VideoInfo, display_matrix, probe_video
 
 __all__ = ["DecodeBackend", "Frames", "read_frames"]
 
@@ -41,14 +46,14 @@ def read_frames(
     Args:
         info: From `probe_video`.
         indices: Frames wanted, ascending; repeats are decoded once each.
-        backend: `auto` is the fastest that is right for the file: torchcodec where it is installed
-            and can be used, else decord; PyAV for files that both get wrong.
+        backend: `auto` is PyAV, which is right for every file.
 
     Yields:
         (num_frames, height, width, 3), uint8 RGB, in the order of `indices`.
 
     Raises:
-        MediaError: If a frame cannot be decoded, or the decoder disagrees about their number.
+        MediaError: If a frame cannot be decoded, the decoder disagrees about their number, or the
+            file is not the one that was looked at.
         SettingsError: If the backend is unknown or not installed.
     """
     if list(indices) != sorted(indices):
@@ -58,66 +63,25 @@ def read_frames(
             f"Frames {indices[0]} to {indices[-1]} were asked of {info.path}, which has "
             f"{info.num_frames}."
         )
-    if backend == "auto":
-        yield from _read_auto(info, list(indices))
-        return
     if backend not in _BACKENDS:
         raise SettingsError(
-            f"video_decode_backend={backend!r} is unknown; use auto, {', '.join(_BACKENDS)}."
+            f"video_decode_backend={backend!r} is unknown; use {', '.join(_BACKENDS)}."
         )
-    if backend == "decord" and not _decord_is_right(info):
+    if backend in ("decord", "torchcodec") and not info.decord_is_right:
         raise MediaError(
-            f"decord returns other frames than asked for {info.path}: it has an edit list, open "
-            "GOPs, several video streams or no index. Use video_decode_backend=auto."
+            f"{backend} returns other frames than asked for {info.path}: it has an edit list, open "
+            "GOPs, several video streams, no index, or is turned. Use video_decode_backend=auto."
         )
-    yield from _read_checked(info, list(indices), _BACKENDS[backend])
-
-
-def _read_checked(
-    info: VideoInfo, indices: list[int], read: Callable[[VideoInfo, list[int]], Iterator[Frames]]
-) -> Iterator[Frames]:
+    if info.identity is not None:
+        check_unchanged(info.path, info.identity)
     produced = 0
-    for block in read(info, indices):
+    for block in _BACKENDS[backend](info, list(indices)):
         produced += len(block)
+        if info.identity is not None:
+            check_unchanged(info.path, info.identity)
         yield block
     if produced != len(indices):
         raise MediaError(f"{info.path} gave {produced} of the {len(indices)} frames asked for.")
-
-
-def _read_auto(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
-    """The fastest decoder that is right for this file; PyAV for what it leaves undone."""
-    if info.needs_sequential_read:
-        fast = None
-    elif info.is_plain_8_bit and _has_torchcodec():
-        fast = _read_with_torchcodec
-    else:
-        fast = _read_with_decord if _decord_is_right(info) else None
-    produced = 0
-    if fast is not None:
-        try:
-            for block in fast(info, indices):
-                produced += len(block)
-                yield block
-        except MediaError:
-            pass  # AV1 and turned videos in decord, last frames of open GOPs in torchcodec
-        if produced == len(indices):
-            return
-    for block in _read_checked(info, indices[produced:], _read_with_pyav):
-        yield block
-
-
-def _decord_is_right(info: VideoInfo) -> bool:
-    return info.is_plainly_ordered and not info.needs_sequential_read
-
-
-@lru_cache(maxsize=1)
-def _has_torchcodec() -> bool:
-    """Whether torchcodec is installed and finds its FFmpeg libraries."""
-    try:
-        _import_torchcodec()
-    except SettingsError:
-        return False
-    return True
 
 
 def _import_torchcodec() -> Any:
@@ -173,72 +137,143 @@ def _read_with_decord(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
 
 def _read_with_torchcodec(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
     decoder_type = _import_torchcodec()
-    # The approximate mode finds a frame by its time, without a pass over all packets (0.2 s for an
-    # hour of video). That is exact for evenly timed files only, and checked for each frame.
-    mode = "approximate" if info.is_evenly_timed else "exact"
     try:
-        decoder = decoder_type(
-            str(info.path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode=mode
-        )
+        decoder = decoder_type(str(info.path), dimension_order="NHWC", num_ffmpeg_threads=1)
         _check_count(info, len(decoder), "torchcodec")
+        clock = decoder.get_frame_at(0).pts_seconds - info.presentation_seconds[0]
         for block in _blocks(info, indices):
             batch = decoder.get_frames_at(block)
-            if info.is_evenly_timed:
-                late = batch.pts_seconds.numpy() - info.presentation_seconds[block]
-                if np.abs(late).max() > 0.5 / info.average_fps:
-                    raise MediaError(f"{info.path}: torchcodec found other frames than asked for.")
+            late = batch.pts_seconds.numpy() - clock - info.presentation_seconds[block]
+            if np.abs(late).max() > 0.5 / info.average_fps:
+                raise MediaError(f"{info.path}: torchcodec found other frames than asked for.")
             yield batch.data.numpy()
     except (RuntimeError, ValueError, IndexError) as error:
         raise MediaError(f"{info.path} cannot be decoded: {_first_line(error)}") from error
 
 
 def _read_with_pyav(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
-    """One pass from the start: slow, and right where seeking is not."""
-    wanted = Counter(indices)
+    """One pass over the packets, of which those are decoded that the frames need."""
+    looked = info if info.packets is not None else probe_video(info.path)
+    index, identity = looked.packets, looked.identity
+    assert index is not None
+    assert identity is not None
+    if len(index.shown) != info.num_frames:
+        raise MediaError(f"{printable(info.path)} has changed since it was looked at.")
+    counts = Counter(indices)
+    order = deque(sorted(counts))
+    rows = index.rows(order)
+    awaited = {int(index.shown[i]): i for i in order}
+    # A packet without a frame of its own may be the second field of one that is wanted.
+    others = np.setdiff1d(np.arange(index.num_packets), index.shown)
+    wanted = set(awaited).union(others.tolist())
+    pictures: dict[int, npt.NDArray[np.uint8]] = {}
     block: list[npt.NDArray[np.uint8]] = []
-    position, size = 0, _block_frames(info)
+    size = _block_frames(info)
+    shape = None
     try:
-        with av.open(str(info.path)) as container:
-            stream = container.streams.video[0]
-            for frame in container.decode(stream):
-                if frame.pts is not None and frame.pts < 0:
+        with open_video(info.path, identity) as container:
+            stream = container.streams[info.stream_index]
+            for number, frame in decode_packets(container, stream, rows, wanted):
+                if number not in awaited:
                     continue
-                if position in wanted:
-                    picture = _to_rgb(frame)
-                    if block and picture.shape != block[0].shape:
-                        raise MediaError(
-                            f"{info.path} changes its picture size at frame {position}, from "
-                            f"{block[0].shape[1::-1]} to {picture.shape[1::-1]}. Re-encode it."
-                        )
-                    for _ in range(wanted[position]):
+                picture = _to_rgb(frame, display_matrix(frame) or info.display_matrix)
+                shape = shape or picture.shape
+                if picture.shape != shape:
+                    raise MediaError(
+                        f"{info.path} changes its picture size at frame {awaited[number]}, from "
+                        f"{shape[1::-1]} to {picture.shape[1::-1]}. Re-encode it."
+                    )
+                pictures[awaited.pop(number)] = picture
+                while order and order[0] in pictures:
+                    picture = pictures.pop(order[0])
+                    for _ in range(counts[order.popleft()]):
                         block.append(picture)
                         if len(block) == size:
                             yield np.stack(block)
                             block = []
-                position += 1
     except (av.FFmpegError, OSError, ValueError) as error:
         raise MediaError(f"{info.path} cannot be decoded: {error}") from error
-    _check_count(info, position, "PyAV")
+    if order:
+        raise MediaError(
+            f"{info.path} cannot be decoded: its decoder leaves out frame {order[0]}. Re-encode "
+            "it: ffmpeg -i IN OUT.mp4"
+        )
     if block:
         yield np.stack(block)
 
 
-def _to_rgb(frame: Any) -> npt.NDArray[np.uint8]:
-    """RGB as decord gives it, rotated as the file asks.
+def _to_rgb(frame: Any, matrix: DisplayMatrix | None) -> npt.NDArray[np.uint8]:
+    """RGB as decord gives it, turned and mirrored as the file asks.
 
     PyAV's own conversion ignores the tagged matrix unless source and destination differ.
     """
+    turn = _turn(matrix)
+    if turn not in (0.0, 90.0, 180.0, 270.0):
+        frame = _rotated(frame, turn)
     # Numbers of swscale's matrices: 1 BT.709, 5 BT.601, 7 SMPTE 240M, 9 BT.2020.
-    matrix = {1: 1, 7: 7, 9: 9}.get(int(frame.colorspace), 5)
-    picture = frame.reformat(
+    colours = {1: 1, 7: 7, 9: 9}.get(int(frame.colorspace), 5)
+    picture: npt.NDArray[np.uint8] = frame.reformat(
         format="rgb24",
-        src_colorspace=matrix,
-        dst_colorspace=1 if matrix == 5 else 5,
+        src_colorspace=colours,
+        dst_colorspace=1 if colours == 5 else 5,
         src_color_range=frame.color_range,
     ).to_ndarray()
-    turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
-    rotated: npt.NDArray[np.uint8] = np.rot90(picture, turns)
-    return rotated
+    return picture if matrix is None else _upright(picture, matrix, turn)
+
+
+def _turn(matrix: DisplayMatrix | None) -> float:
+    """By how many degrees clockwise a picture is turned for display, in [0, 360).
+
+    Within one degree of a right angle it is that one, and within one degree of 0 nothing.
+
+    Source: FFmpeg, fftools/cmdutils.c (get_rotation) and libavutil/display.c.
+    """
+    if matrix is None:
+        return 0.0
+    a, b, _, c, d, *_ = (number / (1 << 16) for number in matrix)
+    scale_x, scale_y = math.hypot(a, c), math.hypot(b, d)
+    if not (scale_x and scale_y):
+        return 0.0
+    turn = float(round(math.degrees(math.atan2(b / scale_y, a / scale_x)))) % 360
+    for right in (0.0, 90.0, 180.0, 270.0, 360.0):
+        if abs(turn - right) < 1.0:
+            return right % 360
+    return turn
+
+
+def _upright(
+    picture: npt.NDArray[np.uint8], matrix: DisplayMatrix, turn: float
+) -> npt.NDArray[np.uint8]:
+    """A stored picture as it is displayed.
+
+    Source: FFmpeg, fftools/ffmpeg_filter.c (configure_input_video_filter).
+    """
+    if turn == 90:
+        return picture.transpose(1, 0, 2) if matrix[3] > 0 else np.rot90(picture, -1)
+    if turn == 270:
+        flipped = picture[::-1, ::-1].transpose(1, 0, 2)
+        return flipped if matrix[3] < 0 else np.rot90(picture)
+    if turn == 180:
+        picture = picture[:, ::-1] if matrix[0] < 0 else picture
+        return picture[::-1] if matrix[4] < 0 else picture
+    return picture[::-1] if turn == 0 and matrix[4] < 0 else picture
+
+
+def _rotated(frame: Any, degrees: float) -> Any:
+    """A picture turned by an odd angle, in a frame of its size, as FFmpeg's `rotate` does."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+    )
+    turn = graph.add("rotate", f"{degrees:f}*PI/180")
+    sink = graph.add("buffersink")
+    source.link_to(turn)
+    turn.link_to(sink)
+    graph.configure()
+    graph.push(frame)
+    turned: Any = graph.pull()
+    turned.colorspace, turned.color_range = frame.colorspace, frame.color_range
+    return turned
 
 
 def _first_line(error: BaseException) -> str:
@@ -246,6 +281,7 @@ def _first_line(error: BaseException) -> str:
 
 
 _BACKENDS: dict[str, Callable[[VideoInfo, list[int]], Iterator[Frames]]] = {
+    "auto": _read_with_pyav,
     "decord": _read_with_decord,
     "torchcodec": _read_with_torchcodec,
     "pyav": _read_with_pyav,

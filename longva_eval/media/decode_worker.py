@@ -7,8 +7,8 @@ torchcodec decodes.
 
 Being a process of its own also lets it hear what FFmpeg says. Decoders conceal damage: they fill
 what they cannot read from neighbouring pictures, return the frame as if nothing had been, and write
-a line on standard error. Here that line is an error of the file. What no decoder notices (a flipped
-bit that still is a valid stream, the rule rather than the exception for HEVC and VP9) cannot be
+a line on standard error; demuxers do the like. Here that line is an error of the file. What none of
+them notices (a flipped bit that still is a valid stream, more often than not in HEVC) cannot be
 told without a checksum: docs/reliability.md.
 
 The two talk over pipes: a request is a line of JSON; an answer is a line of JSON, followed by the
@@ -24,6 +24,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -33,18 +34,21 @@ from typing import IO, Any
 
 import av
 import numpy as np
+import numpy.typing as npt
 
 from longva_eval.errors import EvaluationError, MediaError
 from longva_eval.media.decode import DecodeBackend, Frames, read_frames
+from longva_eval.media.files import FileIdentity, check_unchanged, identify, printable
+from longva_eval.media.packets import CHECKING_DECODERS, WHEN_OPENED, Gap
 from longva_eval.media.probe import VideoInfo, probe_video
 
-__all__ = ["DecodeWorker"]
+__all__ = ["DecodeWorker", "shared_worker"]
 
-_MESSAGE = re.compile(r"^\[(\w+) @ 0x[0-9a-f]+\] (.+)$", re.MULTILINE)
+_MESSAGE = re.compile(r"^\[([\w,-]+) @ 0x[0-9a-f]+\] (.+)$", re.MULTILINE)
 """A line of FFmpeg's log: who speaks, and what is said."""
 _HARMLESS = ("SEI type", "mmco: ", "no frame!", "Late SEI")
 """How messages begin that FFmpeg calls errors, and that leave every picture as it was."""
-_TOLD = {field.name for field in fields(VideoInfo)} - {"presentation_seconds"}
+_TOLD = {field.name for field in fields(VideoInfo)} - {"presentation_seconds", "packets"}
 """What of a look at a video crosses over as JSON; the times follow as bytes."""
 _START_SECONDS = 60.0
 """Extra patience for the first answer: imports."""
@@ -63,7 +67,7 @@ class DecodeWorker:
         self._process: subprocess.Popen[bytes] | None = None
         self._end: weakref.finalize[..., DecodeWorker] | None = None
         self._buffer = b""
-        self._probed: dict[tuple[Path, int, int], VideoInfo] = {}
+        self._probed: dict[tuple[Path, FileIdentity], VideoInfo] = {}
 
     def probe_video(self, path: str | Path) -> VideoInfo:
         """As `longva_eval.media.probe.probe_video`.
@@ -72,17 +76,13 @@ class DecodeWorker:
             MediaError: Also if a demuxer crashed, or took longer than the limit.
         """
         path = Path(path).absolute()
-        try:
-            status = path.stat()
-            key = (path, status.st_size, status.st_mtime_ns)
-        except (OSError, ValueError):
-            return probe_video(path)  # says what is wrong
+        key = (path, identify(path, kind="video"))
         if key in self._probed:
             return self._probed[key]
         finished = False
         patience = self._limit + (_START_SECONDS if self._process is None else 0)
         try:
-            self._send({"probe": str(path)}, path)
+            self._send({"path": str(path)}, path)
             answer = self._answer(path, patience)
             if "error" in answer:
                 finished = True
@@ -92,7 +92,7 @@ class DecodeWorker:
         finally:
             if not finished:
                 self.close()
-        info = VideoInfo(**{**answer, "path": path}, presentation_seconds=seconds)
+        info = _from_json(answer, path, seconds)
         self._probed[key] = info
         return info
 
@@ -104,7 +104,12 @@ class DecodeWorker:
         Raises:
             MediaError: Also if the decoder crashed, or took longer than the limit.
         """
-        request = {"path": str(info.path), "indices": list(indices), "backend": backend}
+        request = {
+            "path": str(info.path),
+            "identity": info.identity,
+            "indices": list(map(int, indices)),
+            "backend": backend,
+        }
         finished = False
         patience = self._limit + (_START_SECONDS if self._process is None else 0)
         try:
@@ -173,8 +178,8 @@ class DecodeWorker:
         ready, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
         if not ready:
             raise MediaError(
-                f"{path}: the decoder gave nothing for {self._limit:.0f} s and was ended. Is "
-                "the file damaged, or the disk very slow?"
+                f"{printable(path)}: the decoder gave nothing for {self._limit:.0f} s and was "
+                "ended. Is the file damaged, or the disk very slow?"
             )
         data = os.read(pipe, size)
         if not data:
@@ -185,9 +190,20 @@ class DecodeWorker:
         status = self._process.wait(timeout=10) if self._process is not None else None
         how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
         return MediaError(
-            f"{path}: the decoder crashed ({how}). The file is probably damaged; fetch it "
-            "again, or try video_decode_backend=pyav."
+            f"{printable(path)}: the decoder crashed ({how}). The file is probably damaged; fetch "
+            "it again."
         )
+
+
+_shared = threading.local()
+
+
+def shared_worker() -> DecodeWorker:
+    """The worker of this thread, for those who keep none themselves."""
+    if not hasattr(_shared, "worker"):
+        _shared.worker = DecodeWorker()
+    worker: DecodeWorker = _shared.worker
+    return worker
 
 
 def _end_process(process: subprocess.Popen[bytes]) -> None:
@@ -195,11 +211,19 @@ def _end_process(process: subprocess.Popen[bytes]) -> None:
     process.communicate()
 
 
+def _from_json(answer: dict[str, Any], path: Path, seconds: npt.NDArray[np.float64]) -> VideoInfo:
+    told = dict(answer, path=path, identity=FileIdentity(*answer["identity"]))
+    told["gaps"] = tuple(Gap(*gap) for gap in answer["gaps"])
+    told["display_matrix"] = answer["display_matrix"] and tuple(answer["display_matrix"])
+    return VideoInfo(**told, presentation_seconds=seconds)
+
+
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer requests until there are no more."""
     av.logging.restore_default_callback()
     av.logging.set_libav_level(av.logging.ERROR)
     messages = _Messages()
+    WHEN_OPENED.append(messages.forget)
 
     def say(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message).encode() + b"\n")
@@ -207,14 +231,15 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     for line in requests:
         request = json.loads(line)
         try:
-            if "probe" in request:
-                info = probe_video(request["probe"])
+            info = probe_video(request["path"])
+            if "indices" not in request:
                 told = {name: value for name, value in vars(info).items() if name in _TOLD}
                 say({**told, "path": str(info.path)})
                 answers.write(info.presentation_seconds.astype(np.float64).tobytes())
                 answers.flush()
                 continue
-            info = probe_video(request["path"])
+            if request["identity"]:
+                check_unchanged(info.path, FileIdentity(*request["identity"]))
             messages.take()
             for block in read_frames(info, request["indices"], backend=request["backend"]):
                 messages.check(info)
@@ -247,19 +272,25 @@ class _Messages:
         os.write(self._terminal, others.encode())
         return text
 
+    def forget(self) -> None:
+        """Let what was said up to now be no complaint."""
+        self.take()
+
     def check(self, info: VideoInfo) -> None:
-        """Raise if the decoder has complained about the stream.
+        """Raise if FFmpeg has complained about a file since it was opened.
 
         Raises:
-            MediaError: With its first complaint.
+            MediaError: With the first complaint of a demuxer or decoder.
         """
+        speakers = {info.codec, CHECKING_DECODERS.get(info.codec, ""), *info.container.split(",")}
         for speaker, said in _MESSAGE.findall(self.take()):
-            if speaker in (info.codec, f"lib{info.codec}") and not said.startswith(_HARMLESS):
-                raise MediaError(
-                    f"{info.path} is damaged: its {info.codec} decoder says {said.strip()!r} and "
-                    "shows something else instead. Fetch the file again; to use it as it is, "
-                    "re-encode it: ffmpeg -i IN OUT.mp4"
-                )
+            if speakers.isdisjoint(speaker.split(",")) or said.startswith(_HARMLESS):
+                continue
+            raise MediaError(
+                f"{printable(info.path)} is damaged: FFmpeg's {speaker} says {said.strip()!r} and "
+                "shows something else instead. Fetch the file again; to use it as it is, "
+                "re-encode it: ffmpeg -i IN OUT.mp4"
+            )
 
 
 def main() -> None:

@@ -1,18 +1,19 @@
 """A look at a video before anything is decoded: what it shows, and whether all of it is there.
 
-An ordinary MP4 tells all that by its index. Of other files every packet is counted, 0.3 s for an
-hour of video. What is found decides which decoder may be trusted (`longva_eval.media.decode`).
+Every packet is looked at, 0.3 s for an hour of video; of pictures, only one. Files whose packets do
+not tell which frames come out of them (a raw stream without time stamps) are decoded once.
 
-A file that cannot be read, has no video, or holds fewer frames than it says is a `MediaError` that
-names it.
+A file that cannot be read, has no film, or holds fewer frames than it says is a `MediaError` that
+names it. Pictures that are missing in the middle are `VideoInfo.gaps`; whoever chooses frames
+refuses them or counts them (`longva_eval.media.frames`).
 """
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import itertools
-import re
-import stat
+import math
+import struct
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -24,58 +25,85 @@ import numpy as np
 import numpy.typing as npt
 
 from longva_eval.errors import MediaError
+from longva_eval.media.files import FileIdentity, file_digest, identify, printable
+from longva_eval.media.packets import (
+    Gap,
+    Numbers,
+    PacketIndex,
+    Packets,
+    open_video,
+    read_packets,
+    shown_stream,
+)
 
-__all__ = ["VideoInfo", "file_digest", "probe_video"]
+__all__ = ["DisplayMatrix", "VideoInfo", "display_matrix", "probe_video"]
 
-_WHOLE_FILE_BYTES = 64 << 20
-_SAMPLED_BLOCKS = 64
-_SAMPLED_BLOCK_BYTES = 1 << 16
-_EDIT_LIST_PACKETS = 64
-"""Packets at the start that are looked at for an edit list; it hides those before a key frame."""
-_SAMPLED_KEYFRAMES = 16
-"""Places in an indexed file where a key frame is looked at."""
-_IDR_NAL_TYPE = 5
-_INDEXED_CONTAINERS = {"mp4", "mov", "matroska", "webm", "flv"}
-_PLAIN_PIXEL_FORMATS = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"}
+DisplayMatrix = tuple[int, ...]
+"""The nine numbers that say how a picture is turned and mirrored, as the file has them."""
+
 _LARGEST_PICTURE_PIXELS = 1 << 26
 """8192 x 8192. A file of some kilobytes can announce more than any memory holds."""
+_PROMISING_CONTAINERS = {"mov", "matroska", "flv", "avi", "asf"}
+"""Their headers say how long the file is; of others that is found out from the file itself."""
 _SHORTFALL_SECONDS = 1.0
-"""How much earlier than announced a stream may end: containers round, and drop a last frame."""
+"""How much earlier than announced a file may end: containers round, and drop a last frame."""
+_ORDERLY_CONTAINERS = {"mov", "matroska"}
+_ORDERLY_CODECS = {"h264", "hevc", "vp9", "av1"}
+"""In these containers, each packet of these codecs is a frame, from the first key frame on."""
+_SEEKABLE_CONTAINERS = {"mov", "matroska", "flv"}
+_HEAD_PACKETS = 48
+_AS_STORED = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+_ROUNDING_SECONDS = 0.002
+"""Matroska writes whole milliseconds."""
+_MOST_IRREGULAR = 0.05
+"""With a larger share of intervals that differ, a stream has no rate of its own."""
+_GAP_INTERVALS = 1.75
+"""From this many intervals on, one of an otherwise constant stream is a gap."""
+_LATE_SECONDS = 3600.0
+"""A picture that starts later than this after the file has another clock."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What a look at the packets of a file tells, before any decoding."""
+    """What a look at the packets of a file tells."""
 
     path: Path
     num_frames: int
-    """Frames that are shown; packets that an edit list hides are not counted."""
+    """Frames that the `ffmpeg` command shows; what an edit list hides isn't counted."""
     average_fps: float
+    """Frames per second: the file's own figure where its frames agree with it."""
     width_pixels: int
     height_pixels: int
+    """Before a display matrix turns the picture."""
     codec: str
     container: str
     digest: str
     """Identity of the file's content, see `file_digest`."""
-    needs_sequential_read: bool
-    """Whether only one pass from the start gives the right frames: edit list, MPEG-TS and other
-    containers without an index, several video streams."""
-    is_plainly_ordered: bool
-    """Whether frames can be found by seeking to key frames: closed GOPs, as far as was looked."""
-    is_evenly_timed: bool
-    """Whether frame n is shown at n / average_fps: a constant rate, told by an index."""
-    is_plain_8_bit: bool
-    """Whether sizes are even and samples have 8 bits, so that all decoders agree on colours."""
+    identity: FileIdentity | None = None
+    """The file that was looked at; None takes whatever has its name."""
+    has_constant_rate: bool = True
+    """Whether frame n is shown at n / average_fps after the first, by less than half a frame."""
+    display_matrix: DisplayMatrix | None = None
+    """None for a picture that is shown as it is stored."""
+    gaps: tuple[Gap, ...] = ()
+    """Where pictures are missing: packets lost, or an interval that the rate does not explain."""
+    decord_is_right: bool = False
+    """Whether decord and torchcodec find the frames that are asked for, as far as is known."""
     presentation_seconds: npt.NDArray[np.float64] = field(repr=False, compare=False)
-    """(num_frames,) when each frame is shown, ascending, the first at 0."""
+    """(num_frames,) when each frame is shown, ascending. 0 is where the file starts, which may be
+    before its first frame if its sound starts earlier: the clock of players and subtitles."""
+    stream_index: int = field(default=0, repr=False)
+    packets: PacketIndex | None = field(default=None, repr=False, compare=False)
+    """None if it was looked at in another process."""
 
     @property
     def duration_seconds(self) -> float:
+        """From the first frame to the end of the last."""
         return self.num_frames / self.average_fps
 
 
 def probe_video(path: str | Path) -> VideoInfo:
-    """Look at a video's packets without decoding; cached until the file changes.
+    """Look at a video; cached until the file changes.
 
     Raises:
         MediaError: If it does not exist, is not a video, or ends before its header says.
@@ -83,84 +111,75 @@ def probe_video(path: str | Path) -> VideoInfo:
     try:
         # Absolute, since FFmpeg takes the start of `a:b.mp4` for a protocol.
         path = Path(path).absolute()
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"The video {_name(path)} cannot be opened: {reason}.") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise MediaError(f"The video {_name(path)} is a folder.")
-    if not stat.S_ISREG(status.st_mode):  # a pipe or device could be read from for ever
-        raise MediaError(f"The video {_name(path)} is no ordinary file.")
-    if status.st_size == 0:
-        raise MediaError(f"The video {_name(path)} is empty (0 bytes).")
-    return _probe(path, status.st_size, status.st_mtime_ns)
-
-
-def _name(path: str | Path) -> str:
-    """A path as a message shows it: what cannot be printed is escaped."""
-    return str(path) if str(path).isprintable() else repr(str(path))
+        identity = identify(path, kind="video")
+    except ValueError as error:
+        raise MediaError(f"The video {printable(path)} cannot be opened: {error}.") from error
+    return _probe(path, identity)
 
 
 @lru_cache(maxsize=4096)
-def _probe(path: Path, size: int, modified: int) -> VideoInfo:
-    del modified  # part of the cache's key only
+def _probe(path: Path, identity: FileIdentity) -> VideoInfo:
     try:
         _refuse_text(path)
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
-                raise MediaError(f"{path} has no video stream (streams: {kinds}).")
-            stream = container.streams.video[0]
-            context = stream.codec_context
-            if context is None:
-                raise MediaError(f"{path} is encoded in a way that FFmpeg does not know.")
-            if context.width * context.height > _LARGEST_PICTURE_PIXELS:
-                raise MediaError(
-                    f"{path} is refused as too large: it announces pictures of {context.width} x "
-                    f"{context.height}; at most {_LARGEST_PICTURE_PIXELS:,} pixels are decoded. "
-                    "Scale it: ffmpeg -i IN -vf scale=1280:-2 OUT.mp4"
-                )
-            rate = stream.average_rate or stream.base_rate or Fraction(0)
-            indexed = _read_index(container, stream, rate)
-            if indexed is None:
-                container.seek(0)
-            found = indexed or _count_packets(container, stream, rate, path)
-            containers = set(container.format.name.split(","))
-            several = len(container.streams.video) > 1
-            codec, pixels = context.name, context.pix_fmt or ""
-            width, height = context.width, context.height
+        with open_video(path, identity) as container:
+            stream_index = shown_stream(container, path)
+            is_only_film = len(container.streams.video) == 1
+        with open_video(path, identity) as container:
+            stream = container.streams[stream_index]
+            _refuse_huge(stream, path)
+            packets = read_packets(container, stream)
+            header = _read_header(container, stream)
+        _refuse_shortened(path, identity, header, packets)
+        look = _look_at_frames(path, identity, stream_index, header, packets)
+        digest = file_digest(path, identity)
     except MediaError:
         raise
     except (av.FFmpegError, OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EINVAL:  # its demuxer is not allowed
+            reason = (
+                "it is of no kind that holds its pictures itself (a play list names other files)"
+            )
+        else:
+            reason = str(error)
         raise MediaError(
-            f"{path} cannot be read as a video: {error}. "
-            "If it is a partial download, fetch it again."
+            f"{printable(path)} cannot be read as a video: {reason}. If it is a partial download, "
+            "fetch it again; if another program plays it: ffmpeg -i IN -c copy OUT.mkv"
         ) from error
-    if found.num_frames == 0 or rate <= 0:
-        raise MediaError(f"{path} has a video stream without frames.")
+    if not len(look.shown):
+        raise MediaError(f"{printable(path)} has a video stream without frames.")
+    seconds = _seconds(look.shown, packets, header)
+    last_seconds = float(packets.duration[look.shown[-1]] * packets.time_base)
+    if not last_seconds and len(seconds) > 1:
+        last_seconds = float(np.median(np.diff(seconds)))
+    average_fps, is_constant = _rate(seconds, last_seconds, header)
     return VideoInfo(
         path=path,
-        num_frames=found.num_frames,
-        average_fps=float(rate),
-        width_pixels=width,
-        height_pixels=height,
-        codec=codec,
-        container=",".join(sorted(containers)),
-        digest=file_digest(path, size),
-        needs_sequential_read=bool(
-            found.num_hidden or several or not containers & _INDEXED_CONTAINERS
+        num_frames=len(look.shown),
+        average_fps=average_fps,
+        width_pixels=header.width,
+        height_pixels=header.height,
+        codec=header.codec,
+        container=",".join(sorted(header.containers)),
+        digest=digest,
+        identity=identity,
+        has_constant_rate=is_constant,
+        display_matrix=look.matrix,
+        gaps=_find_gaps(look, packets, seconds),
+        decord_is_right=(
+            is_only_film
+            and bool(header.containers & _SEEKABLE_CONTAINERS)
+            and look.matrix is None
+            and len(look.shown) == len(packets)
+            and _is_plainly_ordered(packets, header)
         ),
-        is_plainly_ordered=found.is_plainly_ordered,
-        is_evenly_timed=indexed is not None,
-        is_plain_8_bit=width % 2 == height % 2 == 0 and pixels in _PLAIN_PIXEL_FORMATS,
-        presentation_seconds=found.presentation_seconds,
+        presentation_seconds=seconds,
+        stream_index=stream_index,
+        packets=PacketIndex(len(packets), look.shown, look.starts),
     )
 
 
 def _refuse_text(path: Path) -> None:
-    """No video is a text; but play lists are, and would make FFmpeg open what they name.
-
-    FFmpeg's own `format_whitelist` would be the better guard; PyAV 15 crashes with it on FLV.
+    """No video is a text. Play lists are no allowed container either; this says so more clearly.
 
     Raises:
         MediaError: With the beginning of the text.
@@ -174,167 +193,234 @@ def _refuse_text(path: Path) -> None:
     except UnicodeDecodeError:
         return
     raise MediaError(
-        f"{path} cannot be read as a video: it is a text that begins with {text[:40]!r}. A saved "
-        "error page, a Git LFS pointer or a play list? Fetch the video itself."
+        f"{printable(path)} cannot be read as a video: it is a text that begins with {text[:40]!r}."
+        " A saved error page, a Git LFS pointer or a play list? Fetch the video itself."
     )
 
 
-class _Packets(NamedTuple):
-    """What the packets of a stream tell."""
+def _refuse_huge(stream: Any, path: Path) -> None:
+    if stream.width * stream.height > _LARGEST_PICTURE_PIXELS:
+        raise MediaError(
+            f"{printable(path)} is refused as too large: it announces pictures of {stream.width} x "
+            f"{stream.height}; at most {_LARGEST_PICTURE_PIXELS:,} pixels are decoded. "
+            "Scale it: ffmpeg -i IN -vf scale=1280:-2 OUT.mp4"
+        )
 
+
+class _Header(NamedTuple):
+    """What a file says of itself."""
+
+    codec: str
+    containers: set[str]
+    width: int
+    height: int
+    rate: Fraction
+    """Frames per second; 0 if it says nothing."""
     num_frames: int
-    num_hidden: int
-    """Packets that an edit list hides."""
-    is_plainly_ordered: bool
-    """See `VideoInfo`."""
-    presentation_seconds: npt.NDArray[np.float64]
+    """0 if it says nothing."""
+    start_seconds: float
+    end_seconds: float
+    """When the whole file ends; 0 if it says nothing."""
+    has_length_prefixes: bool
+    """Whether H.264 is stored as in MP4, and not as in a transport stream."""
 
 
-class _OrderCheck:
-    """Whether every key frame seen starts a GOP that needs nothing before it.
-
-    An H.264 key frame that is no IDR picture may be followed by frames that refer to the GOP before
-    it. Of other codecs only those that never reorder frames are taken for plain, as VP8 and VP9.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._codec = stream.codec_context.name
-        extra = stream.codec_context.extradata or b""
-        # avcC: the fifth byte says in how many bytes a NAL unit's length is written.
-        self._length_bytes = (extra[4] & 3) + 1 if len(extra) > 4 and extra[0] == 1 else 0
-        self._last_pts: int | None = None
-        self.is_plain = self._codec != "h264" or bool(self._length_bytes)
-
-    def see(self, packet: Any) -> None:
-        """Take one more packet, in the file's order, into account."""
-        if self._codec == "h264":
-            if packet.is_keyframe and not self._has_idr(bytes(packet)):
-                self.is_plain = False
-        elif self._codec not in ("vp8", "vp9") and packet.pts is not None:
-            if self._last_pts is not None and packet.pts < self._last_pts:
-                self.is_plain = False
-            self._last_pts = packet.pts
-
-    def jumped(self) -> None:
-        """The next packet does not follow the last one."""
-        self._last_pts = None
-
-    def _has_idr(self, data: bytes) -> bool:
-        place, step = 0, self._length_bytes
-        while step and place + step < len(data):
-            if data[place + step] & 31 == _IDR_NAL_TYPE:
-                return True
-            place += step + int.from_bytes(data[place : place + step], "big")
-        return False
+def _read_header(container: Any, stream: Any) -> _Header:
+    start = math.nan if container.start_time is None else container.start_time / av.time_base
+    extra = stream.codec_context.extradata or b""
+    containers = set(container.format.name.split(","))
+    promises = container.duration and containers & _PROMISING_CONTAINERS
+    return _Header(
+        codec=stream.codec_context.name,
+        containers=containers,
+        width=stream.width,
+        height=stream.height,
+        rate=stream.average_rate or stream.base_rate or stream.guessed_rate or Fraction(0),
+        num_frames=stream.frames if promises else 0,
+        start_seconds=start,
+        end_seconds=((container.start_time or 0) + container.duration) / av.time_base
+        if promises
+        else 0.0,
+        has_length_prefixes=extra[:1] == b"\1",
+    )
 
 
-def _read_index(container: Any, stream: Any, rate: Fraction) -> _Packets | None:
-    """The number of frames from the index of an ordinary MP4 or MOV file, without reading it all.
-
-    Returns:
-        None for every file where the index alone could mislead: another container, no index,
-        hidden packets at the start, a varying frame rate, or a last frame that is not where the
-        index says (a file that is cut off).
-    """
-    names = container.format.name.split(",")
-    count, duration, base = stream.frames, stream.duration, stream.time_base
-    if not {"mp4", "mov"} & set(names) or not (count and duration and base and rate):
-        return None
-    if stream.base_rate != rate or stream.start_time:
-        return None
-    if abs(duration * base * rate - count) > Fraction(1, 2):
-        return None  # an edit list shows fewer frames than there are
-    order = _OrderCheck(stream)
-    for number, packet in enumerate(container.demux(stream)):
-        if packet.size and (packet.is_discard or packet.pts is None or packet.pts < 0):
-            return None
-        if packet.size:
-            order.see(packet)
-        if number >= _EDIT_LIST_PACKETS:
-            break
-    for part in range(1, _SAMPLED_KEYFRAMES):
-        container.seek(duration * part // _SAMPLED_KEYFRAMES, stream=stream)
-        order.jumped()
-        for packet in itertools.islice(container.demux(stream), 4):
-            if packet.size:
-                order.see(packet)
-    container.seek(max(0, duration - 1), stream=stream)
-    ends = [
-        packet.pts + (packet.duration or 0)
-        for packet in container.demux(stream)
-        if packet.size and packet.pts is not None
-    ]
-    if not ends or (duration - max(ends)) * base * rate > 1:
-        return None
-    return _Packets(count, 0, order.is_plain, np.arange(count) / float(rate))
-
-
-def _count_packets(container: Any, stream: Any, rate: Fraction, path: Path) -> _Packets:
-    """Read every packet of a stream, without decoding: 0.3 s for an hour of video.
+def _refuse_shortened(
+    path: Path, identity: FileIdentity, header: _Header, packets: Packets
+) -> None:
+    """Refuse a file that ends before its header says.
 
     Raises:
-        MediaError: If there are fewer than the header says, or the last one ends too early.
+        MediaError: If frames are missing at the end, and nothing else goes on there: sound may
+            last longer than pictures.
     """
-    times: list[int] = []
-    last_end, hidden, undated = 0, 0, 0
-    order = _OrderCheck(stream)
-    for packet in container.demux(stream):
-        if packet.size == 0:
-            continue
-        order.see(packet)
-        if packet.is_discard or (packet.pts is not None and packet.pts < 0):
-            hidden += 1
-        elif packet.pts is None:
-            undated += 1
-        else:
-            times.append(packet.pts)
-            last_end = max(last_end, packet.pts + (packet.duration or 0))
-    base = stream.time_base or Fraction(1, 1)
-    count = len(times) + undated
-    # `frames` counts what an edit list leaves out too; then the duration tells that all is there.
-    covered = last_end - (stream.start_time or 0)
-    is_trimmed = bool(stream.duration) and (stream.duration - covered) * base * (rate or 1) <= 1
-    if stream.frames > count + hidden and not is_trimmed:
+    dated = packets.pts[packets.is_dated]
+    last = packets.pts[packets.is_dated] + packets.duration[packets.is_dated]
+    missing = header.end_seconds - float(last.max() * packets.time_base) if len(dated) else 0.0
+    if header.num_frames > len(packets) and missing > 1 / (header.rate or 1):
         raise MediaError(
-            f"{path} is cut off: its header promises {stream.frames} frames, the file holds "
-            f"{count + hidden}. Fetch it again."
+            f"{printable(path)} is cut off: its header promises {header.num_frames} frames, the "
+            f"file holds {len(packets)}. Fetch it again."
         )
-    promised = float(stream.duration * base) if stream.duration else _matroska_seconds(stream)
-    if promised and times and not undated:
-        missing = promised - float(covered * base)
-        if missing > max(_SHORTFALL_SECONDS, 0.02 * promised):
-            raise MediaError(
-                f"{path} is cut off: its header promises {promised:.1f} s of video, the last "
-                f"frame ends {missing:.1f} s earlier. Fetch it again."
-            )
-    if undated or not times:
-        return _Packets(count, hidden, False, np.arange(count) / float(rate or 1))
-    shown = np.sort(np.asarray(times, dtype=np.float64)) * float(base)
-    return _Packets(count, hidden, order.is_plain, shown - shown[0])
+    if missing <= max(_SHORTFALL_SECONDS, 0.02 * header.end_seconds):
+        return
+    with open_video(path, identity) as container:
+        ends = [
+            float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            for packet in container.demux()
+            if packet.size and packet.pts is not None
+        ]
+    missing = header.end_seconds - max(ends)
+    if missing > max(_SHORTFALL_SECONDS, 0.02 * header.end_seconds):
+        raise MediaError(
+            f"{printable(path)} is cut off: its header promises {header.end_seconds:.1f} s of "
+            f"video, the last frame ends {missing:.1f} s earlier. Fetch it again."
+        )
 
 
-def _matroska_seconds(stream: Any) -> float | None:
-    """The duration that Matroska and WebM write as a tag of the stream: `00:00:04.000000000`."""
-    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    if found is None:
-        return None
-    return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+class _Look(NamedTuple):
+    """What decoding tells."""
+
+    shown: Numbers
+    """See `PacketIndex`."""
+    starts: Numbers
+    matrix: DisplayMatrix | None
 
 
-def file_digest(path: Path, size: int | None = None) -> str:
-    """Identity of a file's content: SHA-256, first 24 hex digits.
+def _look_at_frames(
+    path: Path, identity: FileIdentity, stream_index: int, header: _Header, packets: Packets
+) -> _Look:
+    """Which packets give a frame, by as little decoding as tells it.
 
-    Files up to 64 MiB are hashed whole; of larger ones the size and 64 blocks of 64 KiB spread
-    evenly from the first byte to the last, so that an hour of video costs no extra pass.
+    Raises:
+        MediaError: If the first frames cannot be decoded right, and yet something is shown.
     """
-    size = path.stat().st_size if size is None else size
-    digest = hashlib.sha256(f"{size}\0".encode())
-    with path.open("rb") as file:
-        if size <= _WHOLE_FILE_BYTES:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        else:
-            for offset in np.linspace(0, size - _SAMPLED_BLOCK_BYTES, _SAMPLED_BLOCKS, dtype=int):
-                file.seek(int(offset))
-                digest.update(file.read(_SAMPLED_BLOCK_BYTES))
-    return digest.hexdigest()[:24]
+    keys = np.flatnonzero(packets.is_key)
+    first_key = int(keys[0]) if len(keys) else 0
+    starts = np.union1d([first_key], np.flatnonzero(packets.is_start))
+    visible = np.flatnonzero(~packets.is_hidden)
+    shown = visible[np.argsort(packets.pts[visible], kind="stable")]
+    is_told = bool(np.all(packets.is_dated) and np.all(np.diff(packets.pts[shown]) > 0))
+    is_orderly = header.containers & _ORDERLY_CONTAINERS and header.codec in _ORDERLY_CODECS
+    if not is_told:
+        head = len(packets)
+    elif is_orderly and len(visible) and first_key == visible[0] == 0:
+        head = 1
+    else:
+        head = first_key + _HEAD_PACKETS + int(packets.is_hidden.sum())
+    given, matrix = _decode_head(path, identity, stream_index, head, first_key)
+    undecodable = sum(number < first_key for number in given)
+    if undecodable:
+        begin = float(packets.pts[first_key] * packets.time_base) - header.start_seconds
+        raise MediaError(
+            f"{printable(path)} begins between key frames: its first {undecodable} frames lack "
+            f"what they refer to. Leave them out: ffmpeg -ss {begin:.3f} -i IN OUT.mp4"
+        )
+    if is_told:
+        # The decoder may begin late, after frames that lack what they refer to; else it must agree.
+        begin = int(np.flatnonzero(shown == given[0])[0]) if given else len(shown)
+        if np.array_equal(given, shown[begin : begin + len(given)]):
+            return _Look(shown[begin:], starts, matrix)
+        given, matrix = _decode_head(path, identity, stream_index, len(packets), first_key)
+    return _Look(np.array(given, dtype=np.int64), starts, matrix)
+
+
+def _decode_head(
+    path: Path, identity: FileIdentity, stream_index: int, num_packets: int, first_key: int
+) -> tuple[list[int], DisplayMatrix | None]:
+    """Decode the first packets; which of them gave a frame, and how the first one is turned."""
+    given: list[int] = []
+    matrix = None
+    with open_video(path, identity) as container:
+        stream = container.streams[stream_index]
+        packets = (packet for packet in container.demux(stream) if packet.size)
+        head = itertools.islice(packets, num_packets)
+        for number, packet in enumerate(itertools.chain(head, [None])):
+            if packet is not None:
+                packet.pts = packet.dts = number
+            try:
+                frames = stream.codec_context.decode(packet)
+            except av.FFmpegError:
+                if number >= first_key:
+                    raise
+                continue
+            if frames and not given:
+                matrix = display_matrix(frames[0])
+            given += [frame.pts for frame in frames]
+    return given, matrix
+
+
+def display_matrix(frame: Any) -> DisplayMatrix | None:
+    """The display matrix of a decoded frame, if it has one that changes anything."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None
+    matrix = struct.unpack("9i", bytes(data))
+    return None if matrix == _AS_STORED else matrix
+
+
+def _seconds(shown: Numbers, packets: Packets, header: _Header) -> npt.NDArray[np.float64]:
+    """When frames are shown; those without a time lie before, between or after the others."""
+    length = float(np.median(packets.duration[shown]) * packets.time_base)
+    period = length or 1 / float(header.rate or 25)
+    ticks = packets.pts[shown]
+    known = np.flatnonzero(packets.is_dated[shown])
+    places = np.arange(len(shown))
+    if not len(known):
+        return np.arange(len(shown), dtype=np.float64) * period
+    times = np.interp(places, known, ticks[known] * float(packets.time_base))
+    times -= period * np.maximum(known[0] - places, 0)
+    times += period * np.maximum(places - known[-1], 0)
+    times = np.sort(times)
+    is_late = 0 <= times[0] - header.start_seconds <= _LATE_SECONDS
+    seconds: npt.NDArray[np.float64] = times - (header.start_seconds if is_late else times[0])
+    return seconds
+
+
+def _rate(
+    seconds: npt.NDArray[np.float64], last_seconds: float, header: _Header
+) -> tuple[float, bool]:
+    """Frames per second, and whether they are evenly spread.
+
+    Args:
+        seconds: (num_frames,) when they are shown.
+        last_seconds: How long the last one is shown.
+        header: Its rate is taken where the frames agree with it.
+    """
+    count, after_first = len(seconds), seconds - seconds[0]
+    length = after_first[-1] + last_seconds
+    rates = [float(header.rate), count / length if length > 0 else 0.0]
+    for rate in rates:
+        if rate > 0:
+            late = np.abs(after_first - np.arange(count) / rate)
+            if late.max() <= 0.5 / rate + _ROUNDING_SECONDS:
+                return rate, True
+    return rates[1] or rates[0] or 1.0, False
+
+
+def _find_gaps(look: _Look, packets: Packets, seconds: npt.NDArray[np.float64]) -> tuple[Gap, ...]:
+    """Where frames are missing.
+
+    A stream whose intervals are equal but for a few has gaps where one is longer, unless the file
+    itself says that a picture stays (MP4 and GIF write down how long). One whose intervals vary, a
+    screen recording, has none that could be told.
+    """
+    origin = packets.pts[look.shown[0]] * float(packets.time_base) - seconds[0]
+    lost = [number for number in packets.lost_before if number >= look.starts[0]]
+    gaps = [Gap(float(packets.pts[n] * packets.time_base) - origin, 0.0) for n in lost]
+    intervals = np.diff(seconds)
+    if len(intervals) < 3 or packets.is_chained:
+        return tuple(gaps)
+    usual = float(np.median(intervals))
+    irregular = np.abs(intervals - usual) > usual / 4 + _ROUNDING_SECONDS
+    if irregular.sum() <= max(2, _MOST_IRREGULAR * len(intervals)):
+        for place in np.flatnonzero(intervals > _GAP_INTERVALS * usual + _ROUNDING_SECONDS):
+            gaps.append(Gap(float(seconds[place]), float(intervals[place] - usual)))
+    return tuple(sorted(gaps))
+
+
+def _is_plainly_ordered(packets: Packets, header: _Header) -> bool:
+    """Whether seeking to key frames finds the right frames, for decoders that do."""
+    if header.codec == "h264":
+        return header.has_length_prefixes and bool(np.all(packets.is_start[packets.is_key]))
+    return header.codec in ("vp8", "vp9") or packets.is_ordered

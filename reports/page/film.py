@@ -28,7 +28,6 @@ import numpy as np
 from PIL import Image
 
 from longva_eval.errors import MediaError
-from longva_eval.media.decode import DecodeBackend
 from longva_eval.media.decode_worker import DecodeWorker
 from longva_eval.media.frames import one_per_second
 from longva_eval.media.probe import VideoInfo
@@ -352,14 +351,7 @@ class _Workers:
             worker: DecodeWorker = self._own.worker
             info = worker.probe_video(path)
             chosen = sorted(i for i in indices if i is not None and i < info.num_frames)
-            # Decoders that need no torch, which takes seconds to import.
-            quick: DecodeBackend = (
-                "decord" if info.is_plainly_ordered and not info.needs_sequential_read else "pyav"
-            )
-            try:
-                pictures = _read_small(worker, info, chosen, quick)
-            except MediaError:
-                pictures = _read_small(worker, info, chosen, "auto")
+            pictures = _read_small(worker, info, chosen)
         except MediaError as error:
             return _File({}, 0, str(error))
         return _File(pictures, info.num_frames, "")
@@ -370,9 +362,9 @@ class _Workers:
 
 
 def _read_small(
-    worker: DecodeWorker, info: VideoInfo, chosen: Sequence[int], backend: DecodeBackend
+    worker: DecodeWorker, info: VideoInfo, chosen: Sequence[int]
 ) -> dict[int | None, Image.Image]:
-    frames = (f for block in worker.read_frames(info, chosen, backend=backend) for f in block)
+    frames = (f for block in worker.read_frames(info, chosen) for f in block)
     return {n: _small(Image.fromarray(frame)) for n, frame in zip(chosen, frames, strict=True)}
 
 

@@ -29,6 +29,7 @@ def _video(num_frames: int, average_fps: float) -> VideoInfo:
     fields: dict[str, Any] = dict.fromkeys(VideoInfo.__dataclass_fields__)
     fields |= {"path": Path("v.mp4"), "num_frames": num_frames}
     fields |= {"average_fps": average_fps, "presentation_seconds": seconds}
+    fields |= {"has_constant_rate": True, "gaps": ()}
     return VideoInfo(**fields)
 
 

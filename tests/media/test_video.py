@@ -54,8 +54,9 @@ from video_files import (
 
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.media.decode import read_frames
+from longva_eval.media.files import file_digest
 from longva_eval.media.frames import FramePolicy, one_per_second, sample_frames
-from longva_eval.media.probe import VideoInfo, file_digest, probe_video
+from longva_eval.media.probe import VideoInfo, probe_video
 
 
 def _torchcodec_works() -> bool:
@@ -143,7 +144,7 @@ ORDINARY = {
 def test_frames_are_exactly_those_of_a_sequential_pass(tmp_path: Path, name: str) -> None:
     path = write_video(tmp_path / "clip", ORDINARY[name])
     info = assert_right_frames(path)
-    if not info.needs_sequential_read:
+    if info.decord_is_right:
         assert_right_frames(path, BACKENDS)
 
 
@@ -167,7 +168,6 @@ def test_auto_leaves_odd_sizes_and_deep_colour_to_others_than_torchcodec(
 ) -> None:
     """torchcodec rounds their colours otherwise, so scores would depend on what is installed."""
     path = write_video(tmp_path / "clip", ROUNDED_DIFFERENTLY[name])
-    assert not probe_video(path).is_plain_8_bit
     assert_right_frames(path, ("auto",))
 
 
@@ -312,7 +312,6 @@ def test_a_trimmed_video_shows_what_its_edit_list_keeps(
 def test_frames_before_time_zero_are_not_shown(tmp_path: Path) -> None:
     path = write_hidden_start(tmp_path)
     info = probe_video(path)
-    assert info.needs_sequential_read
     assert info.num_frames == 17
     source = read(probe_video(tmp_path / "source.mp4"), backend="pyav")
     np.testing.assert_array_equal(read(info), source[3:])
@@ -323,7 +322,6 @@ def test_frames_before_time_zero_are_not_shown(tmp_path: Path) -> None:
 
 def test_decord_is_refused_for_mpeg_ts(tmp_path: Path) -> None:
     info = probe_video(write_video(tmp_path / "clip", Clip(suffix=".ts")))
-    assert info.needs_sequential_read
     with pytest.raises(MediaError, match=r"decord returns other frames than asked for .*clip\.ts"):
         read(info, backend="decord")
 
@@ -620,10 +618,6 @@ def info_of(num_frames: int, fps: float = 30.0) -> VideoInfo:
         codec="h264",
         container="mov",
         digest="0",
-        needs_sequential_read=False,
-        is_plainly_ordered=True,
-        is_evenly_timed=True,
-        is_plain_8_bit=True,
         presentation_seconds=np.arange(num_frames) / fps,
     )
 
@@ -702,7 +696,7 @@ def test_three_frames_of_two_are_the_originals() -> None:
 @given(total=st.integers(1, 5000), rate=rates)
 def test_a_haystack_takes_a_frame_a_second(total: int, rate: float) -> None:
     chosen = one_per_second(info_of(total, rate))
-    assert chosen == range(0, total, max(1, round(rate)))
+    assert list(chosen) == list(range(0, total, max(1, round(rate))))
 
 
 @pytest.mark.parametrize(
@@ -752,6 +746,7 @@ def test_a_decoder_that_finds_other_frames_than_the_container_is_refused(tmp_pat
 
     info = probe_video(write_video(tmp_path / "clip", Clip(num_frames=5)))
     more = replace(info, num_frames=6, presentation_seconds=np.arange(6) / RATE)
-    for backend, decoder in (("decord", "decord"), ("pyav", "PyAV")):
-        with pytest.raises(MediaError, match=rf"{decoder} finds 5 frames, the container holds 6"):
-            read(more, [0], backend=backend)
+    with pytest.raises(MediaError, match="decord finds 5 frames, the container holds 6"):
+        read(more, [0], backend="decord")
+    with pytest.raises(MediaError, match="has changed since it was looked at"):
+        read(more, [0], backend="pyav")

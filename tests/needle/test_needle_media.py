@@ -264,7 +264,7 @@ def test_a_written_clip_is_read_back_frame_by_frame(tmp_path: Path) -> None:
     info = probe_video(path)
     assert (info.num_frames, info.average_fps) == (len(colours), 1.0)
     assert (info.width_pixels, info.height_pixels) == (64, 64)
-    assert not info.needs_sequential_read
+    assert info.decord_is_right
     np.testing.assert_allclose(info.presentation_seconds, np.arange(len(colours)), atol=1e-3)
     assert [path.name for path in path.parent.iterdir()] == ["clip.mp4"]
     for backend in ("decord", "pyav"):
