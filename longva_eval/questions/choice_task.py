@@ -155,7 +155,8 @@ class ChoiceTask:
         )
 
     def _subtitles(self, doc: Document) -> Path:
-        return path_below("", _filled(self.subtitle_file, doc))
+        folder, _, name = self.subtitle_file.rpartition("/")
+        return path_below(_filled(folder, doc), _filled(name, doc))
 
 
 def _filled(template: str, values: Mapping[str, Any]) -> str:

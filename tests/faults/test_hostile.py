@@ -31,6 +31,7 @@ from longva_eval.model.loading import load_checkpoint
 from longva_eval.model.settings import LoadSettings
 from longva_eval.model_adapters.longva import LongVA
 from longva_eval.questions import documents
+from longva_eval.questions.choice_task import ChoiceTask
 from longva_eval.questions.outcomes import FAILED
 from longva_eval.questions.pictures import open_picture
 from longva_eval.running.journal import Journal
@@ -339,7 +340,8 @@ def test_a_record_of_such_a_row_names_no_media(hf_home: Path) -> None:
         question_id="1", video="../../../secret.mp4", question="What?", options=["a", "b"],
         answer="A", categories={},
     )  # fmt: skip
-    record = documents.choice_result(document, "A", folder="quiz/data")
+    quiz = ChoiceTask(name="Quiz", folder="quiz/data", columns=(), read=dict)
+    record = quiz.record(document, "A")
     assert record["media"] == []
     assert hf_home.is_dir()
 
@@ -349,7 +351,7 @@ def test_subtitle_files_of_rows_stay_in_their_folder(hf_home: Path) -> None:
 
     (hf_home.parent / "secret.srt").write_text("1\n00:00:00,000 --> 00:00:02,000\nsecret\n")
     with pytest.raises(MediaError, match=r"cannot lie in .*videomme/subtitle"):
-        utils._subtitle_file("../../../secret")
+        utils.SUBTITLES.doc_to_text({"video": "../../../secret", "question": "", "options": []})
 
 
 ODD_NAMES = ["a b.mp4", "é 日本.mp4", "line\nbreak.mp4", "'\"quotes\".mp4", "%20?#&=,;.mp4",

@@ -64,10 +64,10 @@ QUIZ = {
     "license": "CC0",
 }
 UTILS = """
-from longva_eval.questions.documents import answer_letter, choice_document, choice_documents
+from longva_eval.questions.documents import answer_letter, choice_document, read_dataset
 
 def process_docs(dataset):
-    return choice_documents(dataset, read, task="Quiz", columns=("question", "answer"))
+    return read_dataset(dataset, read, task="Quiz", columns=("question", "answer"))
 
 def read(row):
     options = row.get("options", ["a", "b"])
