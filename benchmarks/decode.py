@@ -28,7 +28,7 @@ path, count, backend = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 _has_torchcodec()
 began = time.process_time()
 info = probe_video(path)
-policy = FramePolicy(max_frames=count) if count else FramePolicy(fps=1, max_frames=10**9)
+policy = FramePolicy(max_frames=count) if count else FramePolicy(fps=1, max_frames=100_000)
 total = 0
 for block in read_frames(info, sample_frames(info, policy).indices, backend=backend):
     total += len(block)
