@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -56,6 +56,7 @@ _HUB_ID = "lmms-lab/LongVA-7B"
 
 _DEFAULT_DEPTHS = "0:1:0.2"
 _DEFAULT_NEEDLES = 5
+_DEFAULT_SPREAD = "0.5"
 _GIGA, _TERA = 1e9, 1e12
 _FLOP_UNITS = {"EFLOP": 1e18, "PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9}
 
@@ -125,8 +126,9 @@ def main(arguments: Sequence[str]) -> int:
         _memory_table(shape, memory, num_tokens, options),
         _prefill_table(shape, num_frames, num_tokens, speed),
     ]
-    if grid is not None:
+    if grid is not None and not options.test:
         tables.append(_grid_table(grid, speed, options))
+    tables += _test_tables(shape, speed, options)
     if options.task is not None:
         tables.append(_task_table(_task(shape, options), speed, options))
     print(headline)  # not before: a setting that cannot be shows itself in the tables
@@ -188,6 +190,45 @@ def _grid_table(grid: GridCost, speed: _Speed, options: argparse.Namespace) -> _
         columns=("each alone", "shared", "less"),
         rows=rows,
     )
+
+
+def _test_tables(shape: ModelShape, speed: _Speed, options: argparse.Namespace) -> Iterator[_Table]:
+    """A table for each needle test that is asked for."""
+    if not options.test:
+        return
+    from longva_eval.embedded import NEEDLES
+    from longva_eval.needle.items import ItemSettings
+    from longva_eval.needle.tests import make_tests
+    from longva_eval.studies.needle_cost import needle_test_cost
+
+    tests = make_tests(
+        options.test.split(","),
+        frame_counts=parse_whole_range(options.grid, name="grid"),
+        depths=None
+        if options.depths is None
+        else tuple(parse_range(options.depths, name="depths")),
+        spreads=tuple(parse_range(options.spread, name="spread")),
+        at=() if options.at is None else parse_whole_range(options.at, name="at"),
+        lattice=None,
+        needles=str(NEEDLES),
+        settings=ItemSettings(items=24 if options.needles is None else options.needles),
+    )
+    for test in tests:
+        items = test.items[: options.needles]
+        cost = needle_test_cost(shape, items, test.grid, chunk_tokens=options.chunk_tokens)
+        unit, scale = _flop_unit(cost.naive_flops)
+        yield _Table(
+            title=f"Needle test {test.name}: {cost.num_prompts:,} cells and controls, "
+            f"{len(items)} items",
+            columns=("each alone", "shared", "less"),
+            rows=[
+                _compare("tokens, M", cost.naive_tokens / 1e6, cost.shared_tokens / 1e6),
+                _compare(
+                    f"language model, {unit}", cost.naive_flops / scale, cost.shared_flops / scale
+                ),
+                *speed.rows(cost.naive_flops, cost.shared_flops),
+            ],
+        )
 
 
 def _task_table(task: TaskCost, speed: _Speed, options: argparse.Namespace) -> _Table:
@@ -330,6 +371,10 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
         raise SettingsError("--depths has no effect without --grid, nor with --lattice.")
     if options.needles is not None and not needles_wanted:
         raise SettingsError("--needles has no effect without --grid or --lattice.")
+    if options.test is not None and (options.grid is None or options.lattice is not None):
+        raise SettingsError("--test needs --grid, and no --lattice.")
+    if options.test is None and (options.at is not None or options.spread != _DEFAULT_SPREAD):
+        raise SettingsError("--at and --spread have no effect without --test.")
     if options.task is None:
         for name in ("videos", "questions"):
             if getattr(options, name) is not None:
@@ -434,6 +479,13 @@ def _parser() -> argparse.ArgumentParser:
         help="V-NIAH insertion indices at multiples of STEP frames instead of depths; lengths are "
         "--grid's, or the multiples of STEP up to --frames",
     )
+    add(
+        "--test",
+        metavar="NAME[,NAME]",
+        help="needle tests on --grid, with --needles items (24), as longva-eval niah --test",
+    )
+    add("--spread", default=_DEFAULT_SPREAD, help=f"of --test ({_DEFAULT_SPREAD})")
+    add("--at", help="of --test: frames that the pictures stand before, instead of depths")
     add(
         "--task",
         help=f"questions on videos: {', '.join(TASKS)}; any other with --videos and --questions",

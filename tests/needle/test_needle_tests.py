@@ -591,3 +591,46 @@ def test_published_grids_are_not_put_beside_other_tests(name: str) -> None:
     patterns = {b.name: b.tasks for b in BENCHMARKS}
     assert not any(re.fullmatch(pattern, name) for pattern in patterns.values())
     assert re.fullmatch(patterns["V-NIAH"], "vniah_small")
+
+
+# What a test costs
+
+
+@pytest.mark.parametrize("test", ["order", "distractor", "count"])
+def test_the_plan_counts_what_the_engine_computes(test: str, session: Session) -> None:
+    from longva_eval.embedded import CHECKPOINTS
+    from longva_eval.studies.cost import PREFIX_TOKENS, QUESTION_TOKENS, read_model_shape
+    from longva_eval.studies.needle_cost import needle_test_cost
+
+    settings = ItemSettings(items=3, period=4)
+    items = drawn_items(test, settings)
+    grid = grid_of(test, settings, frame_counts=(16, 32), depths=(0.3, 0.7))
+    shape = read_model_shape(CHECKPOINTS["longva-tiny"])
+    cost = needle_test_cost(shape, items, grid)
+    before = session.engine.counts.tokens_computed
+    answers = run_grid(session, open_haystack([embedded.HAYSTACK]), items, grid, controls=True,
+                       max_new_tokens=0)  # fmt: skip
+    computed = session.engine.counts.tokens_computed - before
+    assert cost.num_prompts == len(answers)
+    # Texts are counted at an average length: but for them, the same tokens.
+    texts = len(answers) * (PREFIX_TOKENS + QUESTION_TOKENS)
+    assert abs(cost.shared_tokens - computed) < texts
+    frames = (cost.naive_tokens - texts) / shape.tokens_per_frame
+    shown = {"blind": 0, "needle only": len(items[0].order)}
+    assert frames == sum(
+        shown.get(str(a.control), a.num_frames + len(a.insert_indices) + len(a.distractor_indices))
+        for a in answers
+    )
+    assert cost.shared_tokens < cost.naive_tokens
+    assert cost.shared_flops < cost.naive_flops
+
+
+def test_plan_prints_a_table_for_each_test(capsys: pytest.CaptureFixture[str]) -> None:
+    from longva_eval.commands.plan import main as plan
+
+    assert plan(["--grid", "20,40", "--test", "order,single", "--needles", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "Needle test order: 30 cells and controls, 3 items" in printed
+    assert "Needle test single" in printed
+    with pytest.raises(SettingsError, match="--test needs --grid"):
+        plan(["--frames", "20", "--test", "order"])
