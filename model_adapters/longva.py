@@ -41,7 +41,7 @@ from longva_eval.engine.prefix import EngineCounts
 from longva_eval.engine.session import Session
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.host.patches import HostRun, apply_patches
-from longva_eval.media.whole_pictures import whole_pictures_only
+from longva_eval.media.images import whole_pictures_only
 from longva_eval.model.rope import RopeSettings
 from longva_eval.model_adapters.arguments import LongVAArguments, read_arguments
 from longva_eval.prompts.pieces import tokenize

@@ -15,27 +15,30 @@ to two levels other pixels, enough to move every later number (see docs/differen
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
 from transformers import CLIPImageProcessorPil
 from transformers.image_processing_utils import select_best_resolution
 
 from longva_eval.errors import CheckpointError, MediaError, SettingsError
 from longva_eval.media.decode import Frames
-from longva_eval.media.whole_pictures import whole_pictures_only
+from longva_eval.media.files import identify, printable
 
 __all__ = [
     "ImageAspectRatio",
+    "Orientation",
     "PatchMerge",
     "anyres_grid",
     "anyres_tiles",
@@ -44,9 +47,13 @@ __all__ = [
     "open_image",
     "pad_to_square",
     "parse_grid_pinpoints",
+    "read_picture",
+    "whole_pictures_only",
 ]
 
 ImageAspectRatio = Literal["anyres", "pad", "crop"]
+Orientation = Literal["upright", "stored"]
+_TIFF_SUBFILE, _TIFF_SMALLER = 254, 1
 _FRAMES_PER_THREAD = 4
 _MOST_THREADS = 8
 """Of one process. One prepares 90 to 150 frames a second, eight 400; a tower takes 990 (H200)."""
@@ -57,54 +64,130 @@ _MOST_PIXELS = 1 << 26
 """Of a canvas; LongVA's largest has 49 tiles of 336 x 336, a twelfth of that."""
 
 
-def open_image(image: Image.Image | str | Path) -> Image.Image:
+def read_picture(path: str | Path) -> Image.Image:
+    """A picture file as the model gets it: RGB, upright.
+
+    Raises:
+        MediaError: As `open_image`.
+    """
+    return open_image(Path(path))
+
+
+def open_image(
+    image: Image.Image | str | Path, *, orientation: Orientation = "upright"
+) -> Image.Image:
     """A picture as RGB.
 
     An alpha channel is dropped, not blended, and a palette is looked up, as in the original. Grey
-    of 16 bits keeps its high byte; the original makes nearly all of it white.
+    of 16 bits keeps its high byte; the original makes nearly all of it white. Grey as fractions
+    from 0 to 1 is scaled; the original makes it black.
 
     Args:
         image: A file, or a picture in memory, which may be opened without having been read.
+        orientation: `upright` turns a photograph as its EXIF entry says, and as `datasets` does;
+            `stored` leaves it as it is, as the original does.
 
     Raises:
-        MediaError: If the file is missing or is not a complete picture that Pillow can read, or
-            has values beyond 8 bits of unknown range.
+        MediaError: If the file is missing, no ordinary file, not one complete picture that Pillow
+            can read, or has values beyond 8 bits of unknown range.
     """
-    name = image
+    name: object = image
     if isinstance(image, Image.Image):
         name = getattr(image, "filename", "") or "in memory"
+    else:
+        name = printable(image)
+        try:
+            identify(Path(image), kind="picture")
+        except MediaError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise MediaError(f"The picture {name} does not exist.") from error
+            raise
     try:
         with whole_pictures_only():
             if isinstance(image, Image.Image):
-                return _to_rgb(image)
+                return _to_rgb(image, orientation)
             with Image.open(image) as opened:
-                return _to_rgb(opened)
-    except FileNotFoundError as error:
-        raise MediaError(f"The picture {name} does not exist.") from error
+                return _to_rgb(opened, orientation)
     except Image.DecompressionBombError as error:
         raise MediaError(f"The picture {name} is refused as too large: {error}") from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
         raise MediaError(f"The picture {name} cannot be read: {error}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.format in ("GIF", "WEBP", "PNG") and getattr(image, "is_animated", False):
-        raise ValueError(
-            f"it is animated ({getattr(image, 'n_frames', '?')} pictures). Pass it as a video: "
-            "ffmpeg -i IN OUT.mp4"
-        )
+def _to_rgb(image: Image.Image, orientation: Orientation) -> Image.Image:
+    _refuse_several(image)
+    kind = image.format
+    if orientation == "upright":
+        image = ImageOps.exif_transpose(image)
     # Pillow clips deeper grey at 255 instead of scaling it. It reads 16 bits as I;16, or as I from
     # a PGM (older ones from a PNG too); of 16-bit colour it keeps the high byte itself.
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         values = np.asarray(image)
-        if not (values.min() >= 0 and values.max() <= 255):
+        low, high = values.min(), values.max()
+        if image.mode == "F" and low >= 0 and high <= 1:
+            return Image.fromarray(np.rint(values * 255).astype(np.uint8)).convert("RGB")
+        if not (low >= 0 and high <= 255 and np.all(values == np.rint(values))):
             raise ValueError(
-                f"its values from {values.min()} to {values.max()} do not fit into 8 bits; "
-                "scale them to 0 to 255."
+                f"its values from {low:g} to {high:g} are neither fractions from 0 to 1 nor whole "
+                "numbers from 0 to 255; scale them to one of these."
             )
     return image.convert("RGB")
+
+
+def _refuse_several(image: Image.Image) -> None:
+    """Refuse animations and documents of several pages.
+
+    Cameras and icons keep other sizes of one picture in a file (MPO, ICO); so do TIFF files, where
+    a page says that it is a smaller copy.
+    """
+    count = getattr(image, "n_frames", 1)
+    if count < 2 or image.format not in ("GIF", "WEBP", "PNG", "AVIF", "TIFF", "FLI", "DCX"):
+        return
+    if image.format != "TIFF":
+        raise ValueError(
+            f"it is animated ({count} pictures). Pass it as a video: ffmpeg -i IN OUT.mp4"
+        )
+    pages = 0
+    for page in range(count):
+        image.seek(page)
+        pages += not image.tag_v2.get(_TIFF_SUBFILE, 0) & _TIFF_SMALLER  # type: ignore[attr-defined]
+    image.seek(0)
+    if pages > 1:
+        raise ValueError(
+            f'it has {pages} pages. Save the one that is meant: python -c "from PIL import Image; '
+            "i = Image.open('IN'); i.seek(0); i.save('OUT.png')\""
+        )
+
+
+@contextlib.contextmanager
+def whole_pictures_only() -> Iterator[None]:
+    """Let Pillow refuse pictures that are cut off.
+
+    Importing lmms-eval's tasks sets `ImageFile.LOAD_TRUNCATED_IMAGES` for the whole process: Pillow
+    then fills up what is missing with grey, and says nothing. Several threads may be inside at
+    once; the last one that leaves puts the setting back. Threads that decode pictures of their own
+    meanwhile get an error where they would have got grey.
+    """
+    with _whole_lock:
+        if not _whole_outside:
+            _whole_outside.append(ImageFile.LOAD_TRUNCATED_IMAGES)
+        else:
+            _whole_outside.append(_whole_outside[0])
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        with _whole_lock:
+            outside = _whole_outside.pop()
+            if not _whole_outside:
+                ImageFile.LOAD_TRUNCATED_IMAGES = outside
+
+
+_whole_lock = threading.Lock()
+_whole_outside: list[bool] = []
+"""What the setting is to be again, once for each that is inside."""
 
 
 def image_digest(image: Image.Image) -> str:

@@ -16,8 +16,7 @@ from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
 from longva_eval.errors import MediaError
-from longva_eval.media.images import open_image
-from longva_eval.media.whole_pictures import whole_pictures_only
+from longva_eval.media.images import open_image, whole_pictures_only
 from longva_eval.questions.documents import check_documents
 
 __all__ = ["open_picture", "picture_documents", "require_text"]

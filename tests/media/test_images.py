@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import random
 import warnings
 from collections.abc import Callable
@@ -37,6 +38,7 @@ from longva_eval.media.images import (
     open_image,
     pad_to_square,
     parse_grid_pinpoints,
+    read_picture,
 )
 from longva_eval.model.checkpoint import Checkpoint
 from longva_eval.model.loading import load_checkpoint
@@ -636,3 +638,63 @@ def test_frames_prepared_by_several_threads_are_the_same(monkeypatch: pytest.Mon
     images._prepare_pool.cache_clear()
     for one, several in zip(*together, strict=True):
         assert torch.equal(one, several)
+
+
+# Pictures that were read wrong once
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_stands_upright_as_datasets_gives_it(tmp_path: Path, orientation: int) -> None:
+    from PIL import ImageOps
+
+    stored = Image.fromarray(np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "photo.png"
+    stored.save(path, exif=exif)
+    with Image.open(path) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened))
+    np.testing.assert_array_equal(np.asarray(read_picture(path)), expected)
+    np.testing.assert_array_equal(np.asarray(open_image(Image.open(path))), expected)
+    as_stored = open_image(path, orientation="stored")
+    np.testing.assert_array_equal(np.asarray(as_stored), np.asarray(stored))
+
+
+def test_fractions_are_scaled_and_other_floats_refused(tmp_path: Path) -> None:
+    path = tmp_path / "float.tif"
+    Image.fromarray(np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)).save(path)
+    levels = np.asarray(read_picture(path))[..., 0].ravel()
+    np.testing.assert_array_equal(levels, np.arange(256))
+    for values in ([0, 3.5], [-1, 0], [0, 300], [0, np.nan]):
+        Image.fromarray(np.array([values], np.float32)).save(path)
+        with pytest.raises(MediaError, match=r"float\.tif cannot be read: its values"):
+            read_picture(path)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".avif", ".tif"])
+def test_what_holds_several_pictures_is_refused(tmp_path: Path, suffix: str) -> None:
+    pages = [Image.new("RGB", (32, 32), (40 * n, 0, 0)) for n in range(3)]
+    path = tmp_path / f"several{suffix}"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    with pytest.raises(MediaError, match=r"several\.\w+ cannot be read: it (is anim|has 3 p)"):
+        read_picture(path)
+    pages[0].save(path)
+    assert read_picture(path).size == (32, 32)
+
+
+def test_other_sizes_of_one_picture_are_no_other_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "icon.ico"
+    Image.new("RGB", (64, 64), "red").save(path, sizes=[(16, 16), (64, 64)])
+    assert read_picture(path).size == (64, 64)
+    path = tmp_path / "camera.mpo"
+    Image.new("RGB", (64, 64)).save(
+        path, save_all=True, append_images=[Image.new("RGB", (32, 32))], format="MPO"
+    )
+    assert read_picture(path).size == (64, 64)
+
+
+def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.png"
+    os.mkfifo(path)
+    with pytest.raises(MediaError, match=r"pipe\.png is no ordinary file"):
+        read_picture(path)
