@@ -5,6 +5,8 @@ So `longva-eval --help` and the commands that only read files start without torc
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -12,7 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from longva_eval import __version__
-from longva_eval.errors import EvaluationError, nearest
+from longva_eval.errors import EvaluationError, ResourceError, nearest
+from longva_eval.text import Terminal
 
 __all__ = ["COMMANDS", "load", "main"]
 
@@ -76,6 +79,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+_OF_THE_DISK = frozenset(
+    [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO]
+)
+"""Errors that the user's disk makes, wherever in the program they come up."""
+
+
 def load(path: str) -> Callable[..., Any]:
     """The function or class that `module.name` spells."""
     module_name, _, name = path.rpartition(".")
@@ -86,15 +95,46 @@ def load(path: str) -> Callable[..., Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns the exit status: 0, 1 for an error, 2 for a wrong call."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_usage())
-        return 0 if arguments else 2
-    if arguments[0] in ("-V", "--version"):
-        print(f"longva-eval {__version__}")
+    name = arguments[0] if arguments else ""
+    stdout, stderr = sys.stdout, sys.stderr
+    streams: Any = sys  # they are typed as files, and need only what print() asks for
+    if stdout is not None:  # closed, as by a shell's >&-
+        streams.stdout = Terminal(stdout, "Standard output")
+    if stderr is not None:
+        streams.stderr = Terminal(stderr, "Standard error", bars=True)
+    try:
+        return _run(name, arguments[1:])
+    except EvaluationError as error:
+        _discard_output(stdout)
+        with contextlib.suppress(ResourceError, BrokenPipeError):
+            print(f"longva-eval {name}: {error}".replace("\r", "\\r"), file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output has seen enough: `longva-eval plan | head`
+        _discard_output(stdout)
         return 0
-    if arguments[0] not in COMMANDS:
-        hint = nearest(arguments[0], COMMANDS) or f"\n\n{_usage()}"
-        print(f"longva-eval: there is no command {arguments[0]!r}.{hint}", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        where = error.filename or "a file"
+        print(f"longva-eval {name}: {where}: {error.strerror}.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nlongva-eval {name}: stopped.", file=sys.stderr)
+        return 130
+    finally:
+        streams.stdout, streams.stderr = stdout, stderr
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    if name in ("", "-h", "--help", "help"):
+        print(_usage(), flush=True)
+        return 0 if name else 2
+    if name in ("-V", "--version"):
+        print(f"longva-eval {__version__}", flush=True)
+        return 0
+    if name not in COMMANDS:
+        hint = nearest(name, COMMANDS) or f"\n\n{_usage()}"
+        print(f"longva-eval: there is no command {name!r}.{hint}", file=sys.stderr)
         return 2
     # Read when torch is loaded. Threads that wait by spinning make a busy machine several times
     # slower, and small models on a CPU wait often.
@@ -103,18 +143,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     _log_to_terminal()
     try:
-        check_arguments(arguments[0], arguments[1:])
-        status = load(COMMANDS[arguments[0]][0])(arguments[1:])
-    except EvaluationError as error:
-        print(f"longva-eval {arguments[0]}: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # the reader of our output has seen enough: `longva-eval plan | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print(f"\nlongva-eval {arguments[0]}: stopped.", file=sys.stderr)
-        return 130
+        check_arguments(name, arguments)
+        status = load(COMMANDS[name][0])(arguments)
+    except SystemExit:  # argparse has printed its help
+        print(end="", flush=True)
+        raise
+    print(end="", flush=True)
     return int(status or 0)
+
+
+def _discard_output(stdout: Any) -> None:
+    """Leave nothing for Python to write at its end, where it could only fail."""
+    try:
+        print(end="", file=stdout, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 
 def _log_to_terminal() -> None:

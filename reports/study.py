@@ -29,6 +29,7 @@ from longva_eval.reports.tables.published import (
     read_published,
 )
 from longva_eval.studies.study import RECORD_NAME, read_record, write_json
+from longva_eval.text import csv_cell
 
 __all__ = [
     "OVERALL",
@@ -454,9 +455,9 @@ def write_study(folder: Path, *, by: str = "", published: str = "") -> tuple[lis
     rows = _score_rows(found)
     if rows:
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(buffer, lineterminator="\n")
+        lines = (rows[0], *(row.values() for row in rows))
+        writer.writerows([csv_cell(cell) for cell in line] for line in lines)
         (study.folder / "scores.csv").write_text(buffer.getvalue(), encoding="utf-8")
         files = [table, study.folder / "scores.csv", *files]
     record = {**study.record, "scores": rows, "plateaus": _plateau_rows(found)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from longva_eval.errors import SettingsError
+from longva_eval.files import check_output
 from longva_eval.reports.reading.runs import find_results, read_run
 from longva_eval.reports.tables.compare import comparison_tables
 from longva_eval.reports.tables.paired import paired_tables
@@ -75,6 +76,8 @@ def main(arguments: Sequence[str]) -> int:
     form: Format = options.format or _SUFFIXES.get(
         options.out.suffix if options.out else "", "terminal"
     )
+    if options.out is not None:
+        check_output(options.out)
     tables = _tables(options)
     colour = form == "terminal" and options.out is None and sys.stdout.isatty()
     width = 100 if options.out else shutil.get_terminal_size((100, 24)).columns
@@ -82,7 +85,6 @@ def main(arguments: Sequence[str]) -> int:
     if options.out is None:
         print(text, end="")
     else:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text, encoding="utf-8")
         print(f"Wrote {options.out}")
     return 0

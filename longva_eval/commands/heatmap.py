@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longva_eval.errors import MediaError, SettingsError
+from longva_eval.files import check_output
 from longva_eval.needle.results import read_accuracies
 from longva_eval.reports.figures.heatmap import HeatmapPanel, mean_accuracy, save_heatmaps
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         raise SettingsError(f"{len(titles)} --title were given for {len(files)} files.")
     if options.out.suffix not in (".png", ".svg", ".pdf"):
         raise SettingsError(f"--out {options.out} must end in .png, .svg or .pdf.")
+    check_output(options.out)
     panels = []
     for path, title in zip(files, titles, strict=True):
         rows = read_accuracies(path)

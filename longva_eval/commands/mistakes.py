@@ -11,8 +11,8 @@ from pathlib import Path
 
 from longva_eval.embedded import MODEL_CLASSES, check_pretrained
 from longva_eval.errors import MediaError, nearest
+from longva_eval.files import check_writable
 from longva_eval.host.names import check_model, check_start, check_tasks
-from longva_eval.running.journal import check_writable
 
 __all__ = ["check_arguments"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from longva_eval.errors import SettingsError
-from longva_eval.files import hf_home
+from longva_eval.files import check_writable, hf_home
 from longva_eval.local.prepare import (
     DataStatus,
     Layout,
@@ -55,6 +55,7 @@ def main(arguments: Sequence[str]) -> int:
             f"--rows names the rows of one data set, and {options.task} reads several: prepare "
             f"{', '.join(layout.name for layout in chosen)} one by one."
         )
+    check_writable(home, "HF_HOME")
     reports = []
     for layout in chosen:
         report = prepare(

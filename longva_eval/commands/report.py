@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from longva_eval.files import check_output
 from longva_eval.reports.page.page import write_page
 
 __all__ = ["main"]
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         help="most that all film strips may add to the page (26)",
     )
     options = parser.parse_args(arguments)
+    check_output(options.out)
     lines = write_page(
         options.runs,
         options.out,

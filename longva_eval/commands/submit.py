@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from longva_eval.files import hf_home
+from longva_eval.files import check_output, hf_home
 from longva_eval.reports.boards.submissions import submit
 from longva_eval.reports.reading.runs import read_run
 
@@ -20,6 +20,7 @@ _WIDTH = 98
 def main(arguments: Sequence[str]) -> int:
     """Check the run, write the file, and print the board's number beside ours."""
     options = _parser().parse_args(arguments)
+    check_output(options.out)
     run = read_run(options.run)
     submission = submit(
         options.board,

@@ -28,7 +28,8 @@ from longva_eval.cli import load
 from longva_eval.commands.run import Finished, problems_of
 from longva_eval.embedded import MODEL_CLASSES, RECIPE_KEY
 from longva_eval.errors import EvaluationError, ResourceError, SettingsError
-from longva_eval.running.journal import check_writable, journal_settings, settings_difference
+from longva_eval.files import check_writable, set_aside
+from longva_eval.running.journal import journal_settings, settings_difference
 from longva_eval.studies.ranges import parse_whole_range
 from longva_eval.studies.study import (
     RECORD_NAME,
@@ -497,11 +498,7 @@ def _set_aside(folder: Path) -> None:
         return
     if not (folder / SETTINGS_NAME).is_file():
         raise SettingsError(f"--fresh: {folder} holds no study; it is left alone.")
-    number = 1
-    while (target := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
-    folder.rename(target)
-    logger.info("Starting over: the earlier study was set aside in {}", target)
+    logger.info("Starting over: the earlier study was set aside in {}{}", folder, set_aside(folder))
 
 
 def _parser() -> argparse.ArgumentParser:

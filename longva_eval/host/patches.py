@@ -141,7 +141,7 @@ def _tell_the_output(module: ModuleType) -> None:
             _tracker = kwargs.get("evaluation_tracker")
             output = getattr(_tracker, "output_path", None)
             if output:
-                from longva_eval.running.journal import check_writable
+                from longva_eval.files import check_writable
 
                 check_writable(output, "output_path")
             try:

@@ -24,6 +24,7 @@ from loguru import logger
 from longva_eval.engine.conversation import ComposedClip, Failure, ForcedAnswer
 from longva_eval.engine.session import Session
 from longva_eval.errors import MediaError, SettingsError
+from longva_eval.files import set_aside, write_atomically
 from longva_eval.needle.controls import circular_items
 from longva_eval.needle.grid import (
     Cell,
@@ -286,7 +287,15 @@ def run_and_write(
         **({} if captions is None else {"captions_sha256": _digest(captions)}),
     }
     if fresh:
-        _set_aside(folder)
+        try:
+            number = set_aside(*(folder / name for name in _FILES))
+        except OSError as error:
+            raise SettingsError(
+                f"Earlier results in {folder} cannot be set aside: {error.strerror}. Give another "
+                "--out, or move them."
+            ) from error
+        if number:
+            logger.info("Starting over: earlier results were set aside as {}/*{}", folder, number)
     elif (folder / "run.json").exists():
         return _finished(folder, settings)
     journal = Journal(folder / "journal", journal_settings(session.describe()), fresh=fresh)
@@ -422,27 +431,6 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**listed, **rest, "grid": record["grid"], "model": model}
 
 
-def _set_aside(folder: Path) -> None:
-    """Rename earlier results, so that new ones never lie among them."""
-    names = [name for name in _FILES if (folder / name).exists()]
-    if not names:
-        return
-    number = 1
-    while any((folder / f"{name}.{number}").exists() for name in _FILES):
-        number += 1
-    try:
-        for name in names:
-            (folder / name).rename(folder / f"{name}.{number}")
-    except OSError as error:
-        raise SettingsError(
-            f"Earlier results in {folder} cannot be set aside: {error.strerror}. Give another "
-            "--out, or move them."
-        ) from error
-    logger.info("Starting over: earlier results were set aside as {}", folder / f"*.{number}")
-
-
 def _write(path: Path, text: str) -> None:
-    """Write a file that is complete or absent."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

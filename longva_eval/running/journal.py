@@ -28,12 +28,12 @@ from typing import Any, Final, NamedTuple
 from loguru import logger
 
 from longva_eval.errors import ResourceError, SettingsError
+from longva_eval.files import check_writable, set_aside, unwritable
 
 __all__ = [
     "Journal",
     "JournalKey",
     "UnfinishedRun",
-    "check_writable",
     "journal_settings",
     "settings_difference",
     "unfinished_runs",
@@ -96,7 +96,7 @@ class Journal:
             if leader:
                 (self._place / _FINISHED).unlink(missing_ok=True)
         except OSError as error:
-            raise _unwritable(self.folder, "journal", error) from error
+            raise unwritable(self.folder, "journal", error) from error
         if leader or not fresh:
             self._read()
         self._start_file()
@@ -183,7 +183,7 @@ class Journal:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise _unwritable(self.folder, "journal", error) from error
+                raise unwritable(self.folder, "journal", error) from error
             break
         self._own = path
         assert self._descriptor is not None
@@ -248,16 +248,14 @@ class Journal:
 
     def _set_aside(self) -> None:
         for place in [self._place, *(place for place, _, _ in self._others())]:
-            if not place.is_dir():
-                continue
-            number = 1
-            while (target := place.with_name(f"{place.name}.{number}")).exists():
-                number += 1
             try:
-                place.rename(target)
+                number = set_aside(place)
             except OSError as error:
-                raise _unwritable(self.folder, "journal", error) from error
-            logger.info("Starting over: earlier answers were set aside in {}", target)
+                raise unwritable(self.folder, "journal", error) from error
+            if number:
+                logger.info(
+                    "Starting over: earlier answers were set aside in {}", f"{place}{number}"
+                )
 
 
 def journal_settings(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,31 +281,6 @@ def settings_difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str
     if len(differing) > 6:
         return "; ".join(differing[:6]) + f"; and {len(differing) - 6} more"
     return "; ".join(differing) or "nothing"
-
-
-def check_writable(folder: str | Path, name: str) -> None:
-    """Make sure that a folder can be written before anything is computed.
-
-    Args:
-        folder: Made if it is not there.
-        name: How the user calls it.
-
-    Raises:
-        SettingsError: If it cannot: read-only, full, or a file.
-    """
-    folder = Path(folder).expanduser()
-    probe = folder / f".write-test-{socket.gethostname()[:40]}-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with probe.open("wb") as file:  # a full disk lets empty files be made
-            file.write(bytes(4096))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise _unwritable(folder, name, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
 
 
 class UnfinishedRun(NamedTuple):
@@ -350,14 +323,6 @@ def unfinished_runs(folder: Path) -> list[UnfinishedRun]:
         if settings:
             found.append(UnfinishedRun(place.parent, settings, answers, running, written))
     return found
-
-
-def _unwritable(folder: Path, name: str, error: OSError) -> SettingsError:
-    hint = "; journal=off goes without" if name == "journal" else ""
-    return SettingsError(
-        f"The {name} folder {folder} cannot be written: {error.strerror}. Nothing was computed. "
-        f"Make room or choose another folder{hint}."
-    )
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:

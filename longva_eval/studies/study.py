@@ -20,6 +20,7 @@ from typing import Any, Final, get_args
 import yaml
 
 from longva_eval.errors import MediaError, SettingsError
+from longva_eval.files import write_atomically
 from longva_eval.model.rope import RopeSettings, RopeType
 from longva_eval.running.journal import settings_difference
 
@@ -42,6 +43,7 @@ SETTINGS_NAME: Final = "study.yaml"
 RECORD_NAME: Final = "study.json"
 """What became of it."""
 
+_LARGEST_FILE_BYTES: Final = 1 << 20
 OWN: Final = "own"
 """Instead of a RoPE base or type: the checkpoint's own."""
 _GRID: Final = ("frames", "rope_theta", "rope_type", "rope_factor")
@@ -193,7 +195,7 @@ def study_from(values: Mapping[str, Any], *, where: str) -> Study:
         made[name] = _list(name, value, where) if name in _LISTS else value
     for name in ("pretrained", "model", "include_path"):
         if name in made and (not isinstance(made[name], str) or not made[name].strip()):
-            raise SettingsError(f"{where}: {name} must be a text, not {made[name]!r}.")
+            raise SettingsError(f"{where}: {name} must be a text, not {made[name]!r:.60}.")
     made["tasks"] = tuple(str(name) for name in made["tasks"])
     made["frames"] = tuple(sorted({_frames(value, where) for value in made["frames"]}))
     for name in ("rope_theta", "rope_factor"):
@@ -210,6 +212,17 @@ def study_from(values: Mapping[str, Any], *, where: str) -> Study:
     return Study(**made)
 
 
+class Loader(yaml.SafeLoader):
+    """YAML without references, ten lines of which can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node that stands where it is written."""
+        if self.check_event(yaml.AliasEvent):
+            alias = self.get_event()  # type: ignore[no-untyped-call]  # PyYAML's parser
+            raise yaml.YAMLError(f"line {alias.start_mark.line + 1}: references are not read")
+        return super().compose_node(parent, index)
+
+
 def read_study_file(path: Path) -> dict[str, Any]:
     """The names and values of a study's YAML.
 
@@ -217,7 +230,10 @@ def read_study_file(path: Path) -> dict[str, Any]:
         SettingsError: If the file cannot be read or is no mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > _LARGEST_FILE_BYTES:
+            raise yaml.YAMLError("it has more than 1 MB")
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader)
+        str(values)  # a ValueError if there is a number of more than 4,300 digits
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no such date, too
@@ -260,14 +276,11 @@ def check_same_study(study: Study, folder: Path) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a file that is complete or as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
+    with write_atomically(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -344,7 +357,7 @@ def _frames(value: Any, where: str) -> int:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not 1 <= number < math.inf or number != int(number):
-        raise SettingsError(f"{where}: frames: {value!r} is no whole number of at least 1.")
+        raise SettingsError(f"{where}: frames: {value!r:.60} is no whole number of at least 1.")
     return int(number)
 
 
@@ -366,7 +379,7 @@ def _limit(value: Any, where: str) -> float | None:
         return None
     if not 0 < number < math.inf or (number > 1 and number != int(number)):
         raise SettingsError(
-            f"{where}: limit: {value!r} must be a number of questions, or a share below 1."
+            f"{where}: limit: {value!r:.60} must be a number of questions, or a share below 1."
         )
     return int(number) if number >= 1 else number
 
@@ -378,10 +391,12 @@ def _model_args(value: Any, where: str) -> dict[str, str]:
             raise SettingsError(f"{where}: model_args: {value!r} must read name=value,name=value.")
         value = {name.strip(): text for name, text in (part.split("=", 1) for part in parts)}
     if not isinstance(value, Mapping):
-        raise SettingsError(f"{where}: model_args must be a mapping, not {value!r}.")
+        raise SettingsError(f"{where}: model_args must be a mapping, not {value!r:.60}.")
     for name in value:
         if name in _SET_BY_STUDY:
             raise SettingsError(f"{where}: model_args: {name}: {_SET_BY_STUDY[name]}.")
+        if isinstance(value[name], (Mapping, list, tuple, set)):
+            raise SettingsError(f"{where}: model_args: {name} must be a single value.")
     return {str(name): _argument(part) for name, part in value.items()}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import textwrap
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -14,6 +13,7 @@ from longva_eval.questions.outcomes import OUTCOMES
 from longva_eval.reports.reading.runs import Run, Sample, TaskRun
 from longva_eval.reports.tables.compare import Measured, measure
 from longva_eval.reports.tables.tables import Cell, Column, Row, Table, render, shown_width
+from longva_eval.text import one_line, plain
 
 __all__ = ["show_failed", "show_question", "show_run"]
 
@@ -40,7 +40,7 @@ def show_run(run: Run, *, width: int = 80) -> str:
             for task in groups
         ]
     lines += ["", *_problem_lines(run, width)]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return plain("\n".join(line.rstrip() for line in lines) + "\n")
 
 
 def show_failed(run: Run, *, width: int = 80) -> str:
@@ -63,7 +63,7 @@ def show_failed(run: Run, *, width: int = 80) -> str:
                 lines += _wrap(reason, width, "  ")
                 names = ", ".join(_id(question) for question in questions)
                 lines += [*_wrap(names, width, "    "), ""]
-    return "\n".join(lines).rstrip() + "\n" if lines else "No question failed.\n"
+    return plain("\n".join(lines).rstrip() + "\n") if lines else "No question failed.\n"
 
 
 def show_question(run: Run, question_id: str, *, width: int = 80) -> str:
@@ -102,7 +102,7 @@ def show_question(run: Run, question_id: str, *, width: int = 80) -> str:
         lines += ["", "Answer"]
         lines += _wrap(question.generated or "(empty)", width, "  ")
         parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+    return plain("\n\n".join(parts) + "\n")
 
 
 def _about(question: Sample) -> list[tuple[str, str]]:
@@ -345,7 +345,7 @@ def _facts(rows: Iterable[tuple[str, Any]], width: int) -> list[str]:
     lines = []
     for name, value in kept:
         lines += textwrap.wrap(
-            _clean(value), width, initial_indent=f"  {name:<{room - 2}}",
+            one_line(value), width, initial_indent=f"  {name:<{room - 2}}",
             subsequent_indent=" " * room, break_on_hyphens=False,
         )  # fmt: skip
     return lines
@@ -355,24 +355,19 @@ def _wrap(text: str, width: int, lead: str) -> list[str]:
     lines = []
     for part in text.splitlines() or [""]:
         lines += textwrap.wrap(
-            _clean(part), width, initial_indent=lead, subsequent_indent=" " * len(lead),
+            one_line(part), width, initial_indent=lead, subsequent_indent=" " * len(lead),
             break_on_hyphens=False,
         )  # fmt: skip
     return lines
 
 
 def _clip(text: str, width: int) -> str:
-    text = _clean(text)
+    text = one_line(text)
     if shown_width(text) <= width:
         return text
     while shown_width(text) > width - 3:
         text = text[:-1]
     return text + "..."
-
-
-def _clean(text: str) -> str:
-    """Without characters that would move a terminal's cursor or change its colours."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
 
 
 def _quoted(question: Sample) -> str:

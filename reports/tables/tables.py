@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from longva_eval.text import csv_cell, one_line
+
 __all__ = ["FORMATS", "Cell", "Column", "Format", "Note", "Row", "Table", "render", "shown_width"]
 
 Format = Literal["terminal", "md", "latex", "html", "csv"]
@@ -105,12 +107,12 @@ def shown_width(text: str) -> int:
 
 def _terminal(table: Table, width: int, colour: bool) -> str:
     plain = [[_plain(cell, colour) for cell in row.cells] for row in table.rows]
-    heads = [_one_line(column.title) for column in table.columns]
+    heads = [one_line(column.title) for column in table.columns]
     widths = [
         max([shown_width(heads[place]), *(shown_width(row[place]) for row in plain)])
         for place in range(len(heads))
     ]
-    lines = [_one_line(table.title), ""] if table.title else []
+    lines = [one_line(table.title), ""] if table.title else []
     for number, block in enumerate(_blocks(widths, width)):
         total = sum(widths[place] for place in block) + 2 * (len(block) - 1)
         columns = [table.columns[place] for place in block]
@@ -129,7 +131,7 @@ def _terminal(table: Table, width: int, colour: bool) -> str:
         text = f"{note.text} {note.url}".strip()
         lead = f"{note.mark:<{marks}} " if marks else ""
         lines += textwrap.wrap(
-            _one_line(text), max(40, min(width, 120)), initial_indent=lead,
+            one_line(text), max(40, min(width, 120)), initial_indent=lead,
             subsequent_indent=" " * len(lead), break_long_words=False, break_on_hyphens=False,
         )  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -147,7 +149,7 @@ def _blocks(widths: Sequence[int], width: int) -> list[list[int]]:
 
 
 def _plain(cell: Cell, colour: bool) -> str:
-    text = _one_line(cell.text)
+    text = one_line(cell.text)
     if cell.error:
         text += f" ±{cell.error}"
     if cell.rank == 1 and not colour:
@@ -159,7 +161,7 @@ def _plain(cell: Cell, colour: bool) -> str:
 
 def _emphasize(text: str, cell: Cell) -> str:
     code = {1: "\033[1m", 2: "\033[4m"}.get(cell.rank, "")
-    number = _one_line(cell.text)
+    number = one_line(cell.text)
     return f"{code}{number}\033[0m{text[len(number) :]}" if code else text
 
 
@@ -174,11 +176,6 @@ def _line(
         gap = " " * (width - shown_width(bare))
         parts.append(gap + text if column.is_number else text + gap)
     return "  ".join(parts).rstrip()
-
-
-def _one_line(text: str) -> str:
-    """Without line breaks and other characters that would move the cursor."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
 
 
 # Markdown -----------------------------------------------------------------------------------------
@@ -206,7 +203,7 @@ def _md_cell(cell: Cell) -> str:
 
 
 def _md(text: str) -> str:
-    text = html.escape(_one_line(text), quote=False)
+    text = html.escape(one_line(text), quote=False)
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)
 
 
@@ -269,7 +266,7 @@ def _tex_cell(cell: Cell) -> str:
 def _tex(text: str) -> str:
     """Escaped, in letters that a plain pdflatex can set."""
     parts = []
-    for character in _one_line(text):
+    for character in one_line(text):
         if character in _LATEX:
             parts.append(_LATEX[character])
         elif character.isascii():
@@ -361,15 +358,7 @@ def _csv(tables: Sequence[Table]) -> str:
         names = list(dict.fromkeys(name for line in lines for name in line))
         if place:
             out.write("\n")
-        writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _safe(value) for name, value in line.items()} for line in lines)
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow([csv_cell(name) for name in names])
+        writer.writerows([csv_cell(line.get(name, "")) for name in names] for line in lines)
     return out.getvalue()
-
-
-def _safe(value: object) -> object:
-    """No text that a spreadsheet would run as a formula, or a terminal as a command."""
-    if isinstance(value, str):
-        value = _one_line(value)
-    unsafe = isinstance(value, str) and value[:1] in ("=", "+", "@", "\t", "\r")
-    return f"'{value}" if unsafe else value

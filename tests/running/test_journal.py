@@ -18,12 +18,8 @@ from hypothesis import strategies as st
 from loguru import logger
 
 from longva_eval.errors import ResourceError, SettingsError
-from longva_eval.running.journal import (
-    Journal,
-    check_writable,
-    journal_settings,
-    settings_difference,
-)
+from longva_eval.files import check_writable
+from longva_eval.running.journal import Journal, journal_settings, settings_difference
 
 SETTINGS = {"weights_fingerprint": "abc", "dtype": "float32", "frames": {"max_frames": 8}}
 
