@@ -48,6 +48,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "longva_eval.commands.view.main",
         "a folder of runs in the browser, up to date while they answer",
     ),
+    "export": (
+        "longva_eval.commands.export.main",
+        "a run as a log of another viewer: inspect_ai's",
+    ),
     "sweep": (
         "longva_eval.commands.sweep.main",
         "one model at several numbers of frames and RoPE settings, loaded and decoded once",
