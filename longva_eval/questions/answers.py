@@ -139,8 +139,9 @@ _REJECTED: Final = (
     r"does not|do not|if (?!i\b|we\b)\w+|değil)\b|错|不|では[なあ]|じゃな|[가이] 아[니닙]|नहीं)"
 )
 _JOINT: Final = (
-    r"[\s),'(.]*(?:(?:(?<=\()|,(?!\s*answer)|:(?=\s*\S\s*\Z)|[&/;+]|\b(?:and|or|as well as|"
-    r"along with|together with|plus|oder|und|ou|et|y|o|или|и|hoặc|và|atau|dan|veya|lub|أو)\b|"
+    r"[\s),'(.]*(?:(?:(?<=\)\()|(?<=\) \()|,(?!\s*answer)|:(?=\s*\S\s*\Z)|[&/;+]|"
+    r"\b(?:and|or|as well as|along with|together with|plus|oder|und|ou|"
+    r"et|y|o|или|и|hoặc|và|atau|dan|veya|lub|أو)\b|"
     r"和|或者|或|与|以及|及|と|か|または|또는|와|과)[\s()',]*(?:\b(?:or|and|also|maybe|possibly|"
     rf"perhaps|option|choice|answer|both)\b:?[\s(]*)*)+{_T}(?!\)?\s*:|\s+(?:is|was|are|does|has|"
     r"cannot|can't|being)\b)"

@@ -787,6 +787,8 @@ TABLE: list[tuple[str, tuple[str, ...], str | None]] = [
     ("<think>It is red, so <answer>C</answer>", _THINGS, "C"),
     ("<think>It is red, so <answer>C</answer> may be it", _THINGS, None),
     ("<think>It is red, so <answer>C", _THINGS, None),
+    ("The answer is (C). (b) The volume is then the same.", _THINGS, "C"),
+    ("(A) (B)", _THINGS, None),
     ("Answer: A. (D)", ("(D)", "(E)", "(A)", "(B)"), "A"),
     ("The answer is -5.", ("5", "-5"), "B"),
     ("If we have to choose, the answer is D.", _THINGS, "D"),
