@@ -237,17 +237,46 @@ def kept_tower_layers(num_layers: int, select_layer: int, *, name: str) -> int:
     return kept
 
 
-def rope_parameters_of(values: Mapping[str, Any], *, default_theta: float) -> dict[str, Any]:
+def rope_parameters_of(
+    values: Mapping[str, Any], *, default_theta: float | None, where: Path
+) -> dict[str, Any]:
     """`rope_parameters` from a configuration of either form.
 
     The older one has `rope_theta` and `rope_scaling`; given apart, transformers warns and, for
     some models, ignores them.
+
+    Args:
+        values: The configuration of the language model.
+        default_theta: For one without a base; None if no base may be assumed.
+        where: The file, for errors.
+
+    Raises:
+        CheckpointError: If there is no base, or the two forms contradict each other.
     """
-    if values.get("rope_parameters"):
-        return dict(values["rope_parameters"])
-    scaling = dict(values.get("rope_scaling") or {"rope_type": "default"})
-    scaling["rope_type"] = scaling.pop("type", scaling.get("rope_type"))
-    return scaling | {"rope_theta": values.get("rope_theta", default_theta)}
+    new = values.get("rope_parameters") or {}
+    old = values.get("rope_scaling") or {}
+    if not isinstance(new, Mapping) or not isinstance(old, Mapping):
+        raise CheckpointError(f"{where}: rope_parameters and rope_scaling must be objects.")
+    old = {"rope_type" if name == "type" else name: value for name, value in old.items()}
+    if values.get("rope_theta") is not None:
+        old["rope_theta"] = values["rope_theta"]
+    for name in sorted(old.keys() & new.keys()):
+        if old[name] != new[name]:
+            raise CheckpointError(
+                f"{where} contradicts itself: {name} is {old[name]!r}, and {new[name]!r} in "
+                "rope_parameters. Keep the one that the model was trained with: its positions "
+                "depend on it."
+            )
+    parameters = {"rope_type": "default", **old, **new}
+    if parameters.get("rope_theta") is None:
+        if default_theta is None:
+            raise CheckpointError(
+                f"{where} has no rope_theta, and no base can be assumed: LongVA was trained with "
+                "1000000000.0, transformers would take 10000.0. Write the model's own into the "
+                "file, or give rope_theta in --model_args."
+            )
+        parameters["rope_theta"] = default_theta
+    return parameters
 
 
 @contextmanager

@@ -131,7 +131,7 @@ def llava_next_config(raw: Mapping[str, Any], folder: Path) -> Any:
     kind = str(text["model_type"])
     text = dict(text)
     theta = float(CONFIG_MAPPING[kind].default_theta)
-    text["rope_parameters"] = rope_parameters_of(text, default_theta=theta)
+    text["rope_parameters"] = rope_parameters_of(text, default_theta=theta, where=path)
     text.pop("rope_theta", None)
     text.pop("rope_scaling", None)
     # Files written before transformers 4.44 call LLaVA-NeXT-Video `llava_next`.

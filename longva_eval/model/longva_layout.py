@@ -63,7 +63,8 @@ def load_longva(raw: dict[str, Any], origin: Origin, settings: LoadSettings) -> 
     _check_architecture(raw, folder)
     tensor_names = read_tensor_names(folder)
     tower_config, processor_settings, tower_folder = _vision_tower(raw, folder)
-    config = _build_config(raw, tower_config, tensor_names)
+    rope = rope_parameters_of(raw, default_theta=settings.rope.theta, where=folder / "config.json")
+    config = _build_config(raw, rope, tower_config, tensor_names)
     check_memory(folder, config, tower_config)
     own_rope_parameters = dict(config.rope_parameters)
     config.rope_parameters = resolve_rope(config, own_rope_parameters, settings.rope)
@@ -150,7 +151,7 @@ def _vision_tower(
 
 
 def _build_config(
-    raw: dict[str, Any], tower: CLIPVisionConfig, tensor_names: set[str]
+    raw: dict[str, Any], rope: dict[str, Any], tower: CLIPVisionConfig, tensor_names: set[str]
 ) -> LongVAConfig:
     kept = kept_tower_layers(
         tower.num_hidden_layers,
@@ -159,7 +160,7 @@ def _build_config(
     )
     tower.num_hidden_layers = kept
     values = {key: value for key, value in raw.items() if key != "architectures"}
-    values["rope_parameters"] = rope_parameters_of(values, default_theta=1e4)
+    values["rope_parameters"] = rope
     values.pop("rope_scaling", None)
     values.pop("rope_theta", None)
     # LLaVA-NeXT's files leave these out, or have null: they pool no frames of their own.
