@@ -13,10 +13,8 @@ import argparse
 import re
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from longva_eval.needle.results import read_accuracies
+from longva_eval.reports.figures.curve import CurveLine, CurvePanel, draw_curves, save_figure
 from longva_eval.reports.figures.heatmap import HeatmapPanel, save_heatmaps
 from longva_eval.reports.tables.compare import comparison_tables
 from longva_eval.reports.tables.published import find_benchmark, published_rows, read_published
@@ -24,9 +22,6 @@ from longva_eval.reports.tables.tables import render
 from longva_eval.stats import wilson_interval
 
 DOCS = Path(__file__).parent
-INK, MUTED = "#22252a", "#5c636b"
-COLOURS = ["#2f8f83", "#c98a2b", "#8c1d40", "#5c636b"]
-MARKERS = ["o", "s", "^", "D"]
 SECTIONS = [
     ("Video-MME by number of frames", "Video-MME",
      "![LongVA on Video-MME](images/published_frames.png)\n"),
@@ -76,58 +71,39 @@ def draw_frames(path: Path) -> None:
     benchmark = find_benchmark("Video-MME", scores := read_published())
     rows, _ = published_rows(scores, benchmark, subtitles=("w/o",))
     rows = [r for r in rows if r.model == "LongVA" and "LongVA Table 4" in r.sources[0].table]
-    counts = [int(row.frames) for row in rows]
-    figure, axes = _axes()
-    for place, column in enumerate(benchmark.columns):
-        dashes = "--" if column.title == "Overall" else "-"
-        values = [row.percent(place) for row in rows]
-        axes.plot(counts, values, dashes, color=COLOURS[place], marker=MARKERS[place],
-                  label=column.title)  # fmt: skip
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(counts, [f"{count}" for count in counts])
-    axes.minorticks_off()
-    axes.set_xlabel("Frames shown to the model")
-    axes.set_ylabel("Accuracy (%)")
-    axes.set_title("Published: LongVA-7B on Video-MME without subtitles", loc="left",
-                   fontsize=12, fontweight="bold", color=INK)  # fmt: skip
-    axes.legend(frameon=False, ncols=4, loc="lower right")
-    figure.savefig(path, dpi=150)
+    lines = [
+        CurveLine(
+            label=column.title.lower(),
+            frames=[int(row.frames) for row in rows],
+            means=[(row.percent(place) or 0.0) / 100 for row in rows],
+        )
+        for place, column in enumerate(benchmark.columns)
+    ]
+    title = "Published: LongVA-7B on Video-MME without subtitles"
+    save_figure(draw_curves([CurvePanel(title="", lines=lines)], title=title), path)
 
 
 def draw_lengths(path: Path) -> None:
     """Needles found by length, with Wilson's intervals of 30 needles."""
     scores = read_published()
     rows, _ = published_rows(scores, find_benchmark("V-NIAH", scores))
-    figure, axes = _axes()
-    for number, row in enumerate(rows):
+    lines = []
+    for row in rows:
         lengths = sorted(row.values)
-        found = [row.percent(length) or 0.0 for length in lengths]
-        bounds = [wilson_interval(round(30 * value / 100), 30) for value in found]
-        label = row.model + (f", {row.subset}" if row.subset else "")
-        axes.plot(lengths, found, color=COLOURS[number], marker=MARKERS[number], label=label)
-        axes.fill_between(lengths, [100 * low for low, _ in bounds],
-                          [100 * high for _, high in bounds],
-                          color=COLOURS[number], alpha=0.15, linewidth=0)  # fmt: skip
-    axes.axhline(85, color=MUTED, linewidth=1, linestyle=":")
-    axes.set_ylim(0, 102)
-    axes.set_xlabel("Frames in the haystack")
-    axes.set_ylabel("Needles found (%), Wilson 95 %")
-    axes.set_title("Published: V-NIAH by length, 6 depths x 5 needles each", loc="left",
-                   fontsize=12, fontweight="bold", color=INK)  # fmt: skip
-    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
-    figure.savefig(path, dpi=150)
-
-
-def _axes():
-    figure = Figure(figsize=(7.6, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.grid(axis="y", color="#e3e6e9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelcolor=MUTED)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    return figure, axes
+        found = [(row.percent(length) or 0.0) / 100 for length in lengths]
+        bounds = [wilson_interval(round(30 * share), 30) for share in found]
+        lines.append(
+            CurveLine(
+                label=row.model + (f", {row.subset}" if row.subset else ""),
+                frames=lengths,
+                means=found,
+                intervals=[(low, high) for low, high in bounds],
+            )
+        )
+    title = "Published: V-NIAH by length"
+    note = "Share of needles found; 6 depths x 5 needles each, Wilson 95 %."
+    panel = CurvePanel(title="", lines=lines)
+    save_figure(draw_curves([panel], title=title, note=note), path)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ _OTHERS: Final = (
     ("#2a788e", "o", "-"), ("#b07418", "s", "-"), ("#8c1d40", "^", "-"), ("#3f6fb0", "v", "-"),
     ("#7a5aa6", "P", "-"), ("#5c636b", "D", "-"), ("#b5651d", "X", "-"), ("#1d6b8c", "<", "-"),
 )  # fmt: skip
+_MOST_TICKS: Final = 11
+_LONGEST_BESIDE: Final = 24
+"""Letters of a label in a legend that stands beside its panel."""
 _PUBLISHED: Final[dict[str, Any]] = {
     "linestyle": (0, (1, 1.6)), "linewidth": 1, "markerfacecolor": "white",
 }  # fmt: skip
@@ -65,9 +68,11 @@ def draw_curves(
     if len(styles) < len(labels):
         styles = {label: _OTHERS[n % len(_OTHERS)] for n, label in enumerate(labels)}
     ticks = sorted({frames for panel in panels for line in panel.lines for frames in line.frames})
-    beside = len(panels) == 1 and width == "page"
+    short = max(map(len, labels)) <= _LONGEST_BESIDE
+    beside = len(panels) == 1 and width == "page" and short
     handles = _legend_handles(panels, styles)
-    columns_of_legend = min(len(handles), 2 if width == "column" else 4)
+    most = (2 if width == "column" else 4) if short else (1 if width == "column" else 2)
+    columns_of_legend = min(len(handles), most)
     lines_of_legend = math.ceil(len(handles) / columns_of_legend) + bool(legend_title)
     with paper_style():
         figure, bottom = start_figure(
@@ -138,7 +143,8 @@ def _draw_panel(
                 clip_on=False,
             )  # fmt: skip
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [f"{count:,}" for count in ticks])
+    shown = _apart(ticks)
+    axes.set_xticks(shown, [f"{count:,}" for count in shown])
     axes.minorticks_off()
     if len(ticks) == 1:
         axes.set_xlim(ticks[0] / 2, ticks[0] * 2)
@@ -148,6 +154,16 @@ def _draw_panel(
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color("#b9bec4")
+
+
+def _apart(ticks: Sequence[int]) -> list[int]:
+    """Those of the ticks whose labels do not touch, on a logarithmic axis."""
+    room = math.log2(max(ticks) / min(ticks)) / _MOST_TICKS
+    shown: list[int] = []
+    for tick in sorted(ticks):
+        if not shown or math.log2(tick / shown[-1]) >= room:
+            shown.append(tick)
+    return shown
 
 
 def _limits(panels: Sequence[CurvePanel]) -> tuple[float, float]:

@@ -253,12 +253,12 @@ def _needle_grid(panel: HeatmapPanel) -> GridPanel:
         if f"{count:g}" in columns
     }
     return GridPanel(
-        title=f"{panel.title}   mean {100 * mean_accuracy(panel.rows):.1f} %",
+        title=panel.title,
         rows=[*rows, apart] if apart else rows,
         columns=columns,
         cells=cells,
         row_title="Needle before frame" if _is_lattice(panel.rows) else "Needle depth (%)",
         column_title="Frames in the video",
         row_apart=apart,
-        note=panel.note,
+        note=f"mean {100 * mean_accuracy(panel.rows):.1f} %" + (panel.note and f"; {panel.note}"),
     )
