@@ -173,7 +173,11 @@ def export_model(model: TinyLongVa, folder: Path, *, name: str, context_length: 
             "size": vision.image_size,
         },
     )
-    save_tokenizer(folder, model_max_length=MAX_SEQUENCE_TOKENS)
+    save_tokenizer(
+        folder,
+        model_max_length=MAX_SEQUENCE_TOKENS,
+        generation=1 if text.vocab_size == len(vocabulary()) else 2,
+    )
     # safetensors writes files that only their owner can read.
     (folder / "model.safetensors").chmod(0o644)
 
@@ -231,7 +235,7 @@ def load_model(folder: Path) -> TinyLongVa:
             if "mm_projector" not in key and "vision_tower" not in key
         }
     )
-    assert config["vocab_size"] == len(vocabulary())
+    assert config["vocab_size"] in (len(vocabulary()), len(vocabulary(2)))
     for part in (text, tower, projector):
         part.eval().requires_grad_(False)
     return TinyLongVa(text, tower, projector)

@@ -27,7 +27,15 @@ from longva_eval.needle.scenes import (
 from training.progress import Progress
 from training.vocabulary import token_id
 
-__all__ = ["IMAGE_MEAN", "IMAGE_STD", "Pictures", "make_pictures", "normalize", "prepare"]
+__all__ = [
+    "IMAGE_MEAN",
+    "IMAGE_STD",
+    "Pictures",
+    "degrade",
+    "make_pictures",
+    "normalize",
+    "prepare",
+]
 
 # CLIP's, as in its `preprocessor_config.json`.
 IMAGE_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
@@ -51,7 +59,8 @@ def prepare(picture: Image.Image, image_size: int) -> npt.NDArray[np.uint8]:
     return np.asarray(picture.resize((image_size, image_size), Image.Resampling.BICUBIC))
 
 
-def _degrade(rng: random.Random, pixels: npt.NDArray[np.uint8]) -> Image.Image:
+def degrade(rng: random.Random, pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    """Most often a round of JPEG, whose blocks resemble those of H.264."""
     picture = Image.fromarray(pixels)
     if rng.random() < 0.25:
         return picture
@@ -88,7 +97,7 @@ def make_pictures(count: int, *, seed: str, image_size: int) -> Pictures:
     for index in range(count):
         scene = _random_training_scene(rng)
         drawn = render_scene(scene, side=rng.choice((64, 96)))
-        pixels[index] = prepare(_degrade(rng, drawn), image_size)
+        pixels[index] = prepare(degrade(rng, drawn), image_size)
         captions[index] = [token_id(word) for word in caption_words(scene)]
         is_locator[index] = scene.shape in LOCATORS
         progress.update(index + 1)

@@ -25,6 +25,7 @@ __all__ = [
     "LETTERS",
     "NOUNS",
     "NUMBER_WORDS",
+    "SECOND_WORDS",
     "encode",
     "save_tokenizer",
     "token_id",
@@ -76,6 +77,22 @@ winter spring brings new hope small things change but life goes on as before eve
 sit together tell stories laugh again  dust rests upon shelf wind turns pages
 """.split()
 
+SECOND_WORDS: Final = {
+    "names": "number",
+    "first": "What",
+    "How": "What",
+    "show": "shown",
+    "comes": "is",
+    "dark": "color",
+    "object": "objects",
+    "small": "the",
+    "one": "it",
+    "its": "the",
+    "corner": "frame",
+    "that": "This",
+}
+"""The words that longva-tiny-2 has beyond longva-tiny, and which known word each begins as."""
+
 NOUNS: Final = tuple(dict.fromkeys((*LOCATORS, *DISTRACTORS, "nothing", *_OTHER_NOUNS)))
 """Every noun a fact can be about; the first ones can also be drawn."""
 FILLERS: Final = tuple(word for word in dict.fromkeys(_FILLER_WORDS) if word not in NOUNS)
@@ -84,8 +101,8 @@ _WORD_PATTERN = r"\n|\w+|[^\w\s]"
 
 
 @cache
-def vocabulary() -> dict[str, int]:
-    """All tokens in id order."""
+def vocabulary(generation: int = 1) -> dict[str, int]:
+    """All tokens in id order; those of the second generation follow those of the first."""
     words = [
         *SPECIAL_TOKENS,
         *_PUNCTUATION,
@@ -98,38 +115,41 @@ def vocabulary() -> dict[str, int]:
         *_QUESTION_WORDS,
         *FILLERS,
     ]
+    if generation == 2:
+        words += SECOND_WORDS
     return {word: index for index, word in enumerate(dict.fromkeys(words))}
 
 
-def token_id(word: str) -> int:
+def token_id(word: str, generation: int = 1) -> int:
     """The id of a word that must be known.
 
     Raises:
         KeyError: If the word is not in the vocabulary.
     """
-    return vocabulary()[word]
+    return vocabulary(generation)[word]
 
 
-def encode(text: str) -> list[int]:
+def encode(text: str, generation: int = 1) -> list[int]:
     """Token ids of a text, as the exported tokenizer gives them, for text the model must know.
 
     Raises:
         KeyError: If a word is not in the vocabulary.
     """
     pattern = "|".join(map(re.escape, SPECIAL_TOKENS)) + "|" + _WORD_PATTERN
-    return [token_id(word) for word in re.findall(pattern, text)]
+    return [token_id(word, generation) for word in re.findall(pattern, text)]
 
 
-def save_tokenizer(folder: Path, *, model_max_length: int) -> None:
+def save_tokenizer(folder: Path, *, model_max_length: int, generation: int = 1) -> None:
     """Write tokenizer files that `AutoTokenizer.from_pretrained` reads without a network.
 
     Args:
         folder: Folder of the checkpoint.
+        generation: Whose words.
         model_max_length: Longest sequence, in tokens, that the model was made for.
     """
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(WordLevel(vocabulary(), unk_token=UNKNOWN))
+    tokenizer = Tokenizer(WordLevel(vocabulary(generation), unk_token=UNKNOWN))
     # Two steps, as only "removed" drops the white space between words; a newline is a word.
     tokenizer.pre_tokenizer = PreTokenizerSequence(
         [
