@@ -14,10 +14,13 @@ where no frame has one, the prompt is the one without subtitles.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import html
 import json
 import math
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,11 +30,13 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 import pysubs2
+from loguru import logger
 
 from longva_eval.errors import DataError, PromptError
 
 __all__ = [
     "Cue",
+    "Subtitles",
     "cues_at",
     "evenly_spread_seconds",
     "fill_subtitles",
@@ -41,7 +46,6 @@ __all__ = [
 ]
 
 _MARKER: Final = re.compile(r"<subtitles at the frames: ([^\s>]+) ([0-9a-f]{16})>\n?")
-_TIMES: Final = re.compile(r"-->")
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,20 @@ class Cue:
     """On one line, without tags."""
 
 
-def read_subtitles(path: str | Path) -> tuple[Cue, ...]:
-    """The cues of a subtitle file, by start and then by end; cached until the file changes.
+class Subtitles(tuple[Cue, ...]):
+    """The cues of a file, by start and then by end."""
 
-    Args:
-        path: An `.srt` file, or a `.jsonl` file of words, `{"text", "start_time", "end_time"}` in
-            seconds (Video-MME-v2). UTF-8, with or without a byte order mark.
+    left_out: tuple[str, ...] = ()
+    """Cues that could not be read: line and reason."""
+
+
+def read_subtitles(path: str | Path) -> Subtitles:
+    """The cues of a subtitle file; cached until the file changes.
+
+    The content tells what it is, not the name: SubRip or WebVTT, SubStation Alpha, or a line of
+    JSON for each word, `{"text", "start_time", "end_time"}` in seconds (Video-MME-v2). UTF-8, or
+    UTF-16 and UTF-32 that can be told from their bytes. A cue that cannot be read is left out,
+    named in `left_out` and in the log.
 
     Raises:
         DataError: If it is missing, cannot be read, or holds no text; names file and line.
@@ -70,55 +82,139 @@ def read_subtitles(path: str | Path) -> tuple[Cue, ...]:
         status = path.stat()
     except OSError as error:
         raise DataError(f"The subtitle file {path} cannot be read: {error.strerror}.") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"The subtitle file {path} is no ordinary file.")
     return _read(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=2048)
-def _read(path: Path, size: int, modified: int) -> tuple[Cue, ...]:
+def _read(path: Path, size: int, modified: int) -> Subtitles:
     del modified  # part of the cache's key only
     if size == 0:
         raise DataError(f"The subtitle file {path} is empty. {_MEND}")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"The subtitle file {path} is not UTF-8 (byte {error.start}). Convert it, for example "
-            f"with: iconv -f latin1 -t utf-8"
-        ) from error
+    text = _decoded(path, path.read_bytes())
     # Old files have CR alone, and some have NUL bytes at the end.
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
-    cues = _jsonl_cues(path, text) if path.suffix == ".jsonl" else _srt_cues(path, text)
+    begin = text.lstrip()[:100]
+    left_out: list[str] = []
+    if begin.startswith("[Script Info]"):
+        cues = _script_cues(path, text)
+    elif path.suffix == ".jsonl" or begin.startswith('{"'):
+        cues = _jsonl_cues(path, text)
+    else:
+        cues, left_out = _timed_cues(text, is_vtt=begin.startswith("WEBVTT"))
     cues = [cue for cue in cues if cue.text]
     if not cues:
-        raise DataError(f"The subtitle file {path} holds no text. {_MEND}")
-    return tuple(sorted(cues, key=lambda cue: (cue.start_seconds, cue.end_seconds)))
+        reason = f" ({left_out[0]})" if left_out else ""
+        raise DataError(f"The subtitle file {path} holds no text{reason}. {_MEND}")
+    found = Subtitles(sorted(cues, key=lambda cue: (cue.start_seconds, cue.end_seconds)))
+    found.left_out = tuple(left_out)
+    if left_out:
+        logger.warning(
+            "{} cues of {} are left out, the first: {}", len(left_out), path, left_out[0]
+        )
+    return found
 
 
 _MEND: Final = (
     "Get it again, or remove it: the question is then asked without subtitles, and its record says "
     "so (has_subtitles)."
 )
-
-
-def _srt_cues(path: Path, text: str) -> list[Cue]:
-    # Lines with `-->` that the parser does not know would become part of the text before them.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if _TIMES.search(line) and not _TIME_LINE.match(line):
-            raise DataError(f"{path}, line {number}: {line.strip()!r} is no time of a subtitle.")
-    parsed = pysubs2.SSAFile.from_string(text, format_="srt")
-    cues = []
-    for event in parsed:
-        if event.end < event.start:
-            raise DataError(
-                f"{path}: a subtitle ends before it starts, at {event.start / 1000:.3f} s."
-            )
-        cues.append(Cue(event.start / 1000, event.end / 1000, _one_line(event.plaintext)))
-    return cues
-
-
-_TIME_LINE: Final = re.compile(
-    r"^\s*\d{1,3}:\d{1,2}:\d{1,2}[.,:]\d{1,6}\s*-->\s*\d{1,3}:\d{1,2}:\d{1,2}[.,:]\d{1,6}"
+_BYTE_ORDER_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+def _decoded(path: Path, data: bytes) -> str:
+    """The text of a file, whose encoding is certain.
+
+    Raises:
+        DataError: If it is none of Unicode's; with the one it looks like.
+    """
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), "utf-8")
+    half = len(data) // 2
+    if encoding == "utf-8" and data[1::2].count(0) > 0.4 * half > data[::2].count(0):
+        encoding = "utf-16-le"
+    elif encoding == "utf-8" and data[::2].count(0) > 0.4 * half > data[1::2].count(0):
+        encoding = "utf-16-be"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        import charset_normalizer  # takes a while
+
+        guess = charset_normalizer.from_bytes(data).best()
+        looks = guess.encoding if guess is not None else "latin1"
+        raise DataError(
+            f"The subtitle file {path} is not {encoding.upper()} (byte {error.start}); it looks "
+            f"like {looks}. If it is: iconv -f {looks} -t UTF-8 IN > OUT"
+        ) from error
+
+
+_TIME: Final = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,:](\d{1,6})"
+_TIME_LINE: Final = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
+_BROKEN_TIME_LINE: Final = re.compile(r"[\s\d:.,;-]*-->.*")
+"""With nothing but times before the arrow; other text may hold one."""
+_COUNTER: Final = re.compile(r"(?:^|\n)[ \t]*\d+[ \t]*$")
+
+
+def _script_cues(path: Path, text: str) -> list[Cue]:
+    try:
+        events = pysubs2.SSAFile.from_string(text)
+    except (pysubs2.exceptions.Pysubs2Error, ValueError, KeyError) as error:
+        raise DataError(f"The subtitle file {path} cannot be read: {error}. {_MEND}") from error
+    return [
+        Cue(event.start / 1000, event.end / 1000, _one_line(event.plaintext))
+        for event in events
+        if not event.is_comment and event.end >= event.start
+    ]
+
+
+def _timed_cues(text: str, *, is_vtt: bool) -> tuple[list[Cue], list[str]]:
+    """The cues of SubRip or WebVTT, and which could not be read.
+
+    In WebVTT a blank line ends a cue, and what stands outside of cues is notes and styles. In
+    SubRip a cue may hold blank lines; the number before the next one is not part of it.
+    """
+    cues: list[Cue] = []
+    left_out: list[str] = []
+    times: tuple[float, float] | None = None
+    lines: list[str] = []
+
+    def close() -> None:
+        if times is not None:
+            said = "\n".join(lines).strip()
+            said = said if is_vtt else _COUNTER.sub("", said)
+            cues.append(Cue(*times, _one_line(said, is_vtt=is_vtt)))
+
+    for number, line in enumerate(text.split("\n"), start=1):
+        found = _TIME_LINE.fullmatch(line)
+        if found is None and not _BROKEN_TIME_LINE.fullmatch(line):
+            if is_vtt and not line.strip():
+                close()
+                times = None
+            lines.append(line)
+            continue
+        close()
+        times, lines = None, []
+        if found is None:
+            left_out.append(f"line {number}: {line.strip()[:80]!r} is no time of a subtitle")
+            continue
+        start, end = _seconds(*found.groups()[:4]), _seconds(*found.groups()[4:])
+        if end < start:
+            left_out.append(f"line {number}: it ends before it starts, at {start:.3f} s")
+        else:
+            times = (start, end)
+    close()
+    return cues, left_out
+
+
+def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:
+    whole = (int(hours or 0) * 60 + int(minutes)) * 60 + int(seconds)
+    return float(round(whole + int(fraction) / 10 ** len(fraction), 3))
 
 
 def _jsonl_cues(path: Path, text: str) -> list[Cue]:
@@ -140,9 +236,21 @@ def _jsonl_cues(path: Path, text: str) -> list[Cue]:
     return cues
 
 
-def _one_line(text: str) -> str:
-    """Without tags that were left over, and on one line."""
-    return " ".join(re.sub(r"</?[A-Za-z][^<>]*>|\{\\[^{}]*\}", "", text).split())
+_TAG: Final = re.compile(
+    r"</?(?:i|b|u|s|em|strong|font|span|c|v|lang|ruby|rt)(?:\.[^\s<>]*)?\s*/?>"
+    r"|<(?:font|span)\s[^<>]*=[^<>]*>"
+    r"|<\d+:[\d:.]+>"  # when a word is spoken
+    r"|\{\\[^{}]*\}",
+    re.IGNORECASE,
+)
+_VTT_TAG: Final = re.compile(r"</?(?:i|b|u|c|v|lang|ruby|rt)(?:[.\s][^<>]*)?>")
+"""Here every one of them may have an annotation: `<v Ann>`."""
+
+
+def _one_line(text: str, *, is_vtt: bool = False) -> str:
+    """Without the tags that subtitles have; anything else between angle brackets is text."""
+    text = _TAG.sub("", re.sub(r"<br\s*/?>|\\N|\\h", " ", text))
+    return " ".join((html.unescape(_VTT_TAG.sub("", text)) if is_vtt else text).split())
 
 
 def cues_at(cues: Iterable[Cue], seconds: Sequence[float]) -> list[Cue]:
@@ -225,6 +333,7 @@ def fill_subtitles(
         "file": str(path),
         "num_cues": len(cues),
         "num_cues_shown": len(shown),
+        **({"cues_left_out": list(cues.left_out)} if cues.left_out else {}),
     }
     return text[:start] + subtitle_block(shown) + text[end:], report
 

@@ -1,0 +1,132 @@
+"""Subtitle files: read by what they hold, with nothing dropped but tags, notes and broken cues."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from longva_eval.errors import DataError
+from longva_eval.media.subtitles import fill_subtitles, read_subtitles, subtitle_marker
+
+SRT = "1\n00:00:01,000 --> 00:00:02,500\n{}\n\n2\n00:00:03,000 --> 00:00:04,000\nbye\n"
+VTT = """WEBVTT - a title
+Kind: captions
+
+STYLE
+::cue { color: red }
+
+NOTE Confidence 0.9
+
+intro
+00:01.000 --> 00:02.500 align:start position:0%
+<v Ann>Hello <00:01.500><c.loud>there</c> &amp; you &lt;3
+
+NOTE Confidence 0.7
+of two lines
+
+100:00:03.000 --> 100:00:04.000
+bye
+"""
+
+
+def write(folder: Path, text: str | bytes, name: str = "a.srt") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.vtt", "a.srt", "a.txt"])
+def test_webvtt_is_read_by_its_content(tmp_path: Path, name: str) -> None:
+    cues = read_subtitles(write(tmp_path, VTT, name))
+    assert [cue.text for cue in cues] == ["Hello there & you <3", "bye"]
+    assert (cues[0].start_seconds, cues[0].end_seconds) == (1.0, 2.5)
+    assert (cues[1].start_seconds, cues[1].end_seconds) == (360003.0, 360004.0)
+    assert cues.left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("a<b and c>d", "a<b and c>d"),
+        ("1 < 2 > 0 <laughs> {not a tag}", "1 < 2 > 0 <laughs> {not a tag}"),
+        ('<i>slanted</i> <FONT color="red">red</font><br/>next', "slanted red next"),
+        (r"{\an8}above\Nbelow", "above below"),
+        ("first\n\nthird line", "first third line"),
+        ("<bold> and <island>", "<bold> and <island>"),
+        ("this --> that", "this --> that"),
+    ],
+)
+def test_only_real_tags_are_dropped(tmp_path: Path, text: str, read: str) -> None:
+    assert read_subtitles(write(tmp_path, SRT.format(text)))[0].text == read
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("00:00:09,000 --> 00:00:08,000", "line 5: it ends before it starts, at 9.000 s"),
+        ("00:00:0x,000 --> 00:00:08,000", None),
+        ("00:00:07,000 --> soon", "line 5: '00:00:07,000 --> soon' is no time of a subtitle"),
+    ],
+)
+def test_one_broken_cue_is_one_broken_cue(tmp_path: Path, line: str, reason: str | None) -> None:
+    text = f"1\n00:00:01,000 --> 00:00:02,000\ngood\n\n{line}\nbroken\n\n"
+    path = write(tmp_path, text + "3\n00:00:03,000 --> 00:00:04,000\nbye\n")
+    cues = read_subtitles(path)
+    if reason is None:
+        return
+    assert [cue.text for cue in cues] == ["good", "bye"]
+    assert cues.left_out == (reason,)
+    _, report = fill_subtitles(subtitle_marker(path), [[1.5]])
+    assert report is not None
+    assert report["cues_left_out"] == [reason]
+
+
+def test_a_file_of_broken_cues_alone_says_why(tmp_path: Path) -> None:
+    path = write(tmp_path, "00:00:09,000 --> 00:00:08,000\nbroken\n")
+    with pytest.raises(DataError, match=r"holds no text .line 1: it ends before"):
+        read_subtitles(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_unicode_is_told_by_its_bytes(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path, SRT.format("größer, 更大").encode(encoding))
+    assert read_subtitles(path)[0].text == "größer, 更大"
+
+
+RUSSIAN = "Это предложение написано по-русски, и его кодировка старая."  # noqa: RUF001
+CHINESE = "这是一个中文字幕文件，使用旧的编码保存。"  # noqa: RUF001
+JAPANESE = "これは日本語の字幕です。古い文字コードで書かれています。"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "named"),
+    [
+        (RUSSIAN * 4, "cp1251", "cp1251"),
+        (JAPANESE * 4, "shift_jis", "cp932|shift"),
+        (CHINESE * 4, "gb18030", "gb"),
+    ],
+)
+def test_another_encoding_is_named_right(
+    tmp_path: Path, text: str, encoding: str, named: str
+) -> None:
+    path = write(tmp_path, SRT.format(text).encode(encoding))
+    with pytest.raises(DataError, match=rf"is not UTF-8 \(byte \d+\); it looks like ({named})"):
+        read_subtitles(path)
+
+
+def test_a_script_of_substation_alpha_is_read(tmp_path: Path) -> None:
+    script = (
+        "[Script Info]\nScriptType: v4.00+\n\n[V4+ Styles]\nFormat: Name\nStyle: Default\n\n"
+        "[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text"
+        "\nDialogue: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,{\\i1}Hello{\\i0}\\Nthere\n"
+    )
+    (cue,) = read_subtitles(write(tmp_path, script))
+    assert (cue.start_seconds, cue.end_seconds, cue.text) == (1.0, 2.0, "Hello there")
+
+
+def test_a_pipe_is_no_subtitle_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.srt")
+    with pytest.raises(DataError, match=r"pipe\.srt is no ordinary file"):
+        read_subtitles(tmp_path / "pipe.srt")
