@@ -21,11 +21,10 @@ from harness import machine, run_fresh
 OURS = """
 import sys, json, time
 import numpy as np
-from longva_eval.media.decode import _has_torchcodec, read_frames
+from longva_eval.media.decode import read_frames
 from longva_eval.media.probe import probe_video
 from longva_eval.media.frames import FramePolicy, sample_frames
 path, count, backend = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-_has_torchcodec()
 began = time.process_time()
 info = probe_video(path)
 policy = FramePolicy(max_frames=count) if count else FramePolicy(fps=1, max_frames=100_000)
@@ -59,10 +58,9 @@ import sys, json, resource
 import torch
 from transformers import CLIPImageProcessorPil
 from longva_eval.media.images import frames_to_pixel_values
-from longva_eval.media.decode import _has_torchcodec, read_frames
+from longva_eval.media.decode import read_frames
 from longva_eval.media.probe import probe_video
 from longva_eval.media.frames import FramePolicy, sample_frames
-_has_torchcodec()
 processor = CLIPImageProcessorPil(
     size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}
 )
