@@ -14,31 +14,30 @@ from longva_eval.embedded import CHECKPOINTS, embedded_checkpoint
 from longva_eval.errors import SettingsError
 from longva_eval.studies.cost import (
     GPUS,
-    LONGVA_7B,
     PREFIX_TOKENS,
     QUESTION_TOKENS,
     TASK_TEXT_TOKENS,
     Gpu,
     GridCost,
     MemoryPlan,
-    ModelShape,
     PlanDType,
     TaskCost,
     attention_flops,
     estimate_seconds,
     kv_bytes,
-    lattice_grid_cost,
+    lattice_indices,
     linear_flops,
     logits_bytes,
     max_frames,
     needle_grid_cost,
     plan_memory,
     prefill_flops,
-    read_model_shape,
+    stock_indices,
     task_cost,
     vision_flops,
 )
 from longva_eval.studies.ranges import parse_range, parse_whole_range
+from longva_eval.studies.shape import LONGVA_7B, ModelShape, read_model_shape
 
 __all__ = ["main"]
 
@@ -215,10 +214,10 @@ def _test_tables(shape: ModelShape, speed: _Speed, options: argparse.Namespace) 
     )
     for test in tests:
         items = test.items[: options.needles]
-        cost = needle_test_cost(shape, items, test.grid, chunk_tokens=options.chunk_tokens)
+        cost = needle_test_cost(shape, items, test.grid)
         unit, scale = _flop_unit(cost.naive_flops)
         yield _Table(
-            title=f"Needle test {test.name}: {cost.num_prompts:,} cells and controls, "
+            title=f"Needle test {test.name}: {cost.num_cells:,} cells and controls, "
             f"{len(items)} items",
             columns=("each alone", "shared", "less"),
             rows=[
@@ -320,7 +319,7 @@ def _grid(shape: ModelShape, options: argparse.Namespace) -> GridCost | None:
         return needle_grid_cost(
             shape,
             frame_counts=parse_whole_range(options.grid, name="grid"),
-            depths=parse_range(options.depths or _DEFAULT_DEPTHS, name="depths"),
+            indices=stock_indices(parse_range(options.depths or _DEFAULT_DEPTHS, name="depths")),
             num_needles=num_needles,
         )
     if options.lattice < 1:
@@ -336,8 +335,11 @@ def _grid(shape: ModelShape, options: argparse.Namespace) -> GridCost | None:
             f"--lattice {options.lattice} is more than --frames {options.frames}: no haystack "
             "length is a multiple of it."
         )
-    return lattice_grid_cost(
-        shape, frame_counts=lengths, step=options.lattice, num_needles=num_needles
+    return needle_grid_cost(
+        shape,
+        frame_counts=lengths,
+        indices=lattice_indices(options.lattice),
+        num_needles=num_needles,
     )
 
 

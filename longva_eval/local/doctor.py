@@ -198,7 +198,8 @@ def _check_python() -> list[Finding]:
 
 def _check_gpu() -> list[Finding]:
     """GPUs by the driver's word; what torch was built for by its package, without importing it."""
-    from longva_eval.studies.cost import LONGVA_7B, max_frames
+    from longva_eval.studies.cost import max_frames
+    from longva_eval.studies.shape import LONGVA_7B
 
     built_for = _torch_build()
     answer = _nvidia_smi()

@@ -7,39 +7,21 @@ and texts of an average length, planned by the engine's own `plan_visits`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from longva_eval.needle.grid import LatticeGrid, NeedleGrid, TestGrid, arrange, controls_of
 from longva_eval.needle.items import Item
 from longva_eval.prompts.pieces import Prompt, TextPiece, VisualPiece
-from longva_eval.prompts.visits import Query, plan_visits
-from longva_eval.studies.cost import PREFIX_TOKENS, QUESTION_TOKENS, ModelShape, prefill_flops
+from longva_eval.studies.cost import PREFIX_TOKENS, QUESTION_TOKENS, GridCost, prompts_cost
+from longva_eval.studies.shape import ModelShape
 
-__all__ = ["TestCost", "needle_test_cost"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TestCost:
-    """Tokens and FLOPs of the language model for all cells and controls of a test."""
-
-    __test__ = False  # not a test of pytest's
-
-    num_prompts: int
-    naive_tokens: int
-    """One prefill a prompt."""
-    shared_tokens: int
-    """Nodes of the prefix tree."""
-    naive_flops: int
-    shared_flops: int
+__all__ = ["needle_test_cost"]
 
 
 def needle_test_cost(
     shape: ModelShape,
     items: Sequence[Item],
     grid: NeedleGrid | LatticeGrid | TestGrid,
-    *,
-    chunk_tokens: int = 2048,
-) -> TestCost:
+) -> GridCost:
     """The cost of a test on a grid.
 
     Raises:
@@ -57,20 +39,9 @@ def needle_test_cost(
         distractors.append([frame(f"other {number} {n}") for n in range(len(item.distractors))])
         first = (number + 1) * QUESTION_TOKENS  # questions differ from their first token on
         after.append(TextPiece(tuple(range(first, first + QUESTION_TOKENS))))
-    queries = []
+    prompts = []
     for cell in [*grid.lay_out(items).cells, *controls_of(grid.frame_counts, len(items))]:
         n = cell.item
         frames = arrange(cell, items[n], haystack, needles[n], distractors[n])
-        queries.append(Query(Prompt((before, *frames, after[n]))))
-    plan = plan_visits(queries, chunk_tokens=chunk_tokens)
-    lengths = [query.prompt.num_tokens for query in queries]
-    computed = list(zip(lengths, plan.kept, strict=True))
-    return TestCost(
-        num_prompts=len(queries),
-        naive_tokens=sum(lengths),
-        shared_tokens=sum(length - kept for length, kept in computed),
-        naive_flops=sum(prefill_flops(shape, length) for length in lengths),
-        shared_flops=sum(
-            prefill_flops(shape, length, cached_tokens=kept) for length, kept in computed
-        ),
-    )
+        prompts.append(Prompt((before, *frames, after[n])))
+    return prompts_cost(shape, prompts)

@@ -53,7 +53,7 @@ from longva_eval.needle.run import run_grid
 from longva_eval.prompts.pieces import Prompt, Turn
 from longva_eval.prompts.processor_template import MediaTokens, load_processor_template
 from longva_eval.prompts.visits import Query
-from longva_eval.studies.cost import read_model_shape
+from longva_eval.studies.shape import read_model_shape
 
 VIDEO = OPEN / "inputs/landscape_320x180.mp4"
 NUM_FRAMES = 4

@@ -599,8 +599,9 @@ def test_published_grids_are_not_put_beside_other_tests(name: str) -> None:
 @pytest.mark.parametrize("test", ["order", "distractor", "count"])
 def test_the_plan_counts_what_the_engine_computes(test: str, session: Session) -> None:
     from longva_eval.embedded import CHECKPOINTS
-    from longva_eval.studies.cost import PREFIX_TOKENS, QUESTION_TOKENS, read_model_shape
+    from longva_eval.studies.cost import PREFIX_TOKENS, QUESTION_TOKENS
     from longva_eval.studies.needle_cost import needle_test_cost
+    from longva_eval.studies.shape import read_model_shape
 
     settings = ItemSettings(items=3, period=4)
     items = drawn_items(test, settings)
@@ -611,7 +612,7 @@ def test_the_plan_counts_what_the_engine_computes(test: str, session: Session) -
     answers = run_grid(session, open_haystack([embedded.HAYSTACK]), items, grid, controls=True,
                        max_new_tokens=0)  # fmt: skip
     computed = session.engine.counts.tokens_computed - before
-    assert cost.num_prompts == len(answers)
+    assert cost.num_cells == len(answers)
     # Texts are counted at an average length: but for them, the same tokens.
     texts = len(answers) * (PREFIX_TOKENS + QUESTION_TOKENS)
     assert abs(cost.shared_tokens - computed) < texts

@@ -21,28 +21,27 @@ from longva_eval.prompts.pieces import Prompt, TextPiece, VisualPiece
 from longva_eval.prompts.visits import Query, plan_visits
 from longva_eval.studies.cost import (
     GPUS,
-    LONGVA_7B,
     PREFIX_TOKENS,
     GridCost,
-    ModelShape,
     activation_bytes,
     attention_flops,
     estimate_seconds,
     kv_bytes,
-    lattice_grid_cost,
+    lattice_indices,
     linear_flops,
     logits_bytes,
     max_frames,
     needle_grid_cost,
     plan_memory,
     prefill_flops,
-    read_model_shape,
+    stock_indices,
     task_cost,
     vision_flops,
     visual_token_bytes,
     weight_bytes,
 )
 from longva_eval.studies.ranges import parse_range, parse_whole_range
+from longva_eval.studies.shape import LONGVA_7B, ModelShape, read_model_shape
 
 # The figures below are derived by hand (LongVA-7B, arithmetic of
 # its own, made before this module). `rounded` allows half a unit of the last digit printed there.
@@ -58,7 +57,10 @@ def rounded(text: str) -> object:
 
 def paper_grid(num_needles: int = 5) -> GridCost:
     return needle_grid_cost(
-        LONGVA_7B, frame_counts=PAPER_LENGTHS, depths=PAPER_DEPTHS, num_needles=num_needles
+        LONGVA_7B,
+        frame_counts=PAPER_LENGTHS,
+        indices=stock_indices(PAPER_DEPTHS),
+        num_needles=num_needles,
     )
 
 
@@ -142,18 +144,13 @@ def test_the_papers_needle_grid() -> None:
     assert cost.shared_tokens / 1e6 == rounded("31.5")
     assert cost.naive_tokens / cost.shared_tokens == rounded("3.30")
     table = [
-        (cost.naive_all_logits_flops, "7.669", "4.31"),
         (cost.naive_flops, "7.556", "4.24"),
-        (cost.needles_share_flops, "5.198", "2.92"),
-        (cost.trunk_flops, "4.652", "2.61"),
         (cost.shared_flops, "3.232", "1.81"),
-        (cost.last_layer_kv_only_flops, "3.117", "1.75"),
     ]
     for flops, exa, hours in table:
         assert flops / 1e18 == rounded(exa)
         assert estimate_seconds(flops, GPUS["h100"]) / 3600 == rounded(hours)
     assert cost.factor == rounded("2.34")
-    assert cost.naive_flops / cost.last_layer_kv_only_flops == rounded("2.42")
     assert (paper_grid(1).factor, paper_grid(50).factor) == (rounded("2.22"), rounded("2.37"))
 
 
@@ -162,7 +159,7 @@ def test_the_papers_needle_grid() -> None:
     [(200, 675, "2.240", "6.96"), (600, 250, "0.842", "6.70")],
 )
 def test_lattice_grids(step: int, num_cells: int, exa: str, factor: str) -> None:
-    cost = lattice_grid_cost(LONGVA_7B, frame_counts=PAPER_LENGTHS, step=step)
+    cost = needle_grid_cost(LONGVA_7B, frame_counts=PAPER_LENGTHS, indices=lattice_indices(step))
     assert cost.num_cells == num_cells
     assert cost.shared_flops / 1e18 == rounded(exa)
     assert cost.factor == rounded(factor)
@@ -177,7 +174,7 @@ def test_small_grids(lengths: str, num_cells: int, tokens: str, flops: str) -> N
     cost = needle_grid_cost(
         LONGVA_7B,
         frame_counts=parse_whole_range(lengths, name="grid"),
-        depths=PAPER_DEPTHS,
+        indices=stock_indices(PAPER_DEPTHS),
         question_tokens=40,  # with the 60 of the paper's grid the first would be 2.67 and 2.61
     )
     assert cost.num_cells == num_cells
@@ -262,9 +259,7 @@ def check_against_prefixes(cost: GridCost, prompts: list[Prompt]) -> None:
     assert cost.shared_flops == flops
     assert cost.naive_tokens == sum(prompt.num_tokens for prompt in prompts)
     assert cost.naive_flops == sum(prefill_flops(TINY, p.num_tokens) for p in prompts)
-    assert cost.shared_flops <= cost.trunk_flops <= cost.naive_flops
-    assert cost.trunk_flops <= cost.needles_share_flops <= cost.naive_flops
-    assert cost.last_layer_kv_only_flops <= cost.shared_flops
+    assert cost.shared_flops <= cost.naive_flops
     assert cost.longest_tokens == max(prompt.num_tokens for prompt in prompts)
 
 
@@ -276,7 +271,7 @@ def test_stock_grid_counts_distinct_prefixes(
     cost = needle_grid_cost(
         TINY,
         frame_counts=lengths,
-        depths=depths,
+        indices=stock_indices(depths),
         num_needles=num_needles,
         prefix_tokens=2,
         question_tokens=question_tokens,
@@ -295,10 +290,10 @@ def test_stock_grid_counts_distinct_prefixes(
 def test_lattice_grid_counts_distinct_prefixes(
     lengths: list[int], step: int, num_needles: int, question_tokens: int
 ) -> None:
-    cost = lattice_grid_cost(
+    cost = needle_grid_cost(
         TINY,
         frame_counts=lengths,
-        step=step,
+        indices=lattice_indices(step),
         num_needles=num_needles,
         prefix_tokens=2,
         question_tokens=question_tokens,
@@ -318,10 +313,10 @@ def test_the_engine_computes_as_many_tokens_as_planned(
     prompts = grid_prompts(
         sorted(lengths), lambda length: list(range(0, length + 1, step)), num_needles, 3
     )
-    cost = lattice_grid_cost(
+    cost = needle_grid_cost(
         TINY,
         frame_counts=sorted(lengths),
-        step=step,
+        indices=lattice_indices(step),
         num_needles=num_needles,
         prefix_tokens=2,
         question_tokens=3,
