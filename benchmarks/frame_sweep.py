@@ -19,9 +19,9 @@ from harness import interleave, machine, say_ratio
 from random_model import BODY_30M, random_session
 
 from longva_eval.engine.encoder import VisualEncoder
-from longva_eval.engine.sources import VideoFrames
 from longva_eval.media.frames import FramePolicy, sample_frames
 from longva_eval.media.probe import probe_video
+from longva_eval.media.sources import VideoFrames
 
 COUNTS = (8, 16, 32, 64, 128, 256, 384)
 

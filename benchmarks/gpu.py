@@ -32,11 +32,11 @@ from visual_tokens import RandomTokens, frame
 
 from longva_eval.engine.prefix import PrefixEngine
 from longva_eval.engine.session import Session
-from longva_eval.engine.sources import VideoFrames
 from longva_eval.media.decode import Frames
 from longva_eval.media.frames import FrameSample
 from longva_eval.media.images import frames_to_pixel_values
 from longva_eval.media.probe import VideoInfo
+from longva_eval.media.sources import VideoFrames
 from longva_eval.needle.grid import NeedleGrid
 from longva_eval.prompts.pieces import Prompt, TextPiece
 from longva_eval.prompts.visits import Query

@@ -24,6 +24,7 @@ __all__ = [
 
 MODEL_CLASSES = {
     "longva": "longva_eval.model_adapters.longva.LongVA",
+    "longva_hf": "longva_eval.model_adapters.hf.TransformersModel",
     "longva_llava_next": "longva_eval.model_adapters.llava_next.LlavaNext",
     "longva_llava_next_video": "longva_eval.model_adapters.llava_next.LlavaNextVideo",
 }

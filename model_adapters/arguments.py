@@ -15,7 +15,7 @@ from longva_eval.errors import SettingsError
 from longva_eval.media.frames import FramePolicy
 from longva_eval.model.rope import RopeSettings
 
-__all__ = ["Arguments", "LongVAArguments", "read_arguments"]
+__all__ = ["Arguments", "FamilyArguments", "LongVAArguments", "read_arguments"]
 
 _LARGEST = 1 << 53
 _TRUTHS = {"true": True, "on": True, "yes": True, "1": True,
@@ -149,6 +149,31 @@ class LongVAArguments(Arguments):
             "patch_merge": self.mm_patch_merge_type,
             "pool_stride": self.mm_spatial_pool_stride,
             "pool_mode": self.mm_spatial_pool_mode,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyArguments(Arguments):
+    """And those of the families of transformers."""
+
+    frames: str = "policy"
+    """`policy` is `max_frames_num` or `fps`; `model` lets the checkpoint's own processor choose,
+    with its rate, minimum and maximum (`fps` takes the place of its rate)."""
+    size_for_frames: int | None = None
+    """Make frames as large as the model's rule does for so many, whatever their number."""
+    thinking: str = "off"
+    """`on` lets a model that can think first do so; its thought is kept apart from its answer."""
+    max_thinking_tokens: int = 16384
+    """Tokens after which an unfinished thought is given up: there is no answer then."""
+
+    def session_settings(self) -> dict[str, Any]:
+        if self.frames not in ("policy", "model"):
+            raise SettingsError(f"frames={self.frames!r} is unknown; use policy or model.")
+        return super().session_settings() | {
+            "own_frames": self.frames == "model",
+            "size_for_frames": self.size_for_frames,
+            "thinking": self.thinking,
+            "max_thinking_tokens": self.max_thinking_tokens,
         }
 
 

@@ -40,10 +40,11 @@ from longva_eval.engine.opening import open_session
 from longva_eval.engine.prefix import EngineCounts
 from longva_eval.engine.session import Session
 from longva_eval.errors import MediaError, SettingsError
+from longva_eval.families.vision import FamilyVision
 from longva_eval.host.patches import HostRun, apply_patches
 from longva_eval.media.images import whole_pictures_only
 from longva_eval.model.rope import RopeSettings
-from longva_eval.model_adapters.arguments import LongVAArguments, read_arguments
+from longva_eval.model_adapters.arguments import Arguments, LongVAArguments, read_arguments
 from longva_eval.prompts.pieces import tokenize
 from longva_eval.questions.outcomes import FAILED
 from longva_eval.running.answering import Answering
@@ -77,6 +78,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     """LongVA as an lmms-eval model.
 
     Args:
+        pretrained: A folder, a hub id, or an embedded checkpoint.
         **arguments: Those of `LongVAArguments`, as they stand in `--model_args`.
 
     Raises:
@@ -88,14 +90,16 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     model_id = "longva"
     """As `--model` names it."""
     default_checkpoint = "lmms-lab/LongVA-7B"
+    arguments: type[Arguments] = LongVAArguments
+    """What `--model_args` may say."""
     architectures: tuple[str, ...] = ("LlavaQwenForCausalLM",)
     """What `architectures` in the checkpoint's config.json may say."""
 
     @_ends_all_processes
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, pretrained: str | None = None, **arguments: Any) -> None:
         super().__init__()
-        given = {"pretrained": self.default_checkpoint, **arguments}
-        asked = read_arguments(LongVAArguments, given)
+        given = {"pretrained": pretrained or self.default_checkpoint, **arguments}
+        asked = read_arguments(self.arguments, given)
         apply_patches()
         self._log = RunLog(FailurePolicy(asked.on_error, asked.max_failed))
         self._journal_at, self._fresh = _journal_place(asked.journal), asked.fresh
@@ -158,6 +162,16 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         )
         other._requests, other._ignored_settings = {}, set()
         return other
+
+    def fix_frame_size(self, num_frames: int) -> None:
+        """Make frames as large as they are where there are so many, whatever their number.
+
+        For studies over the number of frames: in some families a frame is smaller where there are
+        more of them, and a study would compare two things at once.
+        """
+        vision = self._session.vision
+        if isinstance(vision, FamilyVision) and vision.family.size_depends_on_count:
+            vision.size_for_frames = vision.size_for_frames or num_frames
 
     def begin_run(self, run: HostRun) -> None:
         """lmms-eval is about to evaluate; called by the plugin.

@@ -78,6 +78,7 @@ class Together:
     def __init__(self, model: LongVA, states: Sequence[PointState]) -> None:
         self._model = model
         self._states = list(states)
+        model.fix_frame_size(max((state.point.frames for state in states), default=1))
         self._is_done = False
 
     def run_of(self, state: PointState) -> LongVA:

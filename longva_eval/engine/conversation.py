@@ -10,10 +10,10 @@ from typing import Any
 from PIL import Image
 
 from longva_eval.engine.generation import TokenScores
-from longva_eval.engine.sources import Picture
 from longva_eval.errors import MediaError, NumericalError
 from longva_eval.media.frames import FrameSample
 from longva_eval.media.images import ImageAspectRatio
+from longva_eval.media.sources import Picture
 from longva_eval.prompts.pieces import Prompt, VisualPiece, placeholder_ids
 
 __all__ = [

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from longva_eval.engine.feature_cache import FeatureCache
-from longva_eval.engine.sources import Source
 from longva_eval.engine.vision import Vision
 from longva_eval.errors import CheckpointError, MediaError, SettingsError
+from longva_eval.media.sources import Source
 from longva_eval.prompts.pieces import VisualPiece
 
 __all__ = ["VisualEncoder"]

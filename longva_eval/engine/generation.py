@@ -30,6 +30,7 @@ from longva_eval.prompts.pieces import Prompt
 __all__ = [
     "Generation",
     "GenerationSettings",
+    "Thought",
     "TokenScores",
     "decode",
     "is_degenerate",
@@ -93,6 +94,22 @@ class Generation:
     min_margin: float
     """Smallest gap between the best and the second-best score of the run: how close an answer
     came to being another one."""
+    thought: str = ""
+    """What a thinking model said before its answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thought:
+    """How a model thinks before it answers."""
+
+    end_id: int
+    """The token that ends a thought, `</think>`."""
+    is_open: bool
+    """Whether the prompt has opened it."""
+    start_id: int
+    """The token that opens one, `<think>`."""
+    max_tokens: int = 16384
+    """Tokens after which an unfinished thought is given up: there is no answer then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +195,8 @@ def decode(
     *,
     prompt: Prompt,
     num_entries: int,
+    history: Sequence[int] = (),
+    thought: Thought | None = None,
 ) -> Generation:
     """Decode the answer to the prompt that the engine has just read.
 
@@ -188,6 +207,9 @@ def decode(
         prompt: What the engine has read; samples are drawn from its content and the seed.
         num_entries: Vocabulary entries that may be produced; rows beyond the tokenizer are
             padding.
+        history: Tokens that a repetition penalty counts beside the new ones.
+        thought: For a model that thinks first. What it thinks is not the answer: stop strings and
+            `max_new_tokens` hold for what comes after.
 
     Raises:
         NumericalError: If logits become NaN or infinite.
@@ -198,32 +220,41 @@ def decode(
     warpers = _warpers(settings)
     generator = _generator(settings, prompt) if settings.do_sample else None
     token_ids: list[int] = []
+    answer_from = 0
+    thinks = thought is not None and thought.is_open
     margin = math.inf
     logits = visit.logits[-1]
     finish: FinishReason = "length"
     while True:
-        history = torch.tensor([token_ids], dtype=torch.long, device=logits.device)
-        scores = processors(history, logits[None, :num_entries].clone())
+        said = torch.tensor([[*history, *token_ids]], dtype=torch.long, device=logits.device)
+        scores = processors(said, logits[None, :num_entries].clone())
         best = scores.topk(min(2, num_entries)).values[0]
         margin = min(margin, float(best[0] - best[-1]))
         if generator is None:
             token = int(scores.argmax())
         else:
-            probabilities = warpers(history, scores).softmax(-1)
+            probabilities = warpers(said, scores).softmax(-1)
             token = int(torch.multinomial(probabilities[0].cpu(), 1, generator=generator))
         token_ids.append(token)
         if token in settings.end_token_ids:
             finish = "end_token"
             break
-        if settings.until:
-            text = tokenizer.decode(token_ids, skip_special_tokens=True)
+        if thought is not None:
+            thinks |= len(token_ids) == 1 and token == thought.start_id
+            if thinks and token == thought.end_id:
+                thinks, answer_from = False, len(token_ids)
+        if settings.until and not thinks:
+            text = tokenizer.decode(token_ids[answer_from:], skip_special_tokens=True)
             if any(stop in text for stop in settings.until):
                 finish = "stop_string"
                 break
-        if len(token_ids) == settings.max_new_tokens:
+        most = thought.max_tokens if thought is not None and thinks else settings.max_new_tokens
+        if len(token_ids) - answer_from >= most:
             break
         logits = visit.step(token)
-    text = tokenizer.decode(token_ids, skip_special_tokens=True)
+    if thinks:
+        answer_from = len(token_ids)
+    text = tokenizer.decode(token_ids[answer_from:], skip_special_tokens=True)
     ends = [text.find(stop) for stop in settings.until if stop in text]
     return Generation(
         text=text[: min(ends, default=None)].strip(),
@@ -231,6 +262,9 @@ def decode(
         finish_reason=finish,
         num_prompt_tokens=prompt.num_tokens,
         min_margin=margin,
+        thought=tokenizer.decode(token_ids[:answer_from], skip_special_tokens=True).strip()
+        if answer_from
+        else "",
     )
 
 

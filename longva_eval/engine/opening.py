@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -9,18 +10,21 @@ from typing import Any, Literal, get_args
 from longva_eval import __version__
 from longva_eval.engine.encoder import VisualEncoder
 from longva_eval.engine.feature_cache import FeatureCache
+from longva_eval.engine.generation import Thought
 from longva_eval.engine.prefix import PrefixEngine
 from longva_eval.engine.session import LongPromptPolicy, Session
 from longva_eval.engine.vision import ClipVision
 from longva_eval.errors import SettingsError
+from longva_eval.families.loading import load_checkpoint
+from longva_eval.families.template import FamilyTemplate, Thinking
+from longva_eval.families.vision import FamilyVision
 from longva_eval.media.decode import DecodeBackend, read_frames
 from longva_eval.media.decode_worker import DecodeWorker
 from longva_eval.media.frames import FramePolicy
 from longva_eval.media.images import ImageAspectRatio, PatchMerge
 from longva_eval.media.probe import probe_video
 from longva_eval.model.attention import SPLIT_SDPA, register_split_sdpa
-from longva_eval.model.checkpoint import Checkpoint
-from longva_eval.model.loading import load_checkpoint
+from longva_eval.model.checkpoint import ClipCheckpoint
 from longva_eval.model.modeling import PoolMode
 from longva_eval.model.settings import LoadSettings
 from longva_eval.prompts.pieces import load_template
@@ -71,6 +75,14 @@ class SessionSettings(LoadSettings):
     """Decode in a process of its own, so that a decoder that hangs or crashes costs one video."""
     seed: int = 0
     """For tasks that sample."""
+    thinking: Thinking = "off"
+    """Whether a model that can think before it answers does."""
+    max_thinking_tokens: int = 16384
+    """Tokens after which an unfinished thought is given up."""
+    own_frames: bool = False
+    """Choose frames as the checkpoint's own processor would, instead of by `frames`."""
+    size_for_frames: int | None = None
+    """Make frames as large as the model's rule does for so many; for studies over their number."""
 
     def __post_init__(self) -> None:
         for name, value, kinds in (
@@ -89,6 +101,8 @@ class SessionSettings(LoadSettings):
             ("max_context_tokens", self.context_length),
             ("chunk_tokens", self.chunk_tokens),
             ("vision_batch_size", self.vision_batch_size),
+            ("max_thinking_tokens", self.max_thinking_tokens),
+            ("size_for_frames", self.size_for_frames),
         ):
             if number is not None and number < 1:
                 raise SettingsError(f"{name}={number} must be at least 1.")
@@ -116,13 +130,16 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
     asked = SessionSettings(**settings)
     register_split_sdpa()
     checkpoint = load_checkpoint(pretrained, asked.loading())
-    config = checkpoint.config
-    _change_model(checkpoint, asked)
     context_length = asked.context_length
     if context_length is None:
-        own = config.tokenizer_model_max_length if asked.long_prompt == "original" else None
+        own = None
+        if asked.long_prompt == "original":
+            own = getattr(checkpoint.config, "tokenizer_model_max_length", None)
         context_length = int(own or checkpoint.context_length)
-    tokenizer, media_tokens = checkpoint.tokenizer, checkpoint.media_tokens
+    parts = (_clip_parts if isinstance(checkpoint, ClipCheckpoint) else _family_parts)(
+        checkpoint, asked
+    )
+    vision = parts["vision"]
     cache = None
     if asked.feature_cache is not None:
         identity = f"{__version__}/{checkpoint.vision_digest()}/{checkpoint.device.type}"
@@ -131,20 +148,10 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
             identity=f"{identity}/{asked.backend}",
             max_bytes=asked.feature_cache_bytes,
         )
-    vision = ClipVision(
-        model=checkpoint.model,
-        image_processor=checkpoint.image_processor,
-        aspect=asked.aspect or config.image_aspect_ratio,
-        pool_stride=asked.pool_stride or int(config.mm_spatial_pool_stride),
-        pool_mode=asked.pool_mode or config.mm_spatial_pool_mode,
-    )
     encoder = VisualEncoder(vision, batch_size=asked.vision_batch_size, cache=cache)
     return Session(
         checkpoint=checkpoint,
-        template=load_template(asked.conv_template, tokenizer)
-        if media_tokens is None
-        else load_processor_template(asked.conv_template, tokenizer, media_tokens),
-        vision=vision,
+        **parts,
         frames=asked.frames,
         backend=asked.backend,
         context_length=context_length,
@@ -160,7 +167,68 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
     )
 
 
-def _change_model(checkpoint: Checkpoint, asked: SessionSettings) -> None:
+def _clip_parts(checkpoint: Any, asked: SessionSettings) -> dict[str, Any]:
+    """How LongVA and LLaVA-NeXT see, and are asked: fields of `Session`."""
+    _change_model(checkpoint, asked)
+    for name in ("thinking", "own_frames", "size_for_frames"):
+        if getattr(asked, name) != getattr(SessionSettings, name):
+            raise SettingsError(f"{name} has no meaning for {checkpoint.architecture}.")
+    config, tokenizer = checkpoint.config, checkpoint.tokenizer
+    media_tokens = checkpoint.media_tokens
+    return {
+        "vision": ClipVision(
+            model=checkpoint.model,
+            image_processor=checkpoint.image_processor,
+            aspect=asked.aspect or config.image_aspect_ratio,
+            pool_stride=asked.pool_stride or int(config.mm_spatial_pool_stride),
+            pool_mode=asked.pool_mode or config.mm_spatial_pool_mode,
+        ),
+        "template": load_template(asked.conv_template, tokenizer)
+        if media_tokens is None
+        else load_processor_template(asked.conv_template, tokenizer, media_tokens),
+    }
+
+
+def _family_parts(checkpoint: Any, asked: SessionSettings) -> dict[str, Any]:
+    """How a family of transformers sees, and is asked: fields of `Session`."""
+    for name, argument in (
+        ("conv_template", "conv_template"),
+        ("aspect", "image_aspect_ratio"),
+        ("patch_merge", "mm_patch_merge_type"),
+        ("pool_stride", "mm_spatial_pool_stride"),
+        ("pool_mode", "mm_spatial_pool_mode"),
+        ("pool_after_projection", "pool_after_projection"),
+        ("long_prompt", "long_prompt"),
+    ):
+        value = getattr(asked, name)
+        if value != getattr(SessionSettings, name):
+            raise SettingsError(
+                f"{argument}={value} has no meaning for {checkpoint.architecture}: its own "
+                "processor prepares pictures and writes the prompt, whole."
+            )
+    family = checkpoint.family
+    template = FamilyTemplate(family=family, thinking=asked.thinking)
+    thought = None
+    if asked.thinking == "on":
+        start_id, end_id = checkpoint.tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+        thought = Thought(
+            start_id=start_id,
+            end_id=end_id,
+            is_open=template.is_open,
+            max_tokens=asked.max_thinking_tokens,
+        )
+    choose = functools.partial(family.own_frames, policy=asked.frames)
+    return {
+        "vision": FamilyVision(
+            family=family, size_for_frames=asked.size_for_frames, own_frames=asked.own_frames
+        ),
+        "template": template,
+        "thought": thought,
+        "model_frames": choose if asked.own_frames else None,
+    }
+
+
+def _change_model(checkpoint: ClipCheckpoint, asked: SessionSettings) -> None:
     """Settings of the model that differ from its `config.json`."""
     if asked.patch_merge is not None:
         if checkpoint.media_tokens is not None and asked.patch_merge != "spatial_unpad":

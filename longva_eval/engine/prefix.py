@@ -22,12 +22,19 @@ from typing import Any, Protocol
 
 import torch
 from loguru import logger
+from torch.nn import functional
 from transformers import Cache
 
 from longva_eval.engine.kv_buffer import BufferLayer
-from longva_eval.errors import MediaError, NumericalError, ResourceError, SettingsError
+from longva_eval.errors import (
+    EvaluationError,
+    MediaError,
+    NumericalError,
+    ResourceError,
+    SettingsError,
+)
 from longva_eval.model.modeling import execution_device
-from longva_eval.prompts.pieces import Piece, TextPiece, VisualPiece
+from longva_eval.prompts.pieces import Piece, Prompt, TextPiece, VisualPiece
 from longva_eval.prompts.visits import Query, VisitPlan, pieces_from, plan_visits, read_beside
 
 __all__ = [
@@ -55,7 +62,7 @@ class LanguageModel(Protocol):
 
     @property
     def model(self) -> Any:
-        """`embed_tokens`, and a call with embeddings, positions and a cache."""
+        """`embed_tokens`."""
         ...
 
     @property
@@ -63,6 +70,16 @@ class LanguageModel(Protocol):
 
     @property
     def lm_head(self) -> Callable[[torch.Tensor], torch.Tensor]: ...
+
+    def positions(self, prompt: Prompt) -> torch.Tensor | None:
+        """(axes, tokens) positions of a whole prompt; None if they count."""
+        ...
+
+    def run_layers(
+        self, rows: torch.Tensor, positions: torch.Tensor, cache: Any, is_visual: torch.Tensor
+    ) -> torch.Tensor:
+        """Hidden states (tokens, hidden_size) of new rows; the cache grows by them."""
+        ...
 
 
 class VisualTokens(Protocol):
@@ -140,6 +157,8 @@ class PrefixEngine:
         self.reuse = reuse
         self._layers = [BufferLayer(0) for _ in range(model.config.num_hidden_layers)]
         self._cache = Cache(layers=self._layers)
+        self._positions: torch.Tensor | None = None
+        """(axes, tokens) of the prompt in the cache, where positions do not count."""
         self.counts = EngineCounts()
 
     @property
@@ -210,6 +229,7 @@ class PrefixEngine:
     def _prefill(self, query: Query, cuts: Sequence[int]) -> torch.Tensor:
         began = time.perf_counter()
         start, total = self.length, query.prompt.num_tokens
+        self._place(query.prompt)
         # Pieces that come with tokens of their own, by reference: only a chunk at a time is put
         # together, since the embeddings of 432,000 tokens would be 3 GB more.
         wanted = pieces_from(query.prompt.pieces, start)
@@ -239,7 +259,7 @@ class PrefixEngine:
         while position < end:
             stop = min(end, position + (self.counts.smallest_chunk or end - position))
             try:
-                hidden = self._forward(self._embed(query.prompt.pieces, tokens, position, stop))
+                hidden = self._forward(*self._embed(query.prompt.pieces, tokens, position, stop))
                 if stop > query.first_read:
                     rows = hidden[max(0, query.first_read - position) :]
                     read.append(self._model.lm_head(rows).float())
@@ -270,25 +290,38 @@ class PrefixEngine:
     def _decode(self, token_id: int) -> torch.Tensor:
         with torch.inference_mode(), _memory_for("decoding an answer"):
             self._reserve(self.length + 1)
+            if self._positions is not None:
+                # generate()'s rule: on from the last position, on all axes.
+                self._positions = torch.cat([self._positions, self._positions[:, -1:] + 1], dim=1)
             embedding = self._model.model.embed_tokens(self._ids([token_id]))
-            hidden = self._forward(embedding)
+            hidden = self._forward(embedding, torch.zeros(1, dtype=torch.bool))
             self.counts.tokens_computed += 1
             return _require_finite(self._model.lm_head(hidden).float(), self._model)[0]
 
-    def _forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Hidden states (new_tokens, hidden_size) of new positions; the cache grows by them."""
-        start = self.length
-        positions = torch.arange(
-            start, start + embeddings.shape[0], device=embeddings.device
-        ).unsqueeze(0)
-        output = self._model.model(
-            inputs_embeds=embeddings.unsqueeze(0),
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
+    def _place(self, prompt: Prompt) -> None:
+        """The positions of a prompt whose beginning may be in the cache."""
+        before, found = self._positions, self._model.positions(prompt)
+        kept = self.length
+        if before is None or found is None:
+            kept = 0
+        # Equal pieces must have equal positions; otherwise keys would be rotated wrongly.
+        if kept and not torch.equal(before[:, :kept], found[:, :kept]):  # type: ignore[index]
+            raise EvaluationError(
+                "Two prompts share a beginning but not its positions. Please report this; "
+                "reuse=false answers without sharing."
+            )
+        self._positions = found
+
+    def _forward(self, rows: torch.Tensor, is_visual: torch.Tensor) -> torch.Tensor:
+        """Hidden states (new_tokens, hidden_size) of new rows; the cache grows by them."""
+        start, end = self.length, self.length + len(rows)
+        if self._positions is None:
+            positions = torch.arange(start, end)[None]
+        else:
+            positions = self._positions[:, start:end]
+        return self._model.run_layers(
+            rows, positions.to(rows.device), self._cache, is_visual.to(rows.device)
         )
-        hidden: torch.Tensor = output.last_hidden_state[0]
-        return hidden
 
     def _embed(
         self,
@@ -296,11 +329,15 @@ class PrefixEngine:
         visual_tokens: Mapping[str, torch.Tensor],
         start: int,
         end: int,
-    ) -> torch.Tensor:
-        """Embeddings of the tokens from `start` to `end`, (end - start, hidden_size)."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows of the tokens from `start` to `end`, and which of them are visual.
+
+        A visual token may have more to it than its embedding (deepstack); texts then have zeros.
+        """
         table = self._model.model.embed_tokens
         device = execution_device(table)
         parts: list[torch.Tensor] = []
+        is_visual: list[bool] = []
         position = 0
         for piece in pieces:
             first, last = max(0, start - position), min(piece.num_tokens, end - position)
@@ -311,9 +348,12 @@ class PrefixEngine:
                 else:
                     part = visual_tokens[piece.key][first:last]
                 parts.append(part.to(device, table.weight.dtype))
+                is_visual += [not isinstance(piece, TextPiece)] * (last - first)
             if position >= end:
                 break
-        return torch.cat(parts)
+        width = max(part.shape[1] for part in parts)
+        rows = [functional.pad(part, (0, width - part.shape[1])) for part in parts]
+        return torch.cat(rows), torch.tensor(is_visual)
 
     def _ids(self, token_ids: Sequence[int]) -> torch.Tensor:
         return torch.tensor(token_ids, device=execution_device(self._model.model.embed_tokens))

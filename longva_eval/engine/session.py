@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from PIL import Image
 
@@ -29,6 +29,7 @@ from longva_eval.engine.encoder import VisualEncoder
 from longva_eval.engine.generation import (
     Generation,
     GenerationSettings,
+    Thought,
     TokenScores,
     decode,
     merge_scores,
@@ -37,19 +38,20 @@ from longva_eval.engine.generation import (
 )
 from longva_eval.engine.prefix import PrefixEngine, Visit
 from longva_eval.engine.recipe import package_versions
-from longva_eval.engine.sources import FrameStack, Picture, ReadFrames, VideoFrames
-from longva_eval.engine.vision import ClipVision
+from longva_eval.engine.vision import Vision
 from longva_eval.errors import MediaError, NumericalError, PromptError, SettingsError
 from longva_eval.media.decode import DecodeBackend, read_frames
 from longva_eval.media.frames import FramePolicy, FrameSample, sample_frames
 from longva_eval.media.images import ImageAspectRatio, open_image
 from longva_eval.media.probe import VideoInfo, probe_video
+from longva_eval.media.sources import FrameStack, Picture, ReadFrames, VideoFrames
 from longva_eval.media.subtitles import fill_subtitles
 from longva_eval.model.checkpoint import Checkpoint, change_rope
 from longva_eval.model.rope import RopeSettings
 from longva_eval.prompts.pieces import (
-    ChatTemplate,
+    Piece,
     Prompt,
+    TextPiece,
     Turn,
     VisualPiece,
     placeholder_ids,
@@ -69,13 +71,43 @@ _MOST_ROOM = 4096
 _Answer = TypeVar("_Answer")
 
 
+class Template(Protocol):
+    """How a conversation becomes a prompt: `ChatTemplate` and its like."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def assistant_end(self) -> str:
+        """What an answer is closed with."""
+        ...
+
+    def place(
+        self, text: str, kinds: Sequence[Literal["picture", "video"]]
+    ) -> tuple[str, list[int]]:
+        """The question with a placeholder for each picture and video, and their order in it."""
+        ...
+
+    def render(self, turns: Sequence[Turn]) -> str:
+        """The conversation up to the point where the assistant is to speak."""
+        ...
+
+    def build(self, tokenizer: Any, text: str, visuals: Sequence[Sequence[VisualPiece]]) -> Prompt:
+        """The pieces of a rendered conversation."""
+        ...
+
+    def clip(self, tokenizer: Any, question: str, pieces: Sequence[Piece]) -> Prompt:
+        """The prompt for a question about one video, or about texts in its place."""
+        ...
+
+
 @dataclass(kw_only=True)
 class Session:
     """A checkpoint with settings for prompts, frames and decoding."""
 
     checkpoint: Checkpoint
-    template: ChatTemplate
-    vision: ClipVision
+    template: Template
+    vision: Vision
     frames: FramePolicy = field(default_factory=FramePolicy)
     backend: DecodeBackend = "auto"
     context_length: int
@@ -83,6 +115,10 @@ class Session:
     long_prompt: LongPromptPolicy = "error"
     attention: str = "sdpa"
     seed: int = 0
+    thought: Thought | None = None
+    """How the model thinks before it answers, where it does."""
+    model_frames: Callable[[VideoInfo], FrameSample] | None = None
+    """The model's own rule for frames, instead of `frames`."""
     probe: Callable[[str | Path], VideoInfo] = probe_video
     """Looks at a video; `read` decodes it. Both in a process of their own, by default."""
     read: ReadFrames = read_frames
@@ -115,8 +151,9 @@ class Session:
         visuals: list[tuple[VisualPiece, ...]] = []
         samples: list[FrameSample] = []
         kinds: list[Literal["picture", "video"]] = []
+        num_pictures = sum(map(is_picture, media))
         for item in media:
-            pieces, sample = self.visual(item, aspect=aspect)
+            pieces, sample = self.visual(item, aspect=aspect, num_pictures=num_pictures)
             visuals.append(tuple(pieces))
             kinds.append("picture" if sample is None else "video")
             if sample is not None:
@@ -304,7 +341,9 @@ class Session:
             **self.checkpoint.describe(),
             "attn_implementation": self.attention,
             "conv_template": self.template.name,
-            "frames": self.frames.describe(),
+            "frames": self.frames.describe()
+            if self.model_frames is None
+            else {**self.frames.describe(), "rule": "the processor's own sample_frames"},
             "video_decode_backend": self.backend,
             **self.vision.describe(),
             "seed": self.seed,
@@ -316,29 +355,33 @@ class Session:
         }
 
     def visual(
-        self, item: Media, *, aspect: ImageAspectRatio | None = None
+        self, item: Media, *, aspect: ImageAspectRatio | None = None, num_pictures: int = 1
     ) -> tuple[list[VisualPiece], FrameSample | None]:
         """The pieces of a picture or video, and the frames chosen if it is a video.
 
         Args:
             item: What to show.
             aspect: How a picture is encoded, instead of the session's own way.
+            num_pictures: How many pictures stand in the prompt.
 
         Raises:
             MediaError: If it cannot be read, or is none of these.
         """
         if isinstance(item, ComposedClip):
-            return self._composed_pieces(item)
-        if isinstance(item, Image.Image) or _is_picture_path(item):
-            picture = open_image(item)  # type: ignore[arg-type]  # narrowed by _is_picture_path
-            return self.vision.pieces(Picture(image=picture, how=aspect)), None
+            units, count = self.units(item)
+            return self.vision.video(units, composed=True), _sample_of_stack(count)
+        if is_picture(item):
+            source = Picture(image=open_image(item), how=aspect)  # type: ignore[arg-type]  # narrowed by is_picture
+            return self.vision.pieces(source, num_pictures=num_pictures), None
         if isinstance(item, (str, Path)):
             info = self.probe(item)
-            sample = sample_frames(info, self.frames)
-            return self.vision.pieces(self._video(info, sample)), sample
-        if isinstance(item, (list, tuple)) and item and all(map(_is_picture, item)):
+            choose = self.model_frames
+            sample = sample_frames(info, self.frames) if choose is None else choose(info)
+            return self.vision.video(self.vision.pieces(self._video(info, sample))), sample
+        if isinstance(item, (list, tuple)) and item and all(map(_is_image, item)):
             stack = FrameStack(pictures=tuple(map(open_image, item)))
-            return self.vision.pieces(stack), _sample_of_stack(len(item))
+            units = self.vision.pieces(stack)
+            return self.vision.video(units, composed=True), _sample_of_stack(len(item))
         raise MediaError(
             f"{str(item)[:120]!r} of type {type(item).__name__} is neither a picture, nor the path "
             "of a picture or video, nor a list of frames."
@@ -351,7 +394,12 @@ class Session:
             info=info, sample=sample, backend=self.backend, read=self.read, how=aspect
         )
 
-    def _composed_pieces(self, clip: ComposedClip) -> tuple[list[VisualPiece], FrameSample]:
+    def units(self, clip: ComposedClip) -> tuple[list[VisualPiece], int]:
+        """The pieces of a clip's frames, and how many frames it has.
+
+        Where frames are encoded in pairs, a picture fills one, and so does the last frame before
+        one.
+        """
         pieces: list[VisualPiece] = []
         for part in clip.parts:
             if isinstance(part, Image.Image):
@@ -375,7 +423,19 @@ class Session:
                 num_frames_total=info.num_frames,
             )
             pieces.extend(self.vision.pieces(self._video(info, sample, clip.aspect)))
-        return pieces, _sample_of_stack(len(pieces))
+        return pieces, len(pieces) * self.vision.frames_per_unit
+
+    def clip_prompt(self, question: str, pieces: Sequence[Piece]) -> Prompt:
+        """The prompt for a question about a video that is put together.
+
+        Args:
+            question: What is asked.
+            pieces: Frames from `units`, in the order in which they are shown; or texts.
+        """
+        units = [piece for piece in pieces if isinstance(piece, VisualPiece)]
+        if len(units) == len(pieces):
+            pieces = self.vision.video(units, composed=True)
+        return self.template.clip(self.checkpoint.tokenizer, question, pieces)
 
     def _visit(
         self,
@@ -405,7 +465,21 @@ class Session:
             settings,
             prompt=prompt,
             num_entries=self.checkpoint.num_tokenizer_entries,
+            history=self._penalised(prompt) if settings.repetition_penalty != 1.0 else (),
+            thought=self.thought,
         )
+
+    def _penalised(self, prompt: Prompt) -> list[int]:
+        """Tokens of the prompt that a repetition penalty counts."""
+        if not self.checkpoint.penalises_prompt:
+            return []
+        ids: list[int] = []
+        for piece in prompt.pieces:
+            if isinstance(piece, TextPiece):
+                ids += piece.token_ids
+            else:
+                ids.append(self.checkpoint.pad_id(piece))
+        return ids
 
     def _fit(self, prompt: Prompt) -> tuple[Prompt, int]:
         """Apply the policy for prompts that are longer than the context."""
@@ -471,7 +545,7 @@ class Session:
         return query, scored, num_continuation
 
 
-def _is_picture(item: object) -> bool:
+def _is_image(item: object) -> bool:
     return isinstance(item, Image.Image)
 
 
@@ -485,8 +559,10 @@ def _sample_of_stack(count: int) -> FrameSample:
     )
 
 
-def _is_picture_path(item: object) -> bool:
-    return isinstance(item, (str, Path)) and Path(item).suffix.lower() in PICTURE_SUFFIXES
+def is_picture(item: object) -> bool:
+    """Whether an item is a picture, or names one."""
+    is_path = isinstance(item, (str, Path)) and Path(item).suffix.lower() in PICTURE_SUFFIXES
+    return is_path or _is_image(item)
 
 
 def _without_last_visuals(prompt: Prompt, excess: int) -> Prompt:

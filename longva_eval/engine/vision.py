@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 from transformers.models.llava_next.modeling_llava_next import unpad_image
 
-from longva_eval.engine.sources import Picture, Source
 from longva_eval.media.images import (
     ImageAspectRatio,
     anyres_grid,
@@ -32,6 +31,7 @@ from longva_eval.media.images import (
     frames_to_pixel_values,
     parse_grid_pinpoints,
 )
+from longva_eval.media.sources import Picture, Source
 from longva_eval.model.modeling import PoolMode, VisionLanguageModel, pool_visual_tokens
 from longva_eval.prompts.pieces import VisualPiece
 
@@ -46,8 +46,24 @@ checkpoint's list of canvases goes beyond it."""
 class Vision(Protocol):
     """How a model sees."""
 
-    def pieces(self, source: Source) -> list[VisualPiece]:
-        """The pieces of a picture or video in order, known without decoding."""
+    @property
+    def frames_per_unit(self) -> int:
+        """Frames that are encoded together, as one piece."""
+        ...
+
+    def pieces(self, source: Source, *, num_pictures: int = 1) -> list[VisualPiece]:
+        """The pieces of a picture or video in order, known without decoding all of it.
+
+        `num_pictures` stand in the same prompt.
+        """
+        ...
+
+    def video(self, units: Sequence[VisualPiece], *, composed: bool = False) -> list[VisualPiece]:
+        """Pieces of frames, in a row, as one video; composed ones are shown one a second."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """How every picture and frame is prepared and encoded."""
         ...
 
     def pixel_values(self, source: Source, items: Sequence[Any]) -> Iterator[torch.Tensor]:
@@ -89,7 +105,14 @@ class ClipVision:
     """Of frames, in patches."""
     pool_mode: PoolMode = "average"
 
-    def pieces(self, source: Source) -> list[VisualPiece]:
+    frames_per_unit: ClassVar[int] = 1
+
+    def video(self, units: Sequence[VisualPiece], *, composed: bool = False) -> list[VisualPiece]:
+        del composed
+        return list(units)  # nothing depends on what stands beside a frame
+
+    def pieces(self, source: Source, *, num_pictures: int = 1) -> list[VisualPiece]:
+        del num_pictures
         aspect: ImageAspectRatio = self.aspect if isinstance(source, Picture) else "crop"
         how = Preparation(source.how or aspect, self.pool_stride, self.pool_mode)
         source = replace(source, how=how)

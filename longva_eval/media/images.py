@@ -4,7 +4,7 @@ LongVA reads every picture as a row of grids of the vision tower's size (336 pix
 
 * `anyres`: the best-fitting canvas of the checkpoint's list, the picture centred on it and cut
   into tiles. UniRes and AnyRes both start here and differ in what becomes of the tiles
-  (`longva_eval.engine.sources`).
+  (`longva_eval.media.sources`).
 * `pad`: the picture on a square of the mean colour, one grid. V-NIAH uses it for every frame.
 * `crop`: shortest side to the grid, centre crop. Frames of a video.
 

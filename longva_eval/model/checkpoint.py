@@ -7,17 +7,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from transformers import CLIPImageProcessorPil, GenerationConfig
 
 from longva_eval.model.modeling import VisionLanguageModel, execution_device
 from longva_eval.model.rope import RopeSettings, describe_rope, resolve_rope_parameters
+from longva_eval.prompts.pieces import VisualPiece
 from longva_eval.prompts.processor_template import MediaTokens
 
-__all__ = ["LONGVA", "Checkpoint", "Origin", "change_rope", "resolve_rope"]
+__all__ = ["LONGVA", "Checkpoint", "ClipCheckpoint", "Origin", "change_rope", "resolve_rope"]
 
+_OF_THE_MODEL = ("mrope_section", "mrope_interleaved", "partial_rotary_factor")
 LONGVA = "LlavaQwenForCausalLM"
 """`architectures` in LongVA's `config.json`."""
 
@@ -40,11 +42,9 @@ class Origin:
 class Checkpoint:
     """A loaded model with everything that belongs to it."""
 
-    model: VisionLanguageModel
+    model: Any
     """In evaluation mode, on its device or devices."""
     tokenizer: Any
-    image_processor: CLIPImageProcessorPil
-    """The Pillow-based CLIP processor: the one the original's numbers were made with."""
     generation_config: GenerationConfig
     origin: Origin
     own_rope_parameters: dict[str, Any]
@@ -53,12 +53,12 @@ class Checkpoint:
     """What was changed of them."""
     architecture: str = LONGVA
     """As `architectures` in `config.json` names it."""
-    media_tokens: MediaTokens | None = None
-    """Where a processor writes the prompts; None for LongVA's own rules."""
+    penalises_prompt: ClassVar[bool] = False
+    """Whether a repetition penalty counts the prompt, too, as `generate()` does given token ids."""
 
     @property
     def config(self) -> Any:
-        """The language model's configuration, with LongVA's `mm_*` keys beside it."""
+        """The language model's configuration."""
         return self.model.config
 
     @property
@@ -85,6 +85,42 @@ class Checkpoint:
 
     def vision_digest(self) -> str:
         """Identity of all that visual tokens depend on: weights, architecture, preparation."""
+        raise NotImplementedError
+
+    def pad_id(self, piece: VisualPiece) -> int:
+        """The token id that stands where a piece is, in a prompt of token ids."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """What a result says about the model that made it."""
+        return {
+            "architecture": self.architecture,
+            "checkpoint": self.origin.source,
+            "revision": self.origin.revision,
+            "weights_fingerprint": self.origin.fingerprint,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "rope": describe_rope(
+                self.rope, self.config.rope_parameters, self.model.model.rotary_emb.inv_freq
+            ),
+        }
+
+
+_C = TypeVar("_C", bound=Checkpoint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipCheckpoint(Checkpoint):
+    """A checkpoint of LongVA or LLaVA-NeXT."""
+
+    model: VisionLanguageModel
+    image_processor: CLIPImageProcessorPil
+    """The Pillow-based CLIP processor: the one the original's numbers were made with."""
+    media_tokens: MediaTokens | None = None
+    """Where a processor writes the prompts; None for LongVA's own rules."""
+
+    def vision_digest(self) -> str:
+        """Identity of all that visual tokens depend on: weights, architecture, preparation."""
         digest = hashlib.sha256()
         config = self.config
         for part in (
@@ -107,22 +143,8 @@ class Checkpoint:
             digest.update(flat.numpy().tobytes())
         return digest.hexdigest()[:24]
 
-    def describe(self) -> dict[str, Any]:
-        """What a result says about the model that made it."""
-        return {
-            "architecture": self.architecture,
-            "checkpoint": self.origin.source,
-            "revision": self.origin.revision,
-            "weights_fingerprint": self.origin.fingerprint,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "device": str(self.device),
-            "rope": describe_rope(
-                self.rope, self.config.rope_parameters, self.model.model.rotary_emb.inv_freq
-            ),
-        }
 
-
-def change_rope(checkpoint: Checkpoint, rope: RopeSettings) -> Checkpoint:
+def change_rope(checkpoint: _C, rope: RopeSettings) -> _C:
     """The same weights with another rotary embedding, starting from the checkpoint's own.
 
     The model is changed in place: a rotary embedding has no weights, and a second copy of 15 GB
@@ -143,10 +165,13 @@ def resolve_rope(
     config: Any, own_parameters: Mapping[str, Any], rope: RopeSettings
 ) -> dict[str, Any]:
     """The complete `rope_parameters` of a language model, from its own and what to change."""
-    return resolve_rope_parameters(
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    resolved = resolve_rope_parameters(
         own_parameters,
         rope,
-        head_dim=getattr(config, "head_dim", None)
-        or config.hidden_size // config.num_attention_heads,
+        head_dim=int(head_dim * own_parameters.get("partial_rotary_factor", 1.0)),
         max_position_embeddings=config.max_position_embeddings,
     )
+    # Which frequencies turn by which axis, and how many there are, is no setting.
+    kept = {name: own_parameters[name] for name in _OF_THE_MODEL if name in own_parameters}
+    return resolved | kept

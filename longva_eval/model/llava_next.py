@@ -23,12 +23,18 @@ from torch import nn
 from transformers import LlavaNextVideoForConditionalGeneration
 
 from longva_eval.model.files import kept_tower_layers
-from longva_eval.model.modeling import PoolMode, execution_device, own_parameter, pool_visual_tokens
+from longva_eval.model.modeling import (
+    PlainDecoder,
+    PoolMode,
+    execution_device,
+    own_parameter,
+    pool_visual_tokens,
+)
 
 __all__ = ["LlavaNext"]
 
 
-class LlavaNext(nn.Module):
+class LlavaNext(PlainDecoder, nn.Module):
     """transformers' LLaVA-NeXT or LLaVA-NeXT-Video, as the suite needs it.
 
     Args:

@@ -21,7 +21,7 @@ from transformers import (
 
 from longva_eval.errors import CheckpointError
 from longva_eval.media.images import parse_grid_pinpoints
-from longva_eval.model.checkpoint import Checkpoint, Origin, resolve_rope
+from longva_eval.model.checkpoint import ClipCheckpoint, Origin, resolve_rope
 from longva_eval.model.files import (
     check_memory,
     check_shapes,
@@ -66,7 +66,7 @@ def is_llava_next(raw: Mapping[str, Any]) -> bool:
     )
 
 
-def load_llava_next(raw: dict[str, Any], origin: Origin, settings: LoadSettings) -> Checkpoint:
+def load_llava_next(raw: dict[str, Any], origin: Origin, settings: LoadSettings) -> ClipCheckpoint:
     """Load a checkpoint of LLaVA-NeXT or LLaVA-NeXT-Video.
 
     Raises:
@@ -95,7 +95,7 @@ def load_llava_next(raw: dict[str, Any], origin: Origin, settings: LoadSettings)
             f"{folder} does not hold the weights of a {model_class.__name__}. Missing: "
             f"{some(report['missing_keys'])}. Not part of it: {some(report['unexpected_keys'])}."
         )
-    return Checkpoint(
+    return ClipCheckpoint(
         model=LlavaNext(model).eval().requires_grad_(False),
         tokenizer=tokenizer,
         image_processor=CLIPImageProcessorPil(**processor_settings),

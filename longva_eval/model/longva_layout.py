@@ -16,7 +16,7 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 
 from longva_eval.errors import CheckpointError
 from longva_eval.media.images import parse_grid_pinpoints
-from longva_eval.model.checkpoint import Checkpoint, Origin, resolve_rope
+from longva_eval.model.checkpoint import ClipCheckpoint, Origin, resolve_rope
 from longva_eval.model.files import (
     check_memory,
     check_shapes,
@@ -53,7 +53,7 @@ KNOWN_TOWERS: dict[str, dict[str, Any]] = {
 """Architectures that need no download; their preprocessing is CLIP's, at `image_size`."""
 
 
-def load_longva(raw: dict[str, Any], origin: Origin, settings: LoadSettings) -> Checkpoint:
+def load_longva(raw: dict[str, Any], origin: Origin, settings: LoadSettings) -> ClipCheckpoint:
     """Load a checkpoint of LongVA.
 
     Raises:
@@ -84,7 +84,7 @@ def load_longva(raw: dict[str, Any], origin: Origin, settings: LoadSettings) -> 
             f"{folder} does not hold the weights of a LongVA model. Missing: "
             f"{some(missing)}. Not part of it: {some(report['unexpected_keys'])}."
         )
-    return Checkpoint(
+    return ClipCheckpoint(
         model=model.eval().requires_grad_(False),
         tokenizer=tokenizer,
         image_processor=CLIPImageProcessorPil(**processor_settings),

@@ -33,6 +33,7 @@ from longva_eval.errors import CheckpointError, SettingsError
 __all__ = [
     "LongVAConfig",
     "LongVAForCausalLM",
+    "PlainDecoder",
     "PoolMode",
     "VisionLanguageModel",
     "execution_device",
@@ -102,6 +103,37 @@ class VisionLanguageModel(Protocol):
 
     def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
+    def positions(self, prompt: Any) -> torch.Tensor | None: ...
+
+    def run_layers(
+        self, rows: torch.Tensor, positions: torch.Tensor, cache: Any, is_visual: torch.Tensor
+    ) -> torch.Tensor: ...
+
+
+class PlainDecoder:
+    """What the engine asks of a language model whose positions count."""
+
+    def positions(self, prompt: object) -> None:
+        """They count."""
+        del prompt
+
+    def run_layers(
+        self, rows: torch.Tensor, positions: torch.Tensor, cache: Any, is_visual: torch.Tensor
+    ) -> torch.Tensor:
+        """Hidden states (tokens, hidden_size) of new rows; the cache grows by them.
+
+        Args:
+            rows: (tokens, hidden_size).
+            positions: (1, tokens).
+            cache: Of what comes before.
+            is_visual: Not needed here.
+        """
+        del is_visual
+        output = self.model(  # type: ignore[attr-defined]
+            inputs_embeds=rows[None], position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
 
 class LongVAConfig(Qwen2Config):  # type: ignore[misc]  # transformers is untyped
     """Qwen2's configuration with the vision tower's beside it; `mm_*` keys become attributes."""
@@ -149,7 +181,7 @@ class LongVAModel(Qwen2Model):  # type: ignore[misc]  # transformers is untyped
         self.post_init()
 
 
-class LongVAForCausalLM(Qwen2ForCausalLM):  # type: ignore[misc]  # transformers is untyped
+class LongVAForCausalLM(PlainDecoder, Qwen2ForCausalLM):  # type: ignore[misc]  # transformers is untyped
     """LongVA: `model.embed_tokens`, `model.layers`, `model.vision_tower`, `lm_head`."""
 
     config_class = LongVAConfig

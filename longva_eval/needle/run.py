@@ -46,7 +46,7 @@ from longva_eval.needle.results import (
     to_lines,
 )
 from longva_eval.needle.summary import original, summarize_grid, unanswerable
-from longva_eval.prompts.pieces import Piece, Prompt, TextPiece, tokenize
+from longva_eval.prompts.pieces import Piece, TextPiece, tokenize
 from longva_eval.running.journal import Journal, journal_settings, settings_difference
 from longva_eval.running.progress import progress_bar
 
@@ -109,15 +109,11 @@ def run_grid(
     cells = grid.lay_out(items).cells
     cells += controls_of(grid.frame_counts, len(items)) if controls else []
     frames = _Frames(session, haystack, items, max(grid.frame_counts), captions)
-    texts = [session.template.around_video(tokenizer, item.question) for item in items]
     answer_ids = [tokenize(tokenizer, item.answer) for item in items]
     for item, ids in zip(items, answer_ids, strict=True):
         if not ids:
             raise MediaError(f"The answer {item.answer!r} of needle {item.name} has no tokens.")
-    prompts = []
-    for cell in cells:
-        before, after = texts[cell.item]
-        prompts.append(Prompt((TextPiece(before), *frames.of(cell), TextPiece(after))))
+    prompts = [session.clip_prompt(items[cell.item].question, frames.of(cell)) for cell in cells]
     wanted = [answer_ids[cell.item] for cell in cells]
 
     def answer_at(number: int, scored: Mapping[str, Any]) -> NeedleAnswer:
@@ -165,14 +161,15 @@ class _Frames:
         captions: Sequence[str] | None,
     ) -> None:
         self._items = items
+        self._size = 1 if captions else session.vision.frames_per_unit
         self._trunk: Sequence[Piece]
         if captions is None:
             clean = Cell(item=0, num_frames=longest, control="no needle")
-            self._trunk, _ = session.visual(composed_clip(haystack, clean, items[0]))
+            self._trunk, _ = session.units(composed_clip(haystack, clean, items[0]))
             shown = [each for item in items for each in (*item.needles, *item.distractors)]
             different = list({id(each): each for each in shown}.values())
             clip = ComposedClip(parts=tuple(each.image for each in different), aspect="pad")
-            pieces, _ = session.visual(clip)
+            pieces, _ = session.units(clip)
             self._pieces: dict[int, Piece] = {
                 id(each): piece for each, piece in zip(different, pieces, strict=True)
             }
@@ -199,7 +196,30 @@ class _Frames:
         item = self._items[cell.item]
         needles = [self._pieces[id(each)] for each in item.needles]
         distractors = [self._pieces[id(each)] for each in item.distractors]
-        return arrange(cell, item, self._trunk, needles, distractors)
+        return arrange(self._in_units(cell), item, self._trunk, needles, distractors)
+
+    def _in_units(self, cell: Cell) -> Cell:
+        """Where frames are encoded in pairs, a picture fills one and stands before one.
+
+        Raises:
+            SettingsError: If the haystack is not made of whole pairs, or pictures meet in one.
+        """
+        size = self._size
+        if cell.control == "needle only":
+            return cell
+        places = (*cell.insert_indices, *cell.distractor_indices)
+        if cell.num_frames % size or len(set(places)) > len({place // size for place in places}):
+            raise SettingsError(
+                f"This model sees {size} frames at once: give lengths that are multiples of "
+                f"{size}, and pictures at least {size} frames apart. {cell.num_frames} frames with "
+                f"pictures before {places} are not possible."
+            )
+        return replace(
+            cell,
+            num_frames=cell.num_frames // size,
+            insert_indices=tuple(place // size for place in cell.insert_indices),
+            distractor_indices=tuple(place // size for place in cell.distractor_indices),
+        )
 
 
 def _facts(cell: Cell, item: Item) -> dict[str, Any]:

@@ -64,11 +64,15 @@ class VisualPiece:
     """Identity of content and preparation: equal keys have equal visual tokens."""
     num_tokens: int
     source: Any = field(compare=False, repr=False)
-    """Where its pixels come from (`longva_eval.engine.sources`)."""
-    item: int = field(compare=False, default=0)
-    """Which frame or tile of the source."""
+    """Where its pixels come from (`longva_eval.media.sources`)."""
+    item: Any = field(compare=False, default=0)
+    """Which frame, frames or tile of the source."""
     whole: VisualPiece | None = field(compare=False, repr=False, default=None)
     """The piece this is the beginning of, if a prompt was cut inside it."""
+    place: tuple[Any, ...] = ()
+    """What its positions depend on beside its number of tokens, where they do not simply count."""
+    seconds: tuple[float, ...] = field(compare=False, repr=False, default=())
+    """When its frames are shown, for prompts that say so."""
 
     def first(self, num_tokens: int) -> VisualPiece:
         """The beginning of this piece, `num_tokens` long."""
@@ -106,7 +110,8 @@ class Prompt:
             if isinstance(piece, TextPiece):
                 hashed.update("".join(f"{token} " for token in piece.token_ids).encode())
             else:
-                hashed.update(f"\0{piece.key}\0".encode())
+                place = f"@{piece.place}" if piece.place else ""
+                hashed.update(f"\0{piece.key}{place}\0".encode())
         return hashed.hexdigest()
 
     def __add__(self, other: Prompt) -> Prompt:
@@ -172,6 +177,11 @@ class ChatTemplate:
             PromptError: If there are more or fewer placeholders than pictures and videos.
         """
         return build_prompt(tokenizer, text, visuals)
+
+    def clip(self, tokenizer: Any, question: str, pieces: Sequence[Piece]) -> Prompt:
+        """The prompt for a question about one video, or about texts in its place."""
+        before, after = self.around_video(tokenizer, question)
+        return Prompt((TextPiece(before), *pieces, TextPiece(after)))
 
     def around_video(
         self, tokenizer: Any, question: str

@@ -160,7 +160,8 @@ class Answering:
         value = journal.get(job_key(kind, job))
         if value is not None and kind.is_value(value):
             # In the order in which it was made: it becomes text for the host.
-            job.value = {name: value[name] for name in kind.fields}
+            names = (*kind.fields, *kind.optional)
+            job.value = {name: value[name] for name in names if name in value}
             self.num_taken_over += 1
 
     def _visit(

@@ -77,7 +77,7 @@ class JobKind:
 
     name: str
     """In keys of journals."""
-    fields: Mapping[str, type | tuple[type, ...]]
+    fields: dict[str, type | tuple[type, ...]]
     """Of a value, in the order in which it becomes text for the host."""
     ask: Callable[[Session, Sequence[Job], Sequence[int], OnAnswer], object]
     """Ask the jobs at some places of a list that is planned together."""
@@ -85,18 +85,23 @@ class JobKind:
     """An answer in JSON, but for the length of its prompt."""
     facts: Callable[[Mapping[str, Any]], dict[str, Any]]
     """What a sample's entry says about its answer."""
+    optional: dict[str, type] = field(default_factory=dict)
+    """Fields that only some values have."""
 
     def is_value(self, value: Mapping[str, Any]) -> bool:
         """Whether a journal's line holds what this kind of job needs."""
-        return value.keys() == self.fields.keys() and all(
-            isinstance(value[name], of) for name, of in self.fields.items()
+        return value.keys() - self.optional.keys() == self.fields.keys() and all(
+            isinstance(value[name], of)
+            for name, of in (self.fields | self.optional).items()
+            if name in value
         )
 
     def value_of(self, job: Job, answer: Any) -> dict[str, Any]:
         """An answer in JSON."""
         assert job.conversation is not None
         found = self.value(answer) | {"num_prompt_tokens": job.conversation.prompt.num_tokens}
-        return {name: found[name] for name in self.fields}
+        there = [name for name in self.optional if found.get(name)]
+        return {name: found[name] for name in (*self.fields, *there)}
 
 
 def job_key(kind: JobKind, job: Job) -> dict[str, Any]:
@@ -159,6 +164,7 @@ def _generation_facts(value: Mapping[str, Any]) -> dict[str, Any]:
         "num_tokens": len(value["token_ids"]),
         "degenerate": is_degenerate(value["token_ids"], reason),
         "finish": "length" if reason == "length" else "stop",
+        **({"thought": value["thought"]} if "thought" in value else {}),
     }
 
 
@@ -176,6 +182,7 @@ GENERATE = JobKind(
     _generate,
     _generation_value,
     _generation_facts,
+    {"thought": str},
 )  # fmt: skip
 """Say something."""
 FORCE = JobKind(

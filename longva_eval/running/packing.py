@@ -26,13 +26,13 @@ class _Table:
 
     def __init__(self) -> None:
         self.rows: list[list[Any]] = []
-        self._places: dict[tuple[str, int], int] = {}
+        self._places: dict[tuple[Any, ...], int] = {}
 
     def add(self, piece: VisualPiece) -> int:
-        key = (piece.key, piece.num_tokens)
+        key = (piece.key, piece.num_tokens, piece.place)
         if key not in self._places:
             self._places[key] = len(self.rows)
-            self.rows.append([piece.key, piece.num_tokens])
+            self.rows.append([*key])
         return self._places[key]
 
 
@@ -49,7 +49,9 @@ def _pack_conversation(conversation: Conversation, table: _Table) -> dict[str, A
 
 
 def _unpack_conversation(packed: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> Conversation:
-    known = [VisualPiece(key, num_tokens, None) for key, num_tokens in rows]
+    known = [
+        VisualPiece(key, num_tokens, None, place=tuple(place)) for key, num_tokens, place in rows
+    ]
     pieces: list[Piece] = [
         known[piece] if isinstance(piece, int) else TextPiece(tuple(piece))
         for piece in packed["pieces"]

@@ -17,11 +17,11 @@ from longva_eval.engine.feature_cache import FeatureCache
 from longva_eval.engine.generation import Generation
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
-from longva_eval.engine.sources import FrameStack, ReadFrames, VideoFrames
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.media.decode import Frames, read_frames
 from longva_eval.media.frames import FramePolicy, FrameSample
 from longva_eval.media.probe import VideoInfo, probe_video
+from longva_eval.media.sources import FrameStack, ReadFrames, VideoFrames
 from longva_eval.prompts.pieces import VisualPiece
 
 LANDSCAPE = OPEN / "inputs/landscape_320x180.mp4"

@@ -17,11 +17,11 @@ from conftest import GOLDEN_FOLDERS, Golden, golden_folder
 
 from longva_eval.engine.conversation import ComposedClip, Conversation, ScoredText
 from longva_eval.engine.generation import parse_gen_kwargs
-from longva_eval.engine.sources import VideoFrames
 from longva_eval.media.decode import read_frames
 from longva_eval.media.frames import sample_frames
 from longva_eval.media.images import anyres_grid, open_image, parse_grid_pinpoints
 from longva_eval.media.probe import probe_video
+from longva_eval.media.sources import VideoFrames
 from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.media import open_haystack

@@ -25,9 +25,9 @@ from video_files import Clip, write_video
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
 from longva_eval.errors import CheckpointError, EvaluationError, MediaError
+from longva_eval.families.loading import load_checkpoint
 from longva_eval.media.frames import FramePolicy
 from longva_eval.media.images import open_image
-from longva_eval.model.loading import load_checkpoint
 from longva_eval.model.settings import LoadSettings
 from longva_eval.model_adapters.longva import LongVA
 from longva_eval.questions import documents

@@ -27,8 +27,8 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlavaNextConfi
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
 from longva_eval.engine.encoder import VisualEncoder
-from longva_eval.engine.sources import FrameStack, Picture
 from longva_eval.errors import CheckpointError, MediaError, SettingsError
+from longva_eval.families.loading import load_checkpoint
 from longva_eval.media import images
 from longva_eval.media.images import (
     anyres_grid,
@@ -40,8 +40,8 @@ from longva_eval.media.images import (
     parse_grid_pinpoints,
     read_picture,
 )
+from longva_eval.media.sources import FrameStack, Picture
 from longva_eval.model.checkpoint import Checkpoint
-from longva_eval.model.loading import load_checkpoint
 from longva_eval.model.settings import LoadSettings
 from longva_eval.prompts.pieces import VisualPiece
 

@@ -36,13 +36,13 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 from longva_eval.engine.conversation import Conversation, Media
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
-from longva_eval.engine.sources import Picture
 from longva_eval.errors import CheckpointError, EvaluationError, PromptError, SettingsError
+from longva_eval.families.loading import load_checkpoint
 from longva_eval.media.frames import FramePolicy
 from longva_eval.media.images import frames_to_pixel_values
+from longva_eval.media.sources import Picture
 from longva_eval.model.checkpoint import Checkpoint
 from longva_eval.model.llava_next import LlavaNext
-from longva_eval.model.loading import load_checkpoint
 from longva_eval.model.modeling import pool_visual_tokens
 from longva_eval.model.rope import RopeSettings
 from longva_eval.model.settings import LoadSettings

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from longva_eval.errors import CheckpointError
+from longva_eval.families.loading import load_checkpoint
 from longva_eval.model.files import rope_parameters_of
-from longva_eval.model.loading import load_checkpoint
 from longva_eval.model.rope import RopeSettings
 from longva_eval.model.settings import LoadSettings
 

@@ -49,6 +49,11 @@ class VideoFrames:
         """The frames, by their index in the file."""
         return self.sample.indices
 
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """When each of the frames is shown, exactly."""
+        return tuple(float(self.info.presentation_seconds[item]) for item in self.items)
+
     def frame_key(self, item: int) -> str:
         """Identity of one frame."""
         return f"{self.info.digest}#{item}"
@@ -78,6 +83,11 @@ class FrameStack:
     @property
     def items(self) -> tuple[int, ...]:
         return tuple(range(len(self.pictures)))
+
+    @property
+    def seconds(self) -> None:
+        """Nobody knows."""
+        return None
 
     def frame_key(self, item: int) -> str:
         return f"picture:{self._digests[item]}"

@@ -7,7 +7,7 @@ tokenizer or processor. Weights are read from safetensors alone; no pickle and n
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from loguru import logger
 
 from longva_eval.embedded import check_pretrained, embedded_checkpoint
 from longva_eval.errors import CheckpointError, EvaluationError, SettingsError
+from longva_eval.families.layout import FAMILIES, is_family, load_family
 from longva_eval.model.checkpoint import LONGVA, Checkpoint, Origin
 from longva_eval.model.files import check_sizes, hash_weights, read_json
 from longva_eval.model.llava_next_layout import ARCHITECTURES, is_llava_next, load_llava_next
@@ -36,7 +37,7 @@ _HUB_PATTERNS = [
 
 
 def load_checkpoint(pretrained: str | Path, settings: LoadSettings) -> Checkpoint:
-    """Load a checkpoint of LongVA, LLaVA-NeXT or LLaVA-NeXT-Video.
+    """Load a checkpoint of LongVA, LLaVA-NeXT, or one of transformers' families.
 
     Args:
         pretrained: A folder, a hub id such as `lmms-lab/LongVA-7B`, or an embedded checkpoint
@@ -52,10 +53,16 @@ def load_checkpoint(pretrained: str | Path, settings: LoadSettings) -> Checkpoin
     raw = read_json(folder / "config.json")
     _check_wanted(raw, folder, settings.architectures)
     began = time.perf_counter()
-    for part in (raw, raw.get("text_config"), raw.get("vision_config")):
+    parts = [raw, raw.get("text_config")]
+    if not is_family(raw):  # their towers say some sizes by side
+        parts.append(raw.get("vision_config"))
+    for part in parts:
         if isinstance(part, Mapping):
             check_sizes(part, folder / "config.json")
-    load = load_llava_next if is_llava_next(raw) else load_longva
+    load: Callable[[dict[str, Any], Origin, LoadSettings], Checkpoint]
+    load = load_family if is_family(raw) else load_longva
+    if is_llava_next(raw):
+        load = load_llava_next
     origin = Origin(
         folder=folder, source=str(pretrained), revision=commit, fingerprint=hash_weights(folder)
     )
@@ -118,10 +125,13 @@ def find_checkpoint(
 
 def _check_wanted(raw: Mapping[str, Any], folder: Path, wanted: Sequence[str] | None) -> None:
     """Refuse a known model that is not the one asked for, before its weights are read."""
-    found = [name for name in raw.get("architectures") or [] if name in (LONGVA, *ARCHITECTURES)]
+    families = [name for family in FAMILIES for name in family.architectures]
+    known = (LONGVA, *ARCHITECTURES, *families)
+    found = [name for name in raw.get("architectures") or [] if name in known]
     if wanted is not None and found and not set(found) & set(wanted):
         raise CheckpointError(
             f"{folder}/config.json describes {found[0]}, and this model is for "
-            f"{' or '.join(wanted)}. --model longva is for {LONGVA}, longva_llava_next and "
-            "longva_llava_next_video for those of transformers (docs/baselines.md)."
+            f"{', '.join(wanted)}. --model longva is for {LONGVA}; longva_llava_next and "
+            "longva_llava_next_video are for LLaVA-NeXT (docs/baselines.md), longva_hf for other "
+            "classes of transformers (docs/models.md)."
         )

@@ -1,0 +1,279 @@
+"""Our engine beside transformers' own `generate()`, on the same checkpoint, asked the same things.
+
+What cannot be tried everywhere (real weights, a GPU, another version of transformers) anybody can
+try with one command, and a report of what is wrong begins with what it prints. The reference is the
+checkpoint's own class, given what its own processor makes of the same frames; it shares nothing
+with the engine but the weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from longva_eval.engine.conversation import Conversation, Media
+from longva_eval.engine.generation import GenerationSettings
+from longva_eval.engine.session import Session
+from longva_eval.errors import SettingsError
+from longva_eval.families.layout import FamilyCheckpoint
+from longva_eval.families.template import FamilyTemplate
+from longva_eval.media.sources import FrameStack, Picture, VideoFrames
+from longva_eval.prompts.pieces import TextPiece
+from longva_eval.prompts.visits import Query
+
+__all__ = ["Comparison", "compare", "reference_inputs", "summary_of", "verify"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One question, asked both ways."""
+
+    case: str
+    num_prompt_tokens: int
+    prompts_equal: bool
+    """Whether both prompts have the same token ids."""
+    logit_difference: float
+    """Largest at the last position of the prompt."""
+    margin: float
+    """Between the reference's best and second-best logit there."""
+    flips: int
+    """Tokens of the answers that differ."""
+    seconds: float
+    reference_seconds: float
+
+    @property
+    def is_equal(self) -> bool:
+        return self.prompts_equal and self.flips == 0
+
+
+def verify(
+    session: Session, video: str | Path, *, max_new_tokens: int = 16, model: Any = None
+) -> list[Comparison]:
+    """Text, pictures, videos and questions that share a video, both ways.
+
+    Args:
+        session: Of a family of transformers.
+        video: A file.
+        max_new_tokens: Tokens of each answer.
+        model: transformers' own class with the weights; the session's if None.
+
+    Raises:
+        SettingsError: If the session is of a model that transformers has no class for.
+    """
+    one, two = _noise(90, 50, seed=1), _noise(64, 72, seed=2)
+    cases: dict[str, list[Media]] = {
+        "text": [],
+        "a picture": [one],
+        "two pictures": [one, two],
+        "a video": [video],
+        "the same video, another question": [video],
+        "two videos": [video, video],
+    }
+    questions = ("What happens first?", "Which colour is the second thing, and why?")
+    texts = [questions["another" in case] for case in cases]
+    if _checkpoint(session).family.mixes_pictures_and_videos:
+        cases["a picture and a video"] = [one, video]
+        texts.append(questions[0])
+    return compare(
+        session,
+        list(cases),
+        texts,
+        list(cases.values()),
+        max_new_tokens=max_new_tokens,
+        model=model,
+    )
+
+
+def compare(
+    session: Session,
+    cases: Sequence[str],
+    texts: Sequence[str],
+    media: Sequence[Sequence[Media]],
+    *,
+    max_new_tokens: int = 16,
+    model: Any = None,
+) -> list[Comparison]:
+    """Ask all questions together, and each by `generate()`."""
+    checkpoint = _checkpoint(session)
+    reference = checkpoint.family.model if model is None else model
+    conversations = [session.prompt(text, items) for text, items in zip(texts, media, strict=True)]
+    ends = session._settings_for(None, 1)[0].end_token_ids
+    settings = GenerationSettings(max_new_tokens=max_new_tokens, end_token_ids=ends)
+    thought, session.thought = session.thought, None  # a thought is compared as an answer
+    began = time.perf_counter()
+    answers = session.generate(conversations, settings)
+    seconds = (time.perf_counter() - began) / len(cases)
+    session.thought = thought
+    logits = {
+        visit.index: visit.logits[-1].clone()
+        for visit in session.engine.visit([Query(each.prompt) for each in conversations])
+    }
+    found = []
+    for number, case in enumerate(cases):
+        answer = answers[number]
+        if isinstance(answer, Exception):
+            raise answer
+        inputs = reference_inputs(session, conversations[number], texts[number], media[number])
+        began = time.perf_counter()
+        tokens, last = _reference(reference, inputs, max_new_tokens, ends)
+        took = time.perf_counter() - began
+        best = last.topk(2).values
+        ids = inputs["input_ids"][0].tolist()
+        found.append(
+            Comparison(
+                case=case,
+                num_prompt_tokens=conversations[number].prompt.num_tokens,
+                prompts_equal=_ids(session, conversations[number]) == ids,
+                logit_difference=float((logits[number].to(last.device) - last).abs().max()),
+                margin=float(best[0] - best[1]),
+                flips=_differing(answer.token_ids, tokens),
+                seconds=seconds,
+                reference_seconds=took,
+            )
+        )
+    return found
+
+
+def summary_of(found: Sequence[Comparison]) -> dict[str, Any]:
+    """What `longva-eval verify --format json` prints of all cases together."""
+    return {
+        "cases": len(found),
+        "largest_logit_difference": max(each.logit_difference for each in found),
+        "flips": sum(each.flips for each in found),
+        "tokens_equal": all(each.is_equal for each in found),
+    }
+
+
+def reference_inputs(
+    session: Session, conversation: Conversation, text: str, media: Sequence[Media]
+) -> dict[str, Any]:
+    """What the checkpoint's own processor makes of the same frames and times."""
+    checkpoint = _checkpoint(session)
+    processor = checkpoint.family.processor
+    template = session.template
+    assert isinstance(template, FamilyTemplate)
+    content: list[dict[str, str]] = []
+    images: list[Image.Image] = []
+    videos: list[Any] = []
+    metadata: list[dict[str, Any]] = []
+    for pieces, _ in zip(conversation.visuals, media, strict=True):
+        source = pieces[0].source
+        content.append({"type": "image" if isinstance(source, Picture) else "video"})
+        if isinstance(source, Picture):
+            images.append(source.image)
+            continue
+        assert isinstance(source, (VideoFrames, FrameStack))
+        distinct = sorted(set(source.items))
+        frames = np.concatenate([np.asarray(block) for block in source.frames(distinct)])
+        videos.append(frames[[distinct.index(item) for item in source.items]])
+        units = [piece for piece in pieces if piece.seconds]
+        seconds = [second for unit in units for second in unit.seconds][: len(source.items)]
+        spacing = session.vision._interval_seconds(units) / session.vision.frames_per_unit  # type: ignore[attr-defined]
+        # One frame a second, shown at `frames_indices`; as long as the frames reach.
+        metadata.append(
+            {"fps": 1.0, "frames_indices": seconds, "total_num_frames": len(seconds) * spacing}
+        )
+    content.append({"type": "text", "text": text})
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=template.thinking == "on",
+    )
+    more: dict[str, Any] = {}
+    if videos:
+        more = {"videos": videos, "video_metadata": metadata, "do_sample_frames": False}
+    bos = processor.tokenizer.bos_token
+    return dict(
+        processor(
+            text=[prompt],
+            images=[images] if images else None,
+            add_special_tokens=not (bos and prompt.startswith(bos)),
+            return_tensors="pt",
+            **more,
+        )
+    )
+
+
+@torch.inference_mode()
+def _reference(
+    model: Any, inputs: Mapping[str, Any], max_new_tokens: int, ends: tuple[int, ...]
+) -> tuple[list[int], torch.Tensor]:
+    """Greedy tokens of `generate()`, and the logits after the prompt by one whole pass."""
+    known = {
+        name: value.to(model.device) if isinstance(value, torch.Tensor) else value
+        for name, value in inputs.items()
+    }
+    length = known["input_ids"].shape[1]
+    with _own_attention(model):
+        generated = model.generate(
+            **known,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(ends) or None,
+        )
+    with _own_attention(model):
+        logits = model(**known, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+    return generated[0, length:].tolist(), logits
+
+
+@contextmanager
+def _own_attention(model: Any) -> Iterator[None]:
+    """Transformers' own attention, and no memory of an earlier prompt."""
+    text = model.config.get_text_config()
+    before = text._attn_implementation
+    _forget(model)
+    text._attn_implementation = "sdpa" if before.startswith("split") else before
+    try:
+        yield
+    finally:
+        text._attn_implementation = before
+        _forget(model)
+
+
+def _forget(model: Any) -> None:
+    if hasattr(model.model, "rope_deltas"):
+        model.model.rope_deltas = None
+
+
+def _ids(session: Session, conversation: Conversation) -> list[int]:
+    ids: list[int] = []
+    for piece in conversation.prompt.pieces:
+        if isinstance(piece, TextPiece):
+            ids += piece.token_ids
+        else:
+            ids += [session.checkpoint.pad_id(piece)] * piece.num_tokens
+    return ids
+
+
+def _differing(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    same = 0
+    for one, two in zip(ours, theirs, strict=False):
+        if one != two:
+            break
+        same += 1
+    return max(len(ours), len(theirs)) - same
+
+
+def _noise(width: int, height: int, *, seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def _checkpoint(session: Session) -> FamilyCheckpoint:
+    if not isinstance(session.checkpoint, FamilyCheckpoint):
+        raise SettingsError(
+            f"{session.checkpoint.architecture} is no class of transformers to compare with. "
+            "LongVA is compared with its original's recorded outputs in the tests."
+        )
+    return session.checkpoint

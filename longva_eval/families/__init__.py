@@ -1,0 +1,1 @@
+"""Model families: how each is loaded, sees, and is asked."""

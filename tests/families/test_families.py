@@ -1,0 +1,138 @@
+"""Every family against `generate()` of transformers' own class, on the same frames and times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import OPEN
+from tiny_families import KINDS, make_family
+from transformers import AutoModelForImageTextToText
+
+from longva_eval.engine.opening import open_session
+from longva_eval.engine.session import Session
+from longva_eval.engine.verify import summary_of, verify
+from longva_eval.errors import CheckpointError, PromptError, SettingsError
+from longva_eval.media.frames import FramePolicy
+from longva_eval.model_adapters.hf import TransformersModel
+from longva_eval.model_adapters.longva import LongVA
+
+VIDEO = OPEN / "inputs/landscape_320x180.mp4"
+TOLERANCE = 1e-5
+"""float32; the engine reads in chunks, the reference in one pass."""
+
+MakeFamily = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> MakeFamily:
+    folder = tmp_path_factory.mktemp("families")
+
+    def make(name: str) -> Path:
+        if not (folder / name).exists():
+            make_family(folder / name, name)
+        return folder / name
+
+    return make
+
+
+def open_tiny(folder: Path, **settings: Any) -> Session:
+    given: dict[str, Any] = {
+        "device": "cpu", "dtype": "float32", "frames": FramePolicy(max_frames=5),
+        "decode_process": False, "chunk_tokens": 50,
+    }  # fmt: skip
+    return open_session(folder, **given | settings)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_answers_and_logits_are_those_of_generate(made: MakeFamily, name: str) -> None:
+    """Text, one and two pictures, one and two videos, both; an odd number of frames."""
+    folder = made(name)
+    session = open_tiny(folder, thinking="on" if "thinking" in name else "off")
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    found = verify(session, VIDEO, max_new_tokens=8, model=model)
+    for each in found:
+        assert each.prompts_equal, each
+        assert each.flips == 0, each
+        assert each.logit_difference < TOLERANCE, each
+        assert each.margin > 10 * TOLERANCE, each  # else equal tokens would show little
+    assert summary_of(found)["tokens_equal"]
+    counts = session.engine.counts
+    assert counts.tokens_computed < counts.tokens_asked  # the second question shared the video
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_equal_frames_at_other_positions_are_not_shared(made: MakeFamily, name: str) -> None:
+    """Qwen2.5-VL says in its positions how far frames lie apart; Qwen3-VL in its text."""
+    session = open_tiny(made(name))
+    near = session.prompt("What?", [VIDEO])
+    session.frames = FramePolicy(max_frames=9)  # every second one is a frame of the first prompt
+    far = session.prompt("What?", [VIDEO])
+    both = [near, far]
+    together = session.generate(both)
+    session.engine.reuse = False
+    assert [a.token_ids for a in together] == [a.token_ids for a in session.generate(both)]  # type: ignore[union-attr]
+    pieces = [each.prompt.visual_pieces[0] for each in both]
+    assert pieces[0].place != pieces[1].place or name == "qwen3_vl"
+    assert near.prompt.digest != far.prompt.digest
+
+
+def test_a_missing_deepstack_vector_would_show(made: MakeFamily) -> None:
+    session = open_tiny(made("qwen3_vl"))
+    session.checkpoint.model._family[0].deepstack_levels = 0
+    (video,) = [each for each in verify(session, VIDEO, max_new_tokens=2) if each.case == "a video"]
+    assert video.logit_difference > 1e-2
+
+
+def test_rope_settings_keep_the_axes(made: MakeFamily) -> None:
+    from longva_eval.model.rope import RopeSettings
+
+    session = open_tiny(made("qwen3_vl"))
+    session.change_rope(RopeSettings(theta=5e5))
+    parameters = session.describe()["rope"]["parameters"]
+    assert parameters["rope_theta"] == 5e5
+    assert parameters["mrope_section"] == [2, 3, 3]
+    assert session.describe()["rope_axes"] == ["temporal", "height", "width"]
+    found = verify(session, VIDEO, max_new_tokens=4)  # the reference turns with it
+    assert max(each.logit_difference for each in found) < TOLERANCE
+
+
+def test_thinking_is_taken_off_the_answer(made: MakeFamily) -> None:
+    with pytest.raises(SettingsError, match=r"opens every answer with a thought"):
+        open_tiny(made("qwen3_vl_thinking"))
+    with pytest.raises(SettingsError, match=r"knows no thinking"):
+        open_tiny(made("qwen3_vl"), thinking="on")
+    session = open_tiny(made("qwen3_vl_thinking"), thinking="on", max_thinking_tokens=6)
+    (answer,) = session.generate([session.prompt("What?")])
+    assert not isinstance(answer, Exception)
+    assert answer.text == ""  # the thought never ended
+    assert answer.thought
+    assert len(answer.token_ids) == 6
+
+
+def test_pictures_and_videos_in_one_prompt_are_refused_where_the_class_cannot(
+    made: MakeFamily,
+) -> None:
+    from PIL import Image
+
+    session = open_tiny(made("glm4v"))
+    with pytest.raises(PromptError, match=r"Glm4vForConditionalGeneration cannot take both"):
+        session.prompt("What?", [Image.new("RGB", (40, 40)), VIDEO])
+
+
+def test_a_question_with_a_placeholder_of_the_model_is_refused(made: MakeFamily) -> None:
+    session = open_tiny(made("qwen3_vl"))
+    with pytest.raises(PromptError, match=r"The question says <\|video_pad\|>"):
+        session.prompt("What is <|video_pad|>?")
+
+
+def test_each_id_names_the_one_that_is_meant(made: MakeFamily) -> None:
+    with pytest.raises(CheckpointError, match=r"longva_hf for other classes of transformers"):
+        LongVA(str(made("qwen3_vl")), device="cpu")
+    with pytest.raises(CheckpointError, match=r"--model longva is for LlavaQwenForCausalLM"):
+        TransformersModel("longva-tiny", device="cpu")
+    with pytest.raises(SettingsError, match=r"Unknown argument 'image_aspect_ratio'"):
+        TransformersModel(str(made("qwen3_vl")), image_aspect_ratio="pad")
