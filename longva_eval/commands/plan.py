@@ -13,6 +13,7 @@ from typing import Any, get_args
 from longva_eval.embedded import CHECKPOINTS, embedded_checkpoint
 from longva_eval.errors import SettingsError
 from longva_eval.studies.cost import (
+    DECODE_SECONDS_PER_FRAME,
     GPUS,
     PREFIX_TOKENS,
     QUESTION_TOKENS,
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     tables = [
         _memory_table(shape, memory, num_tokens, options),
-        _prefill_table(shape, num_frames, num_tokens, speed),
+        _prefill_table(shape, num_frames, num_tokens, speed, options.decode_seconds),
     ]
     if grid is not None and not options.test:
         tables.append(_grid_table(grid, speed, options))
@@ -159,7 +160,9 @@ def _memory_table(
     return _Table(title="Memory of the longest prompt", columns=("GB",), rows=rows)
 
 
-def _prefill_table(shape: ModelShape, num_frames: int, num_tokens: int, speed: _Speed) -> _Table:
+def _prefill_table(
+    shape: ModelShape, num_frames: int, num_tokens: int, speed: _Speed, decode_seconds: float
+) -> _Table:
     vision, prefill = vision_flops(shape, num_frames), prefill_flops(shape, num_tokens)
     linear, attention = linear_flops(shape, num_tokens), attention_flops(shape, num_tokens)
     parts = [
@@ -170,9 +173,18 @@ def _prefill_table(shape: ModelShape, num_frames: int, num_tokens: int, speed: _
     ]
     unit, scale = _flop_unit(prefill)
     rows: list[tuple[str, ...]] = [(label, _digits(value / scale)) for label, value in parts]
+    decoding = _decoding_row(decode_seconds, num_frames)
     return _Table(
-        title="One such prompt", columns=(unit,), rows=rows + speed.rows(prefill + vision)
+        title="One such prompt",
+        columns=(unit,),
+        rows=[*rows, *speed.rows(prefill + vision), decoding],
     )
+
+
+def _decoding_row(seconds: float, *num_frames: int) -> tuple[str, ...]:
+    """CPU time for numbers of frames; ahead of the GPU, in a process of its own."""
+    label = f"decoding beside it, {seconds:g} CPU s a frame"
+    return (label, *_times([seconds * count for count in num_frames]))
 
 
 def _grid_table(grid: GridCost, speed: _Speed, options: argparse.Namespace) -> _Table:
@@ -241,6 +253,11 @@ def _task_table(task: TaskCost, speed: _Speed, options: argparse.Namespace) -> _
             task.shared_flops / scale,
         ),
         *speed.rows(task.naive_flops, task.shared_flops),
+        _decoding_row(
+            options.decode_seconds,
+            task.naive_videos * options.frames,
+            task.shared_videos * options.frames,
+        ),
     ]
     return _Table(
         title=f"{options.task}: {task.shared_videos:,} videos, {task.naive_videos:,} questions, "
@@ -390,6 +407,8 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
         raise SettingsError("--task needs --frames, the frames of each video.")
     if options.frames is not None and options.frames < 1:
         raise SettingsError(f"--frames {options.frames} must be at least 1.")
+    if not 0 <= options.decode_seconds < math.inf:
+        raise SettingsError(f"--decode-seconds {options.decode_seconds} must be at least 0.")
     if options.gpu is not None:
         _parse_memory(options.gpu)
 
@@ -469,6 +488,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--gpu", metavar="MEMORY", help="memory of the GPU: 48GB, 44.7GiB (default: --gpu-name's)")
     add("--gpu-name", help=f"for its peak: {', '.join(GPUS)} (default: all of them)")
     add("--utilization", type=float, default=0.4, help="share of the peak that is reached (0.4)")
+    add(
+        "--decode-seconds",
+        type=float,
+        default=DECODE_SECONDS_PER_FRAME,
+        metavar="S",
+        help=f"CPU seconds that a frame takes to decode ({DECODE_SECONDS_PER_FRAME}, of an hour of "
+        "720p)",
+    )
     add("--dtype", default="bfloat16", choices=get_args(PlanDType), help="bfloat16 (default)")
     add("--chunk-tokens", type=int, default=2048, help="prefill chunk (2048)")
     add("--grid", metavar="FRAMES", help="V-NIAH haystack lengths: 200:3000:200 or 6,12,24")

@@ -23,6 +23,7 @@ from longva_eval.prompts.visits import Query, plan_visits
 from longva_eval.studies.shape import ModelShape
 
 __all__ = [
+    "DECODE_SECONDS_PER_FRAME",
     "GPUS",
     "Gpu",
     "GridCost",
@@ -63,6 +64,12 @@ RESERVE_BYTES = 1_000_000_000
 """CUDA context, kernel workspaces, allocator rounding and a batch of frames in the tower.
 
 An allowance, not a derivation."""
+
+DECODE_SECONDS_PER_FRAME = 0.04
+"""CPU seconds of one frame of many spread over a video.
+
+Measured, docs/performance.md: 15.43 s for 384 frames of an hour of 720p H.264. Another size, codec
+or distance of key frames takes another time."""
 
 _BYTES_PER_NUMBER: dict[PlanDType, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 

@@ -445,6 +445,16 @@ def test_the_command_compares_grids_and_tasks(capsys: pytest.CaptureFixture[str]
     assert "it fits h100, h200, a100, l40s, rtx4090" in printed
 
 
+def test_decoding_is_counted_once_a_video(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--frames", "128", "--task", "videomme", "--decode-seconds", "0.5"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "decoding beside it" in line]
+    prompt, task = (line.split("a frame")[1].split() for line in lines)
+    assert prompt == ["64.0", "s"]
+    assert task == ["48.0", "h", "16.0", "h"]  # 2,700 and 900 times 64 s
+    with pytest.raises(SettingsError, match=r"--decode-seconds -1\.0 must be at least 0"):
+        main(["--frames", "8", "--decode-seconds", "-1"])
+
+
 def test_the_command_says_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
     plan("--frames 3000 --gpu 24GB")
     printed = capsys.readouterr().out
