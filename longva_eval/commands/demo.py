@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from longva_eval import embedded
 from longva_eval.commands import compare, report
-from longva_eval.commands.niah import control_text, heatmap_panel
+from longva_eval.commands.niah import control_text, heatmap_panel, save_tests
 from longva_eval.commands.sweep import run_study
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
 from longva_eval.errors import SettingsError
 from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.grid import NeedleGrid
-from longva_eval.needle.media import load_needles, open_haystack
+from longva_eval.needle.items import ItemSettings
+from longva_eval.needle.media import Haystack, load_needles, open_haystack
 from longva_eval.needle.run import NiahRun, run_and_write
+from longva_eval.needle.tests import make_tests
 from longva_eval.reports.figures.heatmap import accuracy_table, save_heatmaps
 from longva_eval.studies.study import Study
 
@@ -38,6 +40,11 @@ _NEEDLES_INTRODUCTION = """\
 1. V-NIAH: {needles} pictures, one at a time, hidden in a video of up to {frames} frames, and a
    question about each. longva-tiny was trained from scratch the way LongVA was: its context was
    extended on text alone, then it was shown single pictures. longva-tiny-short saw no long text.
+"""
+_TESTS = ("keys", "aggregate")
+_TESTS_INTRODUCTION = """\
+   Harder needle tests (docs/needle_tests.md), drawn from a seed: one of three objects, and the
+   colour that an object has most often.
 """
 _SWEEP_INTRODUCTION = """\
 2. A sweep: {questions} multiple-choice questions on short, medium and long videos, asked by
@@ -97,6 +104,7 @@ def main(arguments: Sequence[str]) -> int:
         print(control_text(run.summary), end="\n\n")
         panels.append((title, run))
     _draw(panels, out / "heatmaps.png", len(needles))
+    _run_tests(sessions, haystack, out, quick=options.quick)
 
     print(_SWEEP_INTRODUCTION.format(questions=18 if options.quick else 180))
     del sessions
@@ -108,9 +116,37 @@ def main(arguments: Sequence[str]) -> int:
     figure = next((out / "sweep").glob("frames_*.png"), out / "sweep")
     print(
         f"{_WHAT_IT_SHOWS}\n\nLook at\n  {page}   in a browser: everything"
-        f"\n  {out / 'heatmaps.png'}\n  {figure}"
+        f"\n  {out / 'heatmaps.png'}\n  {out / 'tests.png'}\n  {figure}"
     )
     return status
+
+
+def _run_tests(
+    sessions: Mapping[str, Session], haystack: Haystack, out: Path, *, quick: bool
+) -> None:
+    """Two harder needle tests on the embedded models, and a figure of both."""
+    print(_TESTS_INTRODUCTION)
+    tests = make_tests(
+        _TESTS,
+        frame_counts=(16, 64) if quick else (16, 64, 256),
+        depths=(0.5,),
+        spreads=(0.5,),
+        at=(),
+        lattice=None,
+        needles=str(embedded.NEEDLES),
+        settings=ItemSettings(items=4 if quick else 24),
+    )
+    folders: dict[str, list[Path]] = {}
+    for name, session in sessions.items():
+        for test in tests:
+            folder = out / "tests" / name / test.name
+            try:
+                run_and_write(session, haystack, test.items, test.grid, folder, max_new_tokens=0)
+            except SettingsError:  # as above
+                run_and_write(session, haystack, test.items, test.grid, folder, max_new_tokens=0,
+                              fresh=True)  # fmt: skip
+            folders.setdefault(name, []).append(folder)
+    save_tests(folders, out / "tests.png", out / "tests.svg")
 
 
 def _open(name: str) -> Session:

@@ -388,7 +388,8 @@ def run_and_write(
         "average_accuracy": sum(row["Score"] for row in rows) / len(rows),
         "num_answers": len(cells),
         "seconds": seconds,
-        "frame_rule": "one a second: every round(average fps)-th frame from the first",
+        "frame_rule": "one a second from the first: every round(average fps)-th frame; where the "
+        "rate varies, the one on screen",
         "frame_preparation": "pad to a square of the mean colour, pool 2 x 2 by average",
         **settings,
         "engine": {

@@ -95,3 +95,4 @@ def test_the_demo_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None
     ).stdout.strip()
     assert Path(where).is_relative_to(home)
     assert (work / "result" / "heatmaps.png").stat().st_size > 10_000
+    assert (work / "result" / "tests.png").stat().st_size > 10_000
