@@ -1,15 +1,16 @@
-"""Text that came out of files, made fit for terminals, spreadsheets and files of text. No torch."""
+"""Text out: made fit for terminals and spreadsheets. Text in: ranges of numbers. No torch."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import unicodedata
 from typing import Any, Final
 
-from longva_eval.errors import ResourceError
+from longva_eval.errors import ResourceError, SettingsError
 
-__all__ = ["Terminal", "csv_cell", "one_line", "plain"]
+__all__ = ["Terminal", "csv_cell", "one_line", "parse_range", "parse_whole_range", "plain"]
 
 _UNFIT: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -23,6 +24,8 @@ _PASSING: Final = {
     (True, True): re.compile("(\x1b\\[[0-9;]*m|\x1b\\[A|\r)"),
 }
 """What may pass, by whether a stream is a terminal and may show progress bars."""
+_MOST_NUMBERS = 100_000
+"""A longer range is a slip of the keyboard: a grid has tens."""
 
 
 def plain(text: str) -> str:
@@ -46,6 +49,48 @@ def csv_cell(value: object) -> object:
             return value
         return f"'{value}"
     return value
+
+
+def parse_range(text: str, *, name: str) -> list[float]:
+    """`200:3000:200` (both ends included) or `6,12,24` as numbers.
+
+    Raises:
+        SettingsError: If the text is neither, or would give nothing or far too much.
+    """
+    try:
+        if ":" not in text:
+            return [float(part) for part in text.split(",")]
+        start, stop, step = (float(part) for part in text.split(":"))
+        if not (step > 0 and -math.inf < start <= stop < math.inf):
+            raise ValueError("the step must be above 0 and the end not before the start")
+    except ValueError as error:
+        raise SettingsError(
+            f"--{name} {text!r} is neither START:STOP:STEP nor a list A,B,C ({error})."
+        ) from error
+    count = (stop - start) / step + 1
+    if count > _MOST_NUMBERS:
+        raise SettingsError(
+            f"--{name} {text!r} is {count:,.0f} numbers; {_MOST_NUMBERS:,} are the most. "
+            "Use a larger step."
+        )
+    import numpy as np
+
+    # numpy's arange, so that 0:1:0.2 gives the original's 0.6000000000000001. It may also end a
+    # last bit after the stop, which for a depth would lie outside of the video.
+    values = [float(value) for value in np.arange(start, stop + step, step)]
+    return [min(value, stop) for value in values if value <= stop + 1e-9 * step]
+
+
+def parse_whole_range(text: str, *, name: str) -> tuple[int, ...]:
+    """As `parse_range`, for numbers that must be whole.
+
+    Raises:
+        SettingsError: If the text is no range, or one of its numbers has a fraction.
+    """
+    values = parse_range(text, name=name)
+    if any(not value.is_integer() for value in values):
+        raise SettingsError(f"--{name} must be whole numbers, not {values}.")
+    return tuple(int(value) for value in values)
 
 
 class Terminal:

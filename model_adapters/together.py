@@ -29,7 +29,7 @@ from longva_eval.running.journal import Journal, journal_settings
 from longva_eval.running.progress import progress_bar
 from longva_eval.running.ranks import Ranks
 from longva_eval.running.run_log import FailurePolicy, RunLog
-from longva_eval.studies.study import Point
+from longva_eval.studies.definition import Point
 
 __all__ = ["PointState", "Together"]
 

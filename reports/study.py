@@ -28,7 +28,7 @@ from longva_eval.reports.tables.published import (
     published_rows,
     read_published,
 )
-from longva_eval.studies.study import RECORD_NAME, read_record, write_json
+from longva_eval.studies.definition import RECORD_NAME, read_record, write_json
 from longva_eval.text import csv_cell
 
 __all__ = [

@@ -22,7 +22,7 @@ from longva_eval.needle.media import Haystack, load_needles, open_haystack
 from longva_eval.needle.run import NiahRun, run_and_write
 from longva_eval.needle.tests import make_tests
 from longva_eval.reports.figures.heatmap import accuracy_table, save_heatmaps
-from longva_eval.studies.study import Study
+from longva_eval.studies.definition import Study
 
 __all__ = ["main"]
 

@@ -24,7 +24,7 @@ from longva_eval.reports.figures.needle_tests import (
     read_test,
 )
 from longva_eval.reports.figures.paper import save_figure
-from longva_eval.studies.ranges import parse_range, parse_whole_range
+from longva_eval.text import parse_range, parse_whole_range
 
 __all__ = ["control_text", "draw", "heatmap_panel", "main", "save_tests"]
 

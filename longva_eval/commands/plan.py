@@ -37,8 +37,8 @@ from longva_eval.studies.cost import (
     task_cost,
     vision_flops,
 )
-from longva_eval.studies.ranges import parse_range, parse_whole_range
 from longva_eval.studies.shape import LONGVA_7B, ModelShape, read_model_shape
+from longva_eval.text import parse_range, parse_whole_range
 
 __all__ = ["main"]
 

@@ -30,8 +30,7 @@ from longva_eval.embedded import MODEL_CLASSES, RECIPE_KEY
 from longva_eval.errors import EvaluationError, ResourceError, SettingsError
 from longva_eval.files import check_writable, set_aside
 from longva_eval.running.journal import journal_settings, settings_difference
-from longva_eval.studies.ranges import parse_whole_range
-from longva_eval.studies.study import (
+from longva_eval.studies.definition import (
     RECORD_NAME,
     SETTINGS_NAME,
     Point,
@@ -42,6 +41,7 @@ from longva_eval.studies.study import (
     study_text,
     write_json,
 )
+from longva_eval.text import parse_whole_range
 
 __all__ = ["main", "run_study"]
 

@@ -14,7 +14,7 @@ from longva_eval.reports.reading.runs import Problem, Run, TaskRun, read_run
 from longva_eval.reports.reading.samples import as_mapping
 from longva_eval.reports.study import read_study
 from longva_eval.reports.tables.compare import run_labels
-from longva_eval.studies.study import RECORD_NAME
+from longva_eval.studies.definition import RECORD_NAME
 
 __all__ = [
     "PageRun",

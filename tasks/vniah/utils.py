@@ -32,7 +32,7 @@ from longva_eval.needle.media import (
 from longva_eval.needle.results import is_answer
 from longva_eval.questions.answers import read_choice
 from longva_eval.questions.outcomes import FAILED
-from longva_eval.studies.ranges import parse_range, parse_whole_range
+from longva_eval.text import parse_range, parse_whole_range
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi"}
 _KEPT = (

@@ -29,7 +29,7 @@ from longva_eval.model.rope import RopeSettings
 from longva_eval.reports.figures.curve import CurveLine, CurvePanel, draw_curves
 from longva_eval.reports.reading.runs import Run, read_run, read_runs
 from longva_eval.reports.study import OVERALL, read_study, study_curves, study_results, write_study
-from longva_eval.studies.study import (
+from longva_eval.studies.definition import (
     Study,
     check_same_study,
     read_record,

@@ -181,7 +181,7 @@ def test_a_study_that_swells_is_refused_at_once(
 
 
 def test_json_of_a_study_holds_any_name(tmp_path: Path) -> None:
-    from longva_eval.studies.study import write_json
+    from longva_eval.studies.definition import write_json
 
     write_json(tmp_path / "study.json", {"path": os.fsdecode(b"v\xff.mp4")})
     read = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))

@@ -19,7 +19,7 @@ from longva_eval.media.probe import VideoInfo
 from longva_eval.model.rope import RopeSettings
 from longva_eval.model_adapters.arguments import LongVAArguments
 from longva_eval.model_adapters.longva import LongVA
-from longva_eval.studies.study import read_study_file, study_from
+from longva_eval.studies.definition import read_study_file, study_from
 
 # Frame policies -----------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from longva_eval.needle.media import (
     write_clip,
 )
 from longva_eval.needle.results import is_answer, mean_by_place, read_accuracies
-from longva_eval.studies.ranges import parse_range, parse_whole_range
+from longva_eval.text import parse_range, parse_whole_range
 
 LANDSCAPE = OPEN / "inputs" / "landscape_320x180.mp4"
 PORTRAIT = OPEN / "inputs" / "portrait_180x320.mp4"

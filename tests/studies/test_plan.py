@@ -40,8 +40,8 @@ from longva_eval.studies.cost import (
     visual_token_bytes,
     weight_bytes,
 )
-from longva_eval.studies.ranges import parse_range, parse_whole_range
 from longva_eval.studies.shape import LONGVA_7B, ModelShape, read_model_shape
+from longva_eval.text import parse_range, parse_whole_range
 
 # The figures below are derived by hand (LongVA-7B, arithmetic of
 # its own, made before this module). `rounded` allows half a unit of the last digit printed there.
