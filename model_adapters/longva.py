@@ -50,9 +50,8 @@ from longva_eval.questions.outcomes import FAILED
 from longva_eval.running.answering import Answering
 from longva_eval.running.jobs import FORCE, GENERATE, SCORE, Job, JobKind
 from longva_eval.running.journal import Journal, journal_settings
-from longva_eval.running.progress import progress_bar
 from longva_eval.running.ranks import Ranks, current_ranks, end_all
-from longva_eval.running.run_log import FailurePolicy, RunLog
+from longva_eval.running.run_log import FailurePolicy, RunLog, progress_bar
 
 __all__ = ["LongVA"]
 

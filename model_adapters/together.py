@@ -26,9 +26,8 @@ from longva_eval.model_adapters.longva import LongVA
 from longva_eval.running.answering import Answering
 from longva_eval.running.jobs import Job, JobKind, job_key
 from longva_eval.running.journal import Journal, journal_settings
-from longva_eval.running.progress import progress_bar
 from longva_eval.running.ranks import Ranks
-from longva_eval.running.run_log import FailurePolicy, RunLog
+from longva_eval.running.run_log import FailurePolicy, RunLog, progress_bar
 from longva_eval.studies.definition import Point
 
 __all__ = ["PointState", "Together"]

@@ -48,7 +48,7 @@ from longva_eval.needle.results import (
 from longva_eval.needle.summary import original, summarize_grid, unanswerable
 from longva_eval.prompts.pieces import Piece, TextPiece, tokenize
 from longva_eval.running.journal import Journal, journal_settings, settings_difference
-from longva_eval.running.progress import progress_bar
+from longva_eval.running.run_log import progress_bar
 
 __all__ = ["Grid", "NiahRun", "run_and_write", "run_grid"]
 

@@ -7,20 +7,23 @@ the counts into the results file.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from loguru import logger
+from tqdm import tqdm
 
 from longva_eval.errors import EvaluationError, SettingsError
 from longva_eval.running.ranks import Ranks
 
-__all__ = ["COUNTS", "FailurePolicy", "OnError", "RunLog"]
+__all__ = ["COUNTS", "FailurePolicy", "OnError", "RunLog", "progress_bar"]
 
 OnError = Literal["stop", "skip"]
 COUNTS = ("answered", "failed", "degenerate", "empty", "shortened")
 """What is counted per task. The last three are among the answered."""
 _SHOWN = 5
+_SECONDS_IN_A_FILE = 15.0
 
 
 class FailurePolicy:
@@ -172,3 +175,16 @@ class RunLog:
                 "shortened": sum(bool(entry.get("num_tokens_cut")) for entry in entries),
             }
         return found
+
+
+def progress_bar(total: int, what: str, *, unit: str, disable: bool = False) -> Any:
+    """A tqdm bar for what takes longer than a second; in a file, a line every 15 seconds."""
+    return tqdm(
+        total=total,
+        desc=what,
+        unit=unit,
+        disable=disable,
+        mininterval=0.1 if sys.stderr.isatty() else _SECONDS_IN_A_FILE,
+        dynamic_ncols=True,
+        delay=1.0,
+    )

@@ -31,7 +31,7 @@ from longva_eval.errors import MediaError
 from longva_eval.media.decode_worker import DecodeWorker
 from longva_eval.media.frames import one_per_second
 from longva_eval.media.probe import VideoInfo
-from longva_eval.running.progress import progress_bar
+from longva_eval.running.run_log import progress_bar
 
 __all__ = [
     "MOST_FRAMES",
