@@ -68,6 +68,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "longva_eval.commands.doctor.main",
         "what this environment can run, and how to mend what it cannot",
     ),
+    "verify": (
+        "longva_eval.commands.verify.main",
+        "our engine beside transformers' own generate(), on any checkpoint of a known family",
+    ),
     "prepare": (
         "longva_eval.commands.prepare.main",
         "check a local copy of a benchmark and lay it out for runs without a network",

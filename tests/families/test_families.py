@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from conftest import OPEN
 from tiny_families import KINDS, make_family
 from transformers import AutoModelForImageTextToText
 
+from longva_eval.cli import main
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
 from longva_eval.engine.verify import summary_of, verify
@@ -127,6 +129,32 @@ def test_a_question_with_a_placeholder_of_the_model_is_refused(made: MakeFamily)
     session = open_tiny(made("qwen3_vl"))
     with pytest.raises(PromptError, match=r"The question says <\|video_pad\|>"):
         session.prompt("What is <|video_pad|>?")
+
+
+def test_the_command_prints_what_a_report_of_a_difference_needs(
+    made: MakeFamily, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = made("internvl")
+    options = ["verify", str(folder), "--video", str(VIDEO), "--frames", "4", "--dtype", "float32"]
+    assert main([*options, "--device", "cpu", "--max-new-tokens", "4", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cases"] == 7
+    assert found["tokens_equal"] is True
+    assert found["flips"] == 0
+    assert 0 <= found["largest_logit_difference"] < TOLERANCE
+    assert found["model"]["versions"]["transformers"]
+    assert main(["verify", "longva-tiny", "--device", "cpu", "--video", str(VIDEO)]) == 1
+    assert "is no class of transformers to compare with" in capsys.readouterr().err
+
+
+def test_frames_of_the_models_own_rule(made: MakeFamily) -> None:
+    """2 a second, 4 at least, as Qwen3-VL's processor asks for; 180 frames of 30 a second."""
+    session = open_tiny(made("qwen3_vl"), own_frames=True)
+    (sample,) = session.prompt("What?", [VIDEO]).frames
+    info = session.probe(VIDEO)
+    assert len(sample.indices) == max(4, int(info.num_frames / info.average_fps * 2))
+    assert sample.indices[0] == 0
+    assert sample.indices[-1] == info.num_frames - 1
 
 
 def test_each_id_names_the_one_that_is_meant(made: MakeFamily) -> None:
