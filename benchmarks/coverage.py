@@ -1,11 +1,11 @@
-"""How often 95 % intervals hold what they should, on drawn data of realistic sizes.
+"""How often intervals, tests and claims hold what they should, on drawn data of realistic sizes.
 
-    python benchmarks/coverage.py [--runs 2000] [--seed 0]
+    python benchmarks/coverage.py [TABLE ...] [--runs 2000] [--seed 0]
 
-Each row draws the answers of `runs` evaluations from a known truth and counts the intervals that
-contain it. Within a video the chance to be right varies as a beta distribution with the given
-correlation between questions (ICC); two models, and the points of a curve, share the video's
-difficulty. The Monte Carlo error of 2,000 runs is 0.5 points.
+TABLE is one of `score`, `pairs`, `curve`, `frames`; without any all are printed. Each number counts
+`runs` drawn evaluations with a known truth. Within a video the chance to be right varies as a beta
+distribution with the given correlation between questions (ICC); two models, and the points of a
+curve, share the video's difficulty. The Monte Carlo error of 2,000 runs is 0.5 points.
 """
 
 from __future__ import annotations
@@ -14,185 +14,215 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from longva_eval.stats import (
-    Interval,
-    bootstrap_interval,
+    FEW,
     compare_pairs,
+    effective_frames,
     estimate_mean,
+    mcnemar,
+    plateau,
     simultaneous_bands,
-    wilson_interval,
 )
 
 Array = npt.NDArray[np.float64]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Design:
-    """Sizes of a benchmark."""
-
-    name: str
-    sizes: tuple[int, ...]
-    """Questions of each video."""
-    accuracy: float
-    icc: float
-
-    def clusters(self) -> list[int]:
-        return [video for video, size in enumerate(self.sizes) for _ in range(size)]
+ACCURACIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
+ICCS = (0.2, 0.4, 0.6)
+GAIN = 0.04
+"""Share of the wrong questions that a better model gets right."""
 
 
-def draw(design: Design, rng: np.random.Generator, num_models: int = 1, gain: float = 0.0) -> Array:
-    """(models, questions) right or wrong; model k is `k * gain` better in expectation.
+def sizes_of(num_videos: int, size: int) -> list[int]:
+    """Questions of each video; 0 stands for 1 to 20, drawn once."""
+    if size:
+        return [size] * num_videos
+    return [int(n) for n in np.random.default_rng(num_videos).integers(1, 21, num_videos)]
 
-    Each video has a chance to be right; models look at the same chance, and half of the questions'
-    luck is common to them too, so that they agree more often than independent ones.
+
+def draw(
+    sizes: Sequence[int],
+    accuracy: float,
+    icc: float,
+    rng: np.random.Generator,
+    gains: Sequence[float] = (0.0,),
+) -> list[list[float]]:
+    """Right or wrong of several models; each turns its share of wrong questions right.
+
+    Models look at the same chance of a video, and half of the questions' luck is common to them
+    too, so that they agree more often than independent ones.
     """
-    a = design.accuracy * (1 - design.icc) / design.icc
-    b = (1 - design.accuracy) * (1 - design.icc) / design.icc
-    sizes = np.array(design.sizes)
+    a, b = accuracy * (1 - icc) / icc, (1 - accuracy) * (1 - icc) / icc
     chance = np.repeat(rng.beta(a, b, size=len(sizes)), sizes)
     common = rng.random(len(chance))
-    own = rng.random((num_models, len(chance)))
-    luck = np.where(rng.random((num_models, len(chance))) < 0.5, common, own)
-    # `gain` of the questions that were wrong turn right, whatever the video.
-    turned = rng.random((num_models, len(chance))) < gain * np.arange(num_models)[:, None]
-    return ((luck < chance) | turned).astype(float)
+    runs = []
+    for gain in gains:
+        luck = np.where(rng.random(len(chance)) < 0.5, common, rng.random(len(chance)))
+        right = (luck < chance) | (rng.random(len(chance)) < gain)
+        runs.append(right.astype(float).tolist())
+    return runs
 
 
-def skewed(num_videos: int, most: int) -> tuple[int, ...]:
-    """Many videos with few questions and few with many."""
-    ranks = np.arange(1, num_videos + 1)
-    return tuple(int(size) for size in np.maximum(1, np.round(most / ranks**0.5)))
+def clusters_of(sizes: Sequence[int]) -> list[int]:
+    """The video of each question."""
+    return [video for video, size in enumerate(sizes) for _ in range(size)]
 
 
-DESIGNS = [
-    Design(name="Video-MME, 900 x 3", sizes=(3,) * 900, accuracy=0.53, icc=0.2),
-    Design(name="one duration, 300 x 3", sizes=(3,) * 300, accuracy=0.46, icc=0.2),
-    Design(name="a --limit, 100 x 3", sizes=(3,) * 100, accuracy=0.53, icc=0.2),
-    Design(name="a category, 30 x 3", sizes=(3,) * 30, accuracy=0.53, icc=0.2),
-    Design(name="small category, 10 x 3", sizes=(3,) * 10, accuracy=0.53, icc=0.2),
-    Design(name="strong ICC, 100 x 10", sizes=(10,) * 100, accuracy=0.6, icc=0.5),
-    Design(name="1 to 30 questions, 60 videos", sizes=skewed(60, 30), accuracy=0.6, icc=0.2),
-    Design(name="nearly all right, 100 x 3", sizes=(3,) * 100, accuracy=0.95, icc=0.2),
-    Design(name="V-NIAH, 26 needles x 25", sizes=(25,) * 26, accuracy=0.8, icc=0.3),
-    Design(name="V-NIAH, 5 needles x 90", sizes=(90,) * 5, accuracy=0.8, icc=0.1),
-]
+def score_table(runs: int, seed: int) -> None:
+    """The interval of one score, by size, ICC and accuracy."""
+    print("| videos x questions | ICC | " + " | ".join(map(str, ACCURACIES)) + " |")
+    print("|---|---|" + "---|" * len(ACCURACIES))
+    enough, few = [], []
+    for size in (3, 10, 0):
+        for num_videos in (5, 10, 20, 30, 60, 100, 300):
+            sizes = sizes_of(num_videos, size)
+            clusters = clusters_of(sizes)
+            for icc in ICCS:
+                cells = []
+                for accuracy in ACCURACIES:
+                    rng = np.random.default_rng([seed, num_videos, size, int(1000 * accuracy)])
+                    held, counts = 0, []
+                    for _ in range(runs):
+                        (scores,) = draw(sizes, accuracy, icc, rng)
+                        found = estimate_mean(scores, clusters)
+                        held += found.interval.low <= accuracy <= found.interval.high
+                        counts.append(min(found.num_with_miss, found.num_with_hit))
+                    is_few = np.median(counts) < FEW
+                    (few if is_few else enough).append(100 * held / runs)
+                    cells.append("few" if is_few else f"{100 * held / runs:.1f}")
+                name = f"{num_videos} x {size or '1 to 20'}"
+                print(f"| {name} | {icc} | " + " | ".join(cells) + " |", flush=True)
+    for name, found in (("At least", enough), ("Fewer than", few)):
+        print(
+            f"{name} {FEW} videos hold a miss and a hit, in the middle draw: {min(found):.1f} to "
+            f"{max(found):.1f} % ({len(found)} cells)."
+        )
 
 
-def covers(interval: Interval, truth: float) -> bool:
-    """Whether the truth lies in it."""
-    return interval.low <= truth <= interval.high
+DESIGNS = (
+    ("15 x 3", [3] * 15, 0.6, 0.3),
+    ("30 x 3", [3] * 30, 0.53, 0.2),
+    ("100 x 3", [3] * 100, 0.53, 0.2),
+    ("300 x 3", [3] * 300, 0.46, 0.2),
+    ("900 x 3", [3] * 900, 0.53, 0.2),
+    ("100 x 10", [10] * 100, 0.6, 0.5),
+    ("100 x 3, nearly all right", [3] * 100, 0.95, 0.2),
+    ("60 x 1 to 20", sizes_of(60, 0), 0.6, 0.4),
+)
 
 
-def of_mean(design: Design, rng: np.random.Generator) -> tuple[bool, float]:
-    """The interval of one score."""
-    (scores,) = draw(design, rng)
-    found = estimate_mean(list(scores), design.clusters())
-    return covers(found.interval, design.accuracy), found.interval.high - found.interval.low
-
-
-def of_bootstrap(design: Design, rng: np.random.Generator) -> tuple[bool, float]:
-    """The same by bootstrap."""
-    (scores,) = draw(design, rng)
-    found = bootstrap_interval(scores.tolist(), design.clusters(), num_resamples=999)
-    return covers(found, design.accuracy), found.high - found.low
-
-
-def as_if_independent(design: Design, rng: np.random.Generator) -> tuple[bool, float]:
-    """Wilson over questions, as if each had a video of its own."""
-    (scores,) = draw(design, rng)
-    low, high = wilson_interval(int(scores.sum()), len(scores))
-    return low <= design.accuracy <= high, high - low
-
-
-GAIN = 0.04
-
-
-def of_pairs(design: Design, rng: np.random.Generator) -> tuple[bool, float]:
-    """The interval of a difference between two runs."""
-    first, second = draw(design, rng, 2, GAIN)
-    found = compare_pairs(second.tolist(), first.tolist(), design.clusters())
-    truth = GAIN * (1 - design.accuracy)
-    return covers(found.interval, truth), found.interval.high - found.interval.low
-
-
-def of_unpaired(design: Design, rng: np.random.Generator) -> tuple[bool, float]:
-    """Two separate standard errors, as tables without pairing are read."""
-    first, second = draw(design, rng, 2, GAIN)
-    one, two = (estimate_mean(list(s), design.clusters()) for s in (first, second))
-    half = 1.96 * math.hypot(one.standard_error, two.standard_error)
-    difference = two.mean - one.mean
-    truth = GAIN * (1 - design.accuracy)
-    return abs(difference - truth) <= half, 2 * half
-
-
-def of_bands(design: Design, rng: np.random.Generator) -> tuple[bool, float]:
-    """Seven points of a curve, held all at once."""
-    curves = draw(design, rng, 7, GAIN / 2)
-    found = simultaneous_bands(curves.tolist(), design.clusters(), num_draws=4000)
-    truths = [design.accuracy + GAIN / 2 * k * (1 - design.accuracy) for k in range(7)]
-    held = all(covers(i, t) for i, t in zip(found.intervals, truths, strict=True))
-    return held, float(np.mean([i.high - i.low for i in found.intervals]))
-
-
-def of_cell(number: int) -> Callable[[Design, np.random.Generator], tuple[bool, float]]:
-    """Wilson for a cell or column of a needle grid."""
-
-    def measure(_: Design, rng: np.random.Generator) -> tuple[bool, float]:
-        # At one share the coverage of any interval of a count jumps with the share; the mean over
-        # shares is what can be 95 %.
-        share = rng.random()
-        low, high = wilson_interval(int(rng.binomial(number, share)), number)
-        return low <= share <= high, high - low
-
-    return measure
-
-
-def repeat(
-    measure: Callable[[Design, np.random.Generator], tuple[bool, float]],
-    design: Design,
-    runs: int,
-    seed: Sequence[int],
-) -> tuple[float, float]:
-    """Share of runs that hold, and mean width, both in percent."""
-    rng = np.random.default_rng(list(seed))
-    found = [measure(design, rng) for _ in range(runs)]
-    return 100 * float(np.mean([held for held, _ in found])), 100 * float(
-        np.mean([width for _, width in found])
+def pairs_table(runs: int, seed: int) -> None:
+    """Two runs on the same questions."""
+    print(
+        "| data | interval holds, % | width, points | equal runs called different, % "
+        "| by McNemar, % | shown at the MDE, % | two separate errors: width |"
     )
+    print("|---|---|---|---|---|---|---|")
+    for place, (name, sizes, accuracy, icc) in enumerate(DESIGNS):
+        rng = np.random.default_rng([seed, 1, place])
+        clusters = clusters_of(sizes)
+        rows = []
+        for _ in range(runs):
+            better, worse = draw(sizes, accuracy, icc, rng, (GAIN, 0.0))
+            found = compare_pairs(better, worse, clusters)
+            holds = found.interval.low <= GAIN * (1 - accuracy) <= found.interval.high
+            errors = [estimate_mean(s, clusters).standard_error for s in (better, worse)]
+            equal = compare_pairs(*draw(sizes, accuracy, icc, rng, (0.0, 0.0)), clusters)
+            exact = mcnemar(equal.num_only_first, equal.num_only_second)
+            gain = min(1.0, equal.smallest_detectable / (1 - accuracy))
+            shown = compare_pairs(*draw(sizes, accuracy, icc, rng, (gain, 0.0)), clusters)
+            rows.append(
+                (
+                    holds,
+                    found.interval.high - found.interval.low,
+                    equal.p_value < 0.05,
+                    exact < 0.05,
+                    shown.p_value < 0.05,
+                    2 * 1.96 * math.hypot(*errors),
+                )
+            )
+        means = 100 * np.mean(np.array(rows, dtype=float), axis=0)
+        print(f"| {name} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |", flush=True)
+
+
+def curve_table(runs: int, seed: int) -> None:
+    """Seven points of a curve."""
+    print(
+        "| data | bands hold at once, % | width, points | a flat curve is called rising, % "
+        "| a rise is called flat before its end, % |"
+    )
+    print("|---|---|---|---|---|")
+    for place, (name, sizes, accuracy, icc) in enumerate(DESIGNS[1:4] + DESIGNS[5:]):
+        rng = np.random.default_rng([seed, 2, place])
+        clusters = clusters_of(sizes)
+        gains = [GAIN / 2 * k for k in range(7)]
+        truths = [accuracy + gain * (1 - accuracy) for gain in gains]
+        rows = []
+        for _ in range(max(1, runs // 4)):
+            curves = draw(sizes, accuracy, icc, rng, gains)
+            bands = simultaneous_bands(curves, clusters, num_draws=4000).intervals
+            pairs = list(zip(bands, truths, strict=True))
+            flat = plateau(draw(sizes, accuracy, icc, rng, [0.0] * 7), clusters, num_draws=4000)
+            rising = plateau(
+                draw(sizes, accuracy, icc, rng, [0.0, 0.1, 0.2, 0.3, 0.3, 0.3, 0.3]),
+                clusters,
+                num_draws=4000,
+            )
+            rows.append(
+                (
+                    all(band.low <= truth <= band.high for band, truth in pairs),
+                    np.mean([band.high - band.low for band in bands]),
+                    flat.place > 0,
+                    rising.flat_from is not None and rising.flat_from < 3,
+                )
+            )
+        means = 100 * np.mean(np.array(rows, dtype=float), axis=0)
+        print(f"| {name} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |", flush=True)
+
+
+def frames_table(runs: int, seed: int) -> None:
+    """How often a needle length is claimed whose true score is the threshold, 85 %, or is 100 %."""
+    print("| needles x depths | " + " | ".join(f"ICC {icc}" for icc in (0.1, 0.3, 0.6)) + " |")
+    print("|---|---|---|---|")
+    for needles in (5, 10, 26, 60):
+        for depths in (5, 6):
+            cells = []
+            for icc in (0.1, 0.3, 0.6):
+                rng = np.random.default_rng([seed, 3, needles, depths, int(10 * icc)])
+                claimed = 0
+                for _ in range(runs):
+                    (scores,) = draw([depths] * needles, 0.85, icc, rng)
+                    answers = list(zip(clusters_of([depths] * needles), scores, strict=True))
+                    found = effective_frames({200: answers})
+                    claimed += found.frames is not None
+                cells.append(f"{100 * claimed / runs:.1f}")
+            told = "" if found.can_be_told else " (too few to tell)"
+            print(f"| {needles} x {depths}{told} | " + " | ".join(cells) + " |", flush=True)
+
+
+TABLES: dict[str, Callable[[int, int], None]] = {
+    "score": score_table,
+    "pairs": pairs_table,
+    "curve": curve_table,
+    "frames": frames_table,
+}
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], default=[], metavar="TABLE")
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    began = time.time()
-    kinds = [
-        ("mean", of_mean, DESIGNS),
-        ("difference, paired", of_pairs, DESIGNS),
-        ("mean, bootstrap", of_bootstrap, DESIGNS[1:9]),
-        ("7 points at once", of_bands, [DESIGNS[k] for k in (1, 2, 3, 4, 6, 8)]),
-        ("for contrast: mean, videos ignored", as_if_independent, [DESIGNS[k] for k in (0, 5, 8)]),
-        ("for contrast: difference, unpaired", of_unpaired, DESIGNS[:1]),
-    ]
-    print(f"95 % intervals, {options.runs:,} runs a row, seed {options.seed}")
-    print()
-    print("| interval | data | holds, % | mean width, points |")
-    print("|---|---|---|---|")
-    for kind, (name, measure, designs) in enumerate(kinds):
-        for place, design in enumerate(designs):
-            held, width = repeat(measure, design, options.runs, (options.seed, kind, place))
-            print(f"| {name} | {design.name} | {held:.1f} | {width:.1f} |", flush=True)
-    for number in (5, 30, 150):
-        held, width = repeat(of_cell(number), DESIGNS[0], options.runs, (options.seed, 99, number))
-        print(f"| Wilson, any share | {number} needles | {held:.1f} | {width:.1f} |", flush=True)
-    print(f"\n{time.time() - began:.0f} s")
+    for name in options.tables or TABLES:
+        began = time.time()
+        print(f"{TABLES[name].__doc__} {options.runs:,} runs a number, seed {options.seed}.\n")
+        TABLES[name](options.runs, options.seed)
+        print(f"\n{time.time() - began:.0f} s\n")
 
 
 if __name__ == "__main__":

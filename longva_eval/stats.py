@@ -1,21 +1,22 @@
 """Scores with honest uncertainty: one run, two runs, many runs, and needle grids. No torch.
 
 Questions on one video are not independent. Everything here takes a *cluster* for each question (its
-video or picture) and lets only clusters count as drawn from a population:
+video or picture; in a needle grid the needle) and lets only clusters count as drawn from a
+population:
 
-* One score: `estimate_mean`. Standard error by CR2, degrees of freedom by Satterthwaite, and for
-  shares a Wilson interval at the effective number of questions.
+* One score: `estimate_mean`. Standard error by CR2; for shares a Wilson interval at the effective
+  number of questions, which widens where few clusters hold a miss or a hit (`Estimate.is_few`).
 * Two runs on the same questions: `compare_pairs`, on the differences within questions. Much sharper
   than two separate intervals, since hard questions are hard for both.
-* Several comparisons: `holm`. A whole curve: `simultaneous_bands`.
-* Cells of a needle grid: `wilson_interval`, `effective_frames`, `compare_grids`.
+* Several comparisons: `holm`. A whole curve: `simultaneous_bands`, `plateau`.
+* Cells of a needle grid: `wilson_interval`, `effective_frames`. Repeated questions: `pass_at_k`.
 
 Sources: "Adding Error Bars to Evals", arXiv:2411.00640 (clusters, section 2.2; pairs, 4.2; power,
 5); Bell and McCaffrey, Survey Methodology 28(2), 2002 (CR2 and its degrees of freedom); Imbens and
 Kolesar, Review of Economics and Statistics 98(4), 2016 (the same with correlated questions); Korn
 and Graubard, Survey Methodology 24(2), 1998 (the effective number of questions); NoLiMa,
-arXiv:2502.05167 (effective length). That 95 % intervals hold in 95 % of cases is shown by
-`benchmarks/coverage.py`; its table is in docs/statistics.md.
+arXiv:2502.05167 (effective length). How often the intervals hold is shown by
+`benchmarks/coverage.py`; its tables are in docs/statistics.md.
 
 numpy and scipy are imported where they are used: a report that only reads files starts at once.
 """
@@ -23,7 +24,7 @@ numpy and scipy are imported where they are used: a report that only reads files
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Final
@@ -32,31 +33,32 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    Array = npt.NDArray[np.float64]
+
 __all__ = [
-    "FEWEST_CLUSTERS",
+    "FEW",
     "Bands",
     "EffectiveFrames",
     "Estimate",
-    "GridComparison",
     "Interval",
     "PairedComparison",
     "Plateau",
-    "bootstrap_interval",
     "clustered_standard_error",
-    "compare_grids",
     "compare_pairs",
     "effective_frames",
     "estimate_mean",
     "holm",
     "mcnemar",
+    "pass_at_k",
     "plateau",
     "simultaneous_bands",
     "wilson_interval",
 ]
 
-FEWEST_CLUSTERS: Final = 10
-"""Below this many clusters an interval leans on what is assumed of the population of clusters, and
-reports mark it; docs/statistics.md shows what holds with fewer."""
+FEW: Final = 20
+"""With fewer clusters that hold a miss, or a hit, no formula gives a narrow interval that holds in
+95 of 100 cases: reports say "few", and the interval leans on the worst case
+(docs/statistics.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +78,18 @@ class Estimate:
     """CR2, clustered; 0.0 if all clusters agree."""
     interval: Interval
     degrees_of_freedom: float
-    """Of the t distribution in the interval; number of clusters - 1 if they are of one size."""
+    """Bell and McCaffrey's; number of clusters - 1 if they are of one size."""
     num_questions: int
     num_clusters: int
+    num_with_miss: int
+    """Clusters with a score below 1; all clusters if scores are no shares."""
+    num_with_hit: int
+    """Clusters with a score above 0; all clusters if scores are no shares."""
+
+    @property
+    def is_few(self) -> bool:
+        """Whether too few clusters hold a miss, or a hit, for a narrow interval to be trusted."""
+        return min(self.num_with_miss, self.num_with_hit) < FEW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +108,9 @@ class PairedComparison:
     num_only_first: int
     """Questions where the first scores higher."""
     num_only_second: int
-    mcnemar_p_value: float
-    """Exact test on those two numbers, as if questions were independent."""
     smallest_detectable: float
-    """The difference that data like these would have shown (p < 0.05) in 80 of 100 cases."""
+    """The true difference that data like these show (p below the level) in 80 of 100 cases;
+    infinite if none does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +125,13 @@ class Bands:
 
 @dataclass(frozen=True, kw_only=True)
 class Plateau:
-    """Where a curve stops rising."""
+    """Where a curve stops rising; both ends hold at once with the confidence asked for."""
 
     place: int
-    """Index of the first point that is within the tolerance of the best."""
-    low: int
-    high: int
-    """Indices that hold 95 % of the resampled places between them."""
-    shares: tuple[float, ...]
-    """How often each point was the place, over resamples of the clusters."""
+    """Index of the first point that no later point is surely above: it rises up to here."""
+    flat_from: int | None
+    """Index of the first point that every later one is surely above by at most the tolerance; None
+    if a further rise can nowhere be excluded before the last point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,22 +140,24 @@ class EffectiveFrames:
 
     frames: int | None
     """The longest length up to which every lower bound stays above the threshold; None if the
-    shortest does not."""
+    shortest does not, or if it cannot be told."""
     threshold: float
     is_at_least: bool
     """True if the longest length of the grid still holds: the limit lies beyond."""
+    num_needles: int
+    """At the length with the fewest."""
+    can_be_told: bool
+    """False if so few needles, all found everywhere, would not pass either."""
+    shortest: int
+    """Length of the grid."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class GridComparison:
-    """Two needle grids on the places and needles that both have."""
-
-    overall: PairedComparison
-    by_frames: Mapping[int, PairedComparison]
-    p_values: Mapping[int, float]
-    """McNemar's for each length, corrected by Holm for their number."""
-    paired_by: str
-    """`needle` or `cell`."""
+    def __str__(self) -> str:
+        """`1,200`, `≥ 3,000`, `< 200` or `too few needles to tell`."""
+        if not self.can_be_told:
+            return "too few needles to tell"
+        if self.frames is None:
+            return f"< {self.shortest:,}"
+        return f"{'≥ ' if self.is_at_least else ''}{self.frames:,}"
 
 
 # One run ------------------------------------------------------------------------------------------
@@ -169,15 +179,15 @@ def clustered_standard_error(scores: Sequence[float], clusters: Sequence[Hashabl
         ValueError: If there is nothing, or the lengths differ.
     """
     _check_lengths(scores, clusters)
-    mean = math.fsum(scores) / len(scores)
-    sums, _ = _sums(scores, clusters, mean)
-    return math.sqrt(math.fsum(total**2 for total in sums)) / len(scores)
+    sums = _Spread(scores, clusters).sums
+    return math.sqrt(float((sums**2).sum())) / len(scores)
 
 
 def estimate_mean(
     scores: Sequence[float],
     clusters: Sequence[Hashable],
     *,
+    groups: Sequence[Hashable] | None = None,
     confidence: float = 0.95,
     is_share: bool = True,
 ) -> Estimate:
@@ -186,83 +196,48 @@ def estimate_mean(
     Args:
         scores: A number per question.
         clusters: The video, or other group, that each question belongs to.
+        groups: The category of each question, where the score is the mean over categories (MLVU's
+            M-Avg) instead of the mean over questions.
         confidence: Of the interval.
         is_share: Whether scores lie within 0 and 1; then so does the interval, and it is not a
             point where all questions have one score.
 
     Returns:
-        For shares a Wilson interval with the t quantile in place of the normal one, at the number
-        of independent questions that would have this standard error, mean * (1 - mean) / SE**2; at
-        the number of clusters where the standard error is 0. Otherwise mean +- t * SE.
+        For shares a Wilson interval at the number of independent questions that would have this
+        standard error, mean * (1 - mean) / SE**2 and at most all, with a t quantile in place of the
+        normal one; the fewer than `FEW` clusters hold a miss, or a hit, the nearer it comes to the
+        exact interval of as many independent questions as there are clusters. Otherwise mean +-
+        t * SE.
 
     Raises:
         ValueError: If there is nothing, the lengths differ, a score is not finite, or a share is
             not within 0 and 1.
     """
     _check_lengths(scores, clusters)
+    _check_lengths(scores, scores if groups is None else groups)
     _check_finite(scores)
     if is_share and not all(0.0 <= score <= 1.0 for score in scores):
         raise ValueError("A score is not within 0 and 1; pass is_share=False.")
-    mean = math.fsum(scores) / len(scores)
-    error, freedom, num_clusters = _cr2(scores, clusters, mean)
-    if num_clusters == 1:
+    spread = _Spread(scores, clusters, groups)
+    if spread.num_clusters == 1:
         # One video says nothing about videos.
         interval = Interval(low=0.0, high=1.0) if is_share else _everything()
+    elif is_share:
+        critical = _t_quantile(spread.share_freedom(), confidence)
+        interval = _share_interval(spread, critical, 1.0 - confidence)
     else:
-        critical = _t_quantile(freedom, confidence)
-        if is_share:
-            interval = _share_interval(mean, error, num_clusters, critical)
-        else:
-            interval = Interval(low=mean - critical * error, high=mean + critical * error)
+        critical = _t_quantile(spread.freedom, confidence)
+        interval = _symmetric(spread.mean, critical * spread.error)
     return Estimate(
-        mean=mean,
-        standard_error=error,
+        mean=spread.mean,
+        standard_error=spread.error,
         interval=interval,
-        degrees_of_freedom=freedom,
+        degrees_of_freedom=spread.freedom,
         num_questions=len(scores),
-        num_clusters=num_clusters,
+        num_clusters=spread.num_clusters,
+        num_with_miss=spread.num_with_miss if is_share else spread.num_clusters,
+        num_with_hit=spread.num_with_hit if is_share else spread.num_clusters,
     )
-
-
-def bootstrap_interval(
-    scores: Sequence[float],
-    clusters: Sequence[Hashable],
-    *,
-    confidence: float = 0.95,
-    num_resamples: int = 4000,
-    seed: int = 0,
-) -> Interval:
-    """Interval of the mean score by drawing clusters again, as a check of `estimate_mean`.
-
-    Percentiles of the resampled means, further out than (1 - confidence) / 2 by as much as the t
-    distribution and the G / (G - 1) correction ask for: the plain ones are too narrow for few
-    clusters. Source: Hesterberg, arXiv:1411.5279, section 4 ("expanded percentile").
-
-    Returns:
-        The interval; the mean itself at both ends if all clusters agree.
-
-    Raises:
-        ValueError: As `estimate_mean`.
-    """
-    import numpy as np
-
-    _check_lengths(scores, clusters)
-    _check_finite(scores)
-    sums, sizes = _columns([scores], clusters)
-    number = len(sizes)
-    if number == 1:
-        return _everything()
-    _, freedom, _ = _cr2(scores, clusters, math.fsum(scores) / len(scores))
-    reach = _t_quantile(freedom, confidence) * math.sqrt(number / (number - 1))
-    tail = NormalDist().cdf(-reach)
-    means = np.concatenate(
-        [
-            _weighted_means(weights, sums, sizes)
-            for weights in _resamples(number, num_resamples, seed)
-        ]
-    )[:, 0]
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(low=float(low), high=float(high))
 
 
 def wilson_interval(
@@ -299,6 +274,7 @@ def compare_pairs(
     *,
     confidence: float = 0.95,
     power: float = 0.8,
+    level: float = 0.05,
 ) -> PairedComparison:
     """Compare two runs on the questions both were asked, in the same order.
 
@@ -309,8 +285,10 @@ def compare_pairs(
         first: Scores of one run.
         second: Scores of the other, question by question.
         clusters: The video, or other group, of each question.
-        confidence: Of the interval; 1 - confidence is the level of `smallest_detectable`.
+        confidence: Of the interval.
         power: Of `smallest_detectable`.
+        level: Of `smallest_detectable`: p below it counts as shown. Where several comparisons are
+            corrected, 0.05 divided by their number.
 
     Returns:
         The comparison. Where every cluster has the same difference there is no spread to measure:
@@ -324,22 +302,21 @@ def compare_pairs(
     _check_lengths(second, clusters)
     _check_finite([*first, *second])
     differences = [a - b for a, b in zip(first, second, strict=True)]
-    mean = math.fsum(differences) / len(differences)
-    error, freedom, num_clusters = _cr2(differences, clusters, mean)
-    num_first = sum(difference > 0 for difference in differences)
-    num_second = sum(difference < 0 for difference in differences)
-    if num_clusters == 1:
+    spread = _Spread(differences, clusters)
+    mean, error, freedom = spread.mean, spread.error, spread.freedom
+    if spread.num_clusters == 1:
         interval, p_value, detectable = _everything(), 1.0, math.inf
     elif error == 0.0:
-        ruled_out = 1.0 - (1.0 - confidence) ** (1.0 / num_clusters)
-        interval = Interval(low=mean - ruled_out, high=mean + ruled_out)
-        p_value = 1.0 if mean == 0 else 2.0 ** (1 - num_clusters)
+        ruled_out = 1.0 - (1.0 - confidence) ** (1.0 / spread.num_clusters)
+        interval = _symmetric(mean, ruled_out)
+        p_value = 1.0 if mean == 0 else 2.0 ** (1 - spread.num_clusters)
         detectable = ruled_out
     else:
-        critical = _t_quantile(freedom, confidence)
-        interval = Interval(low=mean - critical * error, high=mean + critical * error)
+        interval = _symmetric(mean, _t_quantile(freedom, confidence) * error)
         p_value = _t_p_value(mean / error, freedom)
-        detectable = (critical + _t_quantile(freedom, 2 * power - 1)) * error
+        detectable = _smallest_detectable(
+            first, second, clusters, spread, _t_quantile(freedom, 1.0 - level), power
+        )
     return PairedComparison(
         difference=mean,
         standard_error=error,
@@ -347,37 +324,71 @@ def compare_pairs(
         p_value=p_value,
         degrees_of_freedom=freedom,
         num_questions=len(differences),
-        num_clusters=num_clusters,
-        num_only_first=num_first,
-        num_only_second=num_second,
-        mcnemar_p_value=mcnemar(num_first, num_second),
+        num_clusters=spread.num_clusters,
+        num_only_first=sum(difference > 0 for difference in differences),
+        num_only_second=sum(difference < 0 for difference in differences),
         smallest_detectable=detectable,
     )
+
+
+def _smallest_detectable(
+    first: Sequence[float],
+    second: Sequence[float],
+    clusters: Sequence[Hashable],
+    spread: _Spread,
+    critical: float,
+    power: float,
+) -> float:
+    """The true difference that is found with this power.
+
+    A larger difference than the one measured comes with a larger standard error: the better run
+    gets more questions right, more of them in videos where it has more to gain. It is searched for
+    as the share `a` of that run's missing points that it would gain. Scores that are no shares are
+    taken to move together, which leaves the standard error as it is.
+    """
+    ahead = _t_quantile(spread.freedom, 2 * power - 1)
+    # The standard error is itself uncertain, here and in the next run.
+    doubt = ((critical + ahead) ** 2 + critical**2) / (2 * spread.freedom)
+    factor = critical + ahead * math.sqrt(1 + doubt)
+    plain = factor * spread.error
+    better, sign = (first, 1.0) if spread.mean >= 0 else (second, -1.0)
+    measured = abs(spread.mean)
+    if plain <= measured or not all(0.0 <= score <= 1.0 for score in (*first, *second)):
+        return plain
+    room = _Spread([1.0 - score for score in better], clusters)
+    weighted = room.sums / (1.0 - room.sizes / room.number) / room.number**2
+    covariance, squares = sign * float(weighted @ spread.sums), float(weighted @ room.sums)
+
+    def is_found(a: float) -> bool:
+        variance = spread.error**2 + 2 * a * covariance + a * a * squares
+        variance += a * (1 - a) * room.mean / room.number
+        return measured + a * room.mean >= factor * math.sqrt(max(0.0, variance))
+
+    if not is_found(1.0):
+        return math.inf
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if is_found(middle) else (middle, high)
+    return measured + high * room.mean
 
 
 def mcnemar(num_only_first: int, num_only_second: int) -> float:
     """Exact two-sided p of two runs being equally good, questions taken as independent.
 
+    Questions on one video are not, so that 12 to 78 of 100 comparisons of equal runs come out
+    "significant" at 0.05: for papers that print it.
+
     Args:
         num_only_first: Questions that only the first run got right.
         num_only_second: Questions that only the second got right.
 
-    Returns:
-        Twice the smaller binomial tail at 1/2, at most 1.
-
-    Source: McNemar, Psychometrika 12, 1947; the exact form as in statsmodels' `mcnemar`.
+    Source: McNemar, Psychometrika 12, 1947; the exact form.
     """
-    number, fewer = num_only_first + num_only_second, min(num_only_first, num_only_second)
-    if number == 0:
-        return 1.0
-    # In logarithms: 2**-2700 is no float.
-    terms = [
-        math.lgamma(number + 1) - math.lgamma(k + 1) - math.lgamma(number - k + 1)
-        for k in range(fewer + 1)
-    ]
-    largest = max(terms)
-    tail = math.fsum(math.exp(term - largest) for term in terms)
-    return min(1.0, 2.0 * math.exp(largest + math.log(tail) - number * math.log(2)))
+    from scipy.stats import binomtest
+
+    number = num_only_first + num_only_second
+    return float(binomtest(num_only_first, number).pvalue) if number else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -391,6 +402,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
         corrected[place] = largest
     return corrected
+
+
+def pass_at_k(num_right: int, num_tries: int, k: int) -> float:
+    """Chance that at least one of k answers is right, from more answers to the same question.
+
+    Raises:
+        ValueError: If there are fewer answers than k.
+
+    Source: arXiv:2107.03374, equation 1.
+    """
+    if not (0 <= num_right <= num_tries and 1 <= k <= num_tries):
+        raise ValueError(f"pass@{k} cannot be told from {num_right} of {num_tries} answers.")
+    return 1.0 - math.comb(num_tries - num_right, k) / math.comb(num_tries, k)
 
 
 # A curve ------------------------------------------------------------------------------------------
@@ -428,31 +452,21 @@ def simultaneous_bands(
     Gaussian multipliers of whole clusters as in Chernozhukov et al., Annals of Statistics 41(6),
     2013. Drawing clusters with replacement instead holds in 97 of 100 cases at 30 clusters.
     """
-    if not curves:
-        raise ValueError("A curve needs at least one point.")
-    for scores in curves:
-        _check_lengths(scores, clusters)
-        _check_finite(scores)
-    means = [math.fsum(scores) / len(scores) for scores in curves]
-    found = [_cr2(scores, clusters, mean) for scores, mean in zip(curves, means, strict=True)]
-    num_clusters, freedom = found[0][2], min(freedom for _, freedom, _ in found)
-    if num_clusters == 1:
+    spreads = _spreads(curves, clusters)
+    means = tuple(spread.mean for spread in spreads)
+    if spreads[0].num_clusters == 1:
         everything = Interval(low=0.0, high=1.0) if is_share else _everything()
-        return Bands(
-            means=tuple(means),
-            intervals=(everything,) * len(means),
-            critical_value=math.inf,
-        )
-    critical = _max_t_quantile(
-        curves, clusters, freedom, confidence, num_draws=num_draws, seed=seed
-    )
+        return Bands(means=means, intervals=(everything,) * len(means), critical_value=math.inf)
+    freedom = min(spread.freedom for spread in spreads)
+    critical = _max_t_quantile(spreads, freedom, confidence, num_draws=num_draws, seed=seed)
+    left_out = _t_p_value(critical, freedom)
     return Bands(
-        means=tuple(means),
+        means=means,
         intervals=tuple(
-            _share_interval(mean, error, num_clusters, critical)
+            _share_interval(spread, critical, left_out)
             if is_share
-            else Interval(low=mean - critical * error, high=mean + critical * error)
-            for mean, (error, _, _) in zip(means, found, strict=True)
+            else _symmetric(spread.mean, critical * spread.error)
+            for spread in spreads
         ),
         critical_value=critical,
     )
@@ -463,133 +477,180 @@ def plateau(
     clusters: Sequence[Hashable],
     *,
     tolerance: float = 0.01,
-    num_resamples: int = 4000,
+    confidence: float = 0.95,
+    num_draws: int = 20_000,
     seed: int = 0,
 ) -> Plateau:
-    """The first point of a curve that is within a tolerance of its best one.
+    """Where a curve stops rising, as far as the data show it.
+
+    Every point is compared with every later one on the same questions, all at once as in
+    `simultaneous_bands`. A flat curve is called rising in at most 1 - `confidence` of cases,
+    however many points it has.
 
     Args:
         curves: As in `simultaneous_bands`, in the order of the axis.
         clusters: As there.
-        tolerance: What counts as not worth more frames; 0.01 is one point of a hundred.
-        num_resamples: As there.
+        tolerance: A rise that is not worth more frames; 0.01 is one point of a hundred.
+        confidence: That all differences lie in their intervals.
+        num_draws: As there.
         seed: As there.
 
     Raises:
         ValueError: If there is nothing, or the lengths differ.
     """
-    import numpy as np
-
-    if not curves:
-        raise ValueError("A curve needs at least one point.")
-    for scores in curves:
-        _check_lengths(scores, clusters)
-        _check_finite(scores)
-    sums, sizes = _columns(curves, clusters)
-
-    def first_place(means: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-        near = means >= means.max(axis=-1, keepdims=True) - tolerance - 1e-12
-        return np.asarray(near.argmax(axis=-1))
-
-    places = np.concatenate(
-        [
-            first_place(_weighted_means(weights, sums, sizes))
-            for weights in _resamples(len(sizes), num_resamples, seed)
-        ]
-    )
-    low, high = np.quantile(places, [0.025, 0.975], method="inverted_cdf")
-    counts = np.bincount(places, minlength=len(curves))
-    return Plateau(
-        place=int(first_place(sums.sum(axis=0) / sizes.sum())),
-        low=int(low),
-        high=int(high),
-        shares=tuple(float(count) / len(places) for count in counts),
-    )
+    _spreads(curves, clusters)
+    last = len(curves) - 1
+    pairs = [(here, later) for here in range(last) for later in range(here + 1, last + 1)]
+    rises = [
+        _Spread([b - a for a, b in zip(curves[here], curves[later], strict=True)], clusters)
+        for here, later in pairs
+    ]
+    if not rises or rises[0].num_clusters == 1:
+        return Plateau(place=0, flat_from=None)
+    freedom = min(rise.freedom for rise in rises)
+    critical = _max_t_quantile(rises, freedom, confidence, num_draws=num_draws, seed=seed)
+    rising, unsure = {-1}, {-1}
+    for (here, _), rise in zip(pairs, rises, strict=True):
+        reach = critical * rise.error
+        if rise.mean - reach > 1e-12:
+            rising.add(here)
+        if rise.mean + reach > tolerance + 1e-12:
+            unsure.add(here)
+    place, flat = max(rising) + 1, max(unsure) + 1
+    return Plateau(place=place, flat_from=None if flat == last else flat)
 
 
 # Needle grids -------------------------------------------------------------------------------------
 
 
 def effective_frames(
-    columns: Mapping[int, tuple[float, int]],
+    answers: Mapping[int, Sequence[tuple[Hashable, float]]],
     *,
     needle_only: float = 1.0,
     share: float = 0.85,
     confidence: float = 0.95,
 ) -> EffectiveFrames:
-    """The longest haystack in which the needle is surely still found.
+    """The longest haystack in which needles are surely still found.
+
+    The needle pictures are the sample: one needle at six depths is not six draws. So the lower
+    bound is that of `estimate_mean` with needles as clusters.
 
     Args:
-        columns: For each number of frames, needles found and needles asked, over all depths.
+        answers: For each number of frames, the needle and the score of every answer, at all depths.
         needle_only: Score on the needles alone, with no haystack: what could be reached.
         share: Of that score which has to be kept.
-        confidence: Of the Wilson interval whose lower end is compared.
+        confidence: That a length whose true score is the threshold is not claimed.
 
     Raises:
-        ValueError: If there is no column, or one without needles.
+        ValueError: If there is no length, or one without needles.
 
     Source: NoLiMa, arXiv:2502.05167 (effective length at 85 % of the base score), here with the
     lower bound in place of the score, so that few needles do not make a long reach.
     """
-    if not columns:
+    if not answers:
         raise ValueError("A grid needs at least one length.")
     threshold = share * needle_only
+    both_sides = 2 * confidence - 1
     reached, holds = None, True
-    for frames in sorted(columns):
-        found, asked = columns[frames]
-        if wilson_interval(found, asked, confidence=confidence)[0] <= threshold:
+    for frames in sorted(answers):
+        needles = [needle for needle, _ in answers[frames]]
+        scores = [score for _, score in answers[frames]]
+        if estimate_mean(scores, needles, confidence=both_sides).interval.low <= threshold:
             holds = False
             break
         reached = frames
-    return EffectiveFrames(frames=reached, threshold=threshold, is_at_least=holds)
-
-
-def compare_grids(
-    first: Mapping[tuple[int, float, Hashable], float],
-    second: Mapping[tuple[int, float, Hashable], float],
-) -> GridComparison:
-    """Compare two needle grids where they overlap.
-
-    Args:
-        first: Score by number of frames, depth and needle; None as needle where only a cell's mean
-            is known, as in published files.
-        second: The other grid.
-
-    Returns:
-        The comparison over all common places, clustered by needle where needles are known (the
-        places of a grid are chosen, the needles are a sample of pictures), else by number of
-        frames; and one for each length.
-
-    Raises:
-        ValueError: If the grids have no place in common.
-    """
-    common = sorted(first.keys() & second.keys(), key=lambda key: (key[0], key[1], str(key[2])))
-    if not common:
-        raise ValueError(
-            "The two grids have no place in common: lengths, depths or needles differ."
-        )
-    by_needle = len({needle for _, _, needle in common}) > 1
-
-    def compare(keys: Sequence[tuple[int, float, Hashable]]) -> PairedComparison:
-        clusters: list[Hashable] = [
-            key[2] if by_needle else (key[0] if keys is common else key) for key in keys
-        ]
-        return compare_pairs([first[key] for key in keys], [second[key] for key in keys], clusters)
-
-    by_frames = {
-        frames: compare([key for key in common if key[0] == frames])
-        for frames in sorted({key[0] for key in common})
-    }
-    corrected = holm([found.mcnemar_p_value for found in by_frames.values()])
-    return GridComparison(
-        overall=compare(common),
-        by_frames=by_frames,
-        p_values=dict(zip(by_frames, corrected, strict=True)),
-        paired_by="needle" if by_needle else "cell",
+    num_needles = min(len({needle for needle, _ in group}) for group in answers.values())
+    all_found = estimate_mean([1.0] * num_needles, range(num_needles), confidence=both_sides)
+    return EffectiveFrames(
+        frames=reached,
+        threshold=threshold,
+        is_at_least=holds,
+        num_needles=num_needles,
+        can_be_told=all_found.interval.low > threshold,
+        shortest=min(answers),
     )
 
 
 # Parts --------------------------------------------------------------------------------------------
+
+
+class _Spread:
+    """A mean and how it varies between clusters: CR2 and its degrees of freedom.
+
+    Bell and McCaffrey's general formulas for a regression on nothing but a constant. With n_g of n
+    questions in cluster g, u_g the sum of its deviations, the variance is
+
+        sum_g u_g**2 / (1 - n_g / n) / n**2
+
+    For G clusters of one size that is the usual G / (G - 1) correction.
+    """
+
+    def __init__(
+        self,
+        scores: Sequence[float],
+        clusters: Sequence[Hashable],
+        groups: Sequence[Hashable] | None = None,
+    ) -> None:
+        import numpy as np
+
+        values = np.asarray(scores, dtype=float)
+        cluster, group = _numbered(clusters), _numbered(groups or [None] * len(scores))
+        members = np.bincount(group)
+        means = np.bincount(group, values) / members
+        self.number = len(scores)
+        self.mean = float(means.mean())
+        # In a mean over groups a question counts as much as its group is smaller than the average.
+        deviations = (values - means[group]) * (self.number / len(means) / members)[group]
+        self.sums: Array = np.bincount(cluster, deviations).astype(float)
+        self.sizes: Array = np.bincount(cluster).astype(float)
+        self.num_clusters = len(self.sizes)
+        totals = np.bincount(cluster, values)
+        self.num_with_hit = int((totals > 0).sum())
+        self.num_with_miss = int((totals < self.sizes).sum())
+        self.error, self.freedom = 0.0, 0.0
+        if self.num_clusters > 1:
+            error = math.sqrt(self._variances().sum())
+            # Equal scores differ from their mean by rounding.
+            self.error = 0.0 if error < 1e-12 else error
+            icc = _icc(self.sums, self.sizes, float((deviations**2).sum()))
+            self.freedom = _degrees_of_freedom(self.sizes, icc)
+
+    def share_freedom(self) -> float:
+        """Degrees of freedom for the interval of a share.
+
+        Bell and McCaffrey take deviations for normal. Where few clusters hold the misses they have
+        heavy tails, where sizes differ and most clusters hold both they have light ones: the spread
+        of the squares themselves says how many independent ones there are. The smaller of that and
+        its geometric mean with Bell and McCaffrey's holds best (docs/statistics.md).
+        """
+        parts = self._variances()
+        total = float(parts.sum())
+        excess = float((parts**2).sum()) - total**2 / len(parts)
+        counted = 2 * total**2 / excess if excess > 0 else math.inf
+        counted = min(max(1.0, counted), self.num_clusters - 1.0)
+        return min(counted, math.sqrt(counted * self.freedom))
+
+    def _variances(self) -> Array:
+        """What each cluster adds to the squared standard error."""
+        variances: Array = self.sums**2 / (1.0 - self.sizes / self.number) / self.number**2
+        return variances
+
+
+def _numbered(names: Sequence[Hashable]) -> npt.NDArray[np.int64]:
+    """0 for the first name and all equal to it, 1 for the next one, and so on."""
+    import numpy as np
+
+    place: dict[Hashable, int] = {}
+    return np.array([place.setdefault(name, len(place)) for name in names])
+
+
+def _spreads(curves: Sequence[Sequence[float]], clusters: Sequence[Hashable]) -> list[_Spread]:
+    if not curves:
+        raise ValueError("A curve needs at least one point.")
+    for scores in curves:
+        _check_lengths(scores, clusters)
+        _check_finite(scores)
+    return [_Spread(scores, clusters) for scores in curves]
 
 
 def _check_lengths(scores: Sequence[float], clusters: Sequence[Hashable]) -> None:
@@ -602,58 +663,20 @@ def _check_finite(scores: Sequence[float]) -> None:
         raise ValueError("A score is NaN or infinite.")
 
 
-def _sums(
-    scores: Sequence[float], clusters: Sequence[Hashable], mean: float
-) -> tuple[list[float], list[int]]:
-    """Sum of deviations and number of questions of each cluster."""
-    sums: dict[Hashable, float] = {}
-    sizes: dict[Hashable, int] = {}
-    for score, cluster in zip(scores, clusters, strict=True):
-        sums[cluster] = sums.get(cluster, 0.0) + (score - mean)
-        sizes[cluster] = sizes.get(cluster, 0) + 1
-    return list(sums.values()), list(sizes.values())
-
-
-def _cr2(
-    scores: Sequence[float], clusters: Sequence[Hashable], mean: float
-) -> tuple[float, float, int]:
-    """CR2 standard error of a mean, its degrees of freedom, and the number of clusters.
-
-    Bell and McCaffrey's general formulas for a regression on nothing but a constant. With n_g of n
-    questions in cluster g, u_g the sum of its deviations, the variance is
-
-        sum_g u_g**2 / (1 - n_g / n) / n**2
-
-    For G clusters of one size that is the usual G / (G - 1) correction.
-    """
-    sums, sizes = _sums(scores, clusters, mean)
-    number = len(scores)
-    if len(sizes) == 1:
-        return 0.0, 0.0, 1
-    variance = (
-        math.fsum(u * u / (1.0 - n / number) for u, n in zip(sums, sizes, strict=True)) / number**2
-    )
-    squares = math.fsum((score - mean) ** 2 for score in scores)
-    freedom = _degrees_of_freedom(sizes, _icc(sums, sizes, squares))
-    error = math.sqrt(variance)
-    # Equal scores differ from their mean by rounding.
-    return (0.0 if error < 1e-12 else error), freedom, len(sizes)
-
-
-def _icc(sums: Sequence[float], sizes: Sequence[int], squares: float) -> float:
+def _icc(sums: Array, sizes: Array, squares: float) -> float:
     """Correlation between questions of a cluster, within 0 and 1, by analysis of variance."""
-    number, clusters = sum(sizes), len(sizes)
+    number, clusters = float(sizes.sum()), len(sizes)
     if number == clusters:
         return 0.0
-    between = math.fsum(u * u / n for u, n in zip(sums, sizes, strict=True))
+    between = float((sums**2 / sizes).sum())
     mean_between = between / (clusters - 1)
     mean_within = max(0.0, squares - between) / (number - clusters)
-    typical = (number - math.fsum(n * n for n in sizes) / number) / (clusters - 1)
+    typical = (number - float((sizes**2).sum()) / number) / (clusters - 1)
     total = mean_between + (typical - 1) * mean_within
     return min(1.0, max(0.0, (mean_between - mean_within) / total)) if total > 0 else 0.0
 
 
-def _degrees_of_freedom(sizes: Sequence[int], icc: float) -> float:
+def _degrees_of_freedom(sizes: Array, icc: float) -> float:
     """Satterthwaite's for the CR2 variance; number of clusters - 1 if they are of one size.
 
     (sum of the eigenvalues)**2 / sum of their squares, of the matrix p_g' V p_h where p_g turns the
@@ -661,25 +684,45 @@ def _degrees_of_freedom(sizes: Sequence[int], icc: float) -> float:
     between questions of a cluster. Source: Bell and McCaffrey, 2002; with an estimated correlation
     in V: Imbens and Kolesar, Review of Economics and Statistics 98(4), 2016.
     """
-    number = sum(sizes)
-    shares = [n / number for n in sizes]
-    weights = [1.0 / (1.0 - share) for share in shares]
-    variances = [n * (1 - icc) + icc * n * n for n in sizes]  # of the sum of a cluster's scores
-    total = math.fsum(variances)
-    rows = list(zip(weights, shares, variances, strict=True))
-    diagonal = [w * (v - 2 * s * v + s * s * total) for w, s, v in rows]
+    share = sizes / sizes.sum()
+    weight = 1.0 / (1.0 - share)
+    variance = sizes * (1 - icc) + icc * sizes**2  # of the sum of a cluster's scores
+    total = variance.sum()
+    diagonal = weight * (variance - 2 * share * variance + share**2 * total)
     # Off the diagonal: sqrt(w_g w_h) (s_g s_h total - s_h v_g - s_g v_h), squared and summed.
-    a = math.fsum(w * s * s for w, s, _ in rows)
-    b = math.fsum(w * v * v for w, _, v in rows)
-    c = math.fsum(w * s * v for w, s, v in rows)
+    a, b, c = (weight @ each for each in (share**2, variance**2, share * variance))
     others = 2 * a * b + total**2 * a**2 + 2 * c**2 - 4 * total * a * c
-    others -= math.fsum((w * (s * s * total - 2 * s * v)) ** 2 for w, s, v in rows)
-    return math.fsum(diagonal) ** 2 / (math.fsum(d * d for d in diagonal) + others)
+    others -= ((weight * (share**2 * total - 2 * share * variance)) ** 2).sum()
+    return float(diagonal.sum() ** 2 / ((diagonal**2).sum() + others))
 
 
-def _share_interval(mean: float, error: float, num_clusters: int, critical: float) -> Interval:
-    effective = mean * (1.0 - mean) / error**2 if error > 0 else float(num_clusters)
-    return _wilson(mean, effective, critical)
+def _share_interval(spread: _Spread, critical: float, left_out: float) -> Interval:
+    """Of a share, at a critical value and the probability that it leaves out."""
+    mean, sizes = spread.mean, spread.sizes
+    effective = float(spread.num_clusters)
+    if spread.error > 0:
+        effective = min(mean * (1.0 - mean) / spread.error**2, spread.number)
+    found = _wilson(mean, effective, critical)
+    few = min(spread.num_with_miss, spread.num_with_hit)
+    if few >= FEW:
+        return found
+    # The worst case: questions of one cluster all alike, so that a cluster is one question.
+    worst = _exact_interval(mean, spread.number**2 / float((sizes**2).sum()), left_out)
+    weight = (1.0 - few / FEW) ** 2
+    return Interval(
+        low=(1 - weight) * found.low + weight * worst.low,
+        high=(1 - weight) * found.high + weight * worst.high,
+    )
+
+
+def _exact_interval(share: float, number: float, left_out: float) -> Interval:
+    """Clopper and Pearson's, for a number of questions that need not be whole."""
+    from scipy.special import betaincinv
+
+    right, wrong = share * number, (1.0 - share) * number
+    low = float(betaincinv(right, wrong + 1, left_out / 2)) if right > 0 else 0.0
+    high = float(betaincinv(right + 1, wrong, 1 - left_out / 2)) if wrong > 0 else 1.0
+    return Interval(low=low, high=high)
 
 
 def _wilson(share: float, number: float, critical: float) -> Interval:
@@ -688,6 +731,10 @@ def _wilson(share: float, number: float, critical: float) -> Interval:
     half = math.sqrt(squared * (share * (1 - share) + squared / 4)) / (1 + squared)
     low = 0.0 if share == 0.0 else max(0.0, centre - half)
     return Interval(low=low, high=1.0 if share == 1.0 else min(1.0, centre + half))
+
+
+def _symmetric(mean: float, reach: float) -> Interval:
+    return Interval(low=mean - reach, high=mean + reach)
 
 
 def _everything() -> Interval:
@@ -705,20 +752,19 @@ def _t_quantile(freedom: float, confidence: float) -> float:
     return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
+def _t_p_value(ratio: float, freedom: float) -> float:
+    from scipy.special import stdtr
+
+    return min(1.0, 2.0 * float(stdtr(freedom, -abs(ratio))))
+
+
 def _max_t_quantile(
-    curves: Sequence[Sequence[float]],
-    clusters: Sequence[Hashable],
-    freedom: float,
-    confidence: float,
-    *,
-    num_draws: int,
-    seed: int,
+    spreads: Sequence[_Spread], freedom: float, confidence: float, *, num_draws: int, seed: int
 ) -> float:
     """The value that every point's |t| stays below with this probability."""
     import numpy as np
 
-    sums, sizes = _columns(curves, clusters)
-    deviations = sums - sums.sum(axis=0) / sizes.sum() * sizes[:, None]
+    deviations: Array = np.array([spread.sums for spread in spreads]).T
     lengths = np.sqrt((deviations**2).sum(axis=0))
     moves = lengths > 1e-9  # a point that is right everywhere never deviates
     if not moves.any():
@@ -731,47 +777,3 @@ def _max_t_quantile(
     normal = generator.standard_normal((num_draws, root.shape[1])) @ root.T
     scale = np.sqrt(generator.chisquare(freedom, num_draws) / freedom)
     return float(np.quantile(np.abs(normal).max(axis=1) / scale, confidence))
-
-
-def _t_p_value(ratio: float, freedom: float) -> float:
-    from scipy.special import stdtr
-
-    return min(1.0, 2.0 * float(stdtr(freedom, -abs(ratio))))
-
-
-def _columns(
-    curves: Sequence[Sequence[float]], clusters: Sequence[Hashable]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(clusters, points) sums of scores, and (clusters,) numbers of questions."""
-    import numpy as np
-
-    place: dict[Hashable, int] = {}
-    places = np.array([place.setdefault(cluster, len(place)) for cluster in clusters])
-    sums = [np.bincount(places, weights=np.asarray(scores, dtype=float)) for scores in curves]
-    return np.stack(sums, axis=1), np.bincount(places).astype(float)
-
-
-def _weighted_means(
-    weights: npt.NDArray[np.float64],
-    sums: npt.NDArray[np.float64],
-    sizes: npt.NDArray[np.float64],
-) -> npt.NDArray[np.float64]:
-    """(resamples, points) means when clusters count as often as `weights` says."""
-    means: npt.NDArray[np.float64] = weights @ sums / (weights @ sizes[:, None])
-    return means
-
-
-def _resamples(
-    num_clusters: int, num_resamples: int, seed: int
-) -> Iterator[npt.NDArray[np.float64]]:
-    """How often each cluster is drawn, a row for each resample; in blocks of bounded memory."""
-    import numpy as np
-
-    generator = np.random.default_rng(seed)
-    block = max(1, min(num_resamples, 2_000_000 // num_clusters))
-    for start in range(0, num_resamples, block):
-        rows = min(block, num_resamples - start)
-        drawn = generator.integers(0, num_clusters, size=(rows, num_clusters))
-        drawn += np.arange(rows)[:, None] * num_clusters
-        counts = np.bincount(drawn.ravel(), minlength=rows * num_clusters)
-        yield counts.reshape(rows, num_clusters).astype(float)

@@ -318,17 +318,17 @@ def _cell(found: stats.Estimate) -> str:
     if found.num_clusters == 1:
         return f"{100 * found.mean:.1f} [one video]"
     low, high = found.interval.low, found.interval.high
-    return f"{100 * found.mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    few = " few" if found.is_few else ""
+    return f"{100 * found.mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]{few}"
 
 
 def _plateau_cell(curve: Curve) -> str:
     if curve.plateau is None:
         return ""
-    place, low, high = (
-        curve.frames[number]
-        for number in (curve.plateau.place, curve.plateau.low, curve.plateau.high)
-    )
-    return f"{place:,} [{low:,}, {high:,}]"
+    place, flat = curve.plateau.place, curve.plateau.flat_from
+    if flat is None:
+        return f"{curve.frames[place]:,} or later"
+    return f"{curve.frames[place]:,} to {curve.frames[flat]:,}"
 
 
 def _sentences(task: TaskCurves) -> list[str]:
@@ -339,12 +339,15 @@ def _sentences(task: TaskCurves) -> list[str]:
     ]
     if any(curve.plateau for curve in task.curves):
         lines.append(
-            f"Stops rising: the first number of frames within {100 * _TOLERANCE:g} point of the "
-            "line's best, and between which numbers it lies in 95 % of resamples of the videos. "
-            "The last number of a line means: not within this study."
+            "Stops rising: no later number of frames is surely better than the first one given, "
+            f"and from the second on none is better by {100 * _TOLERANCE:g} point (every point "
+            "against every later one, on the same questions, at once at 95 %)."
         )
-    if clusters < stats.FEWEST_CLUSTERS:
-        lines.append(f"Fewer than {stats.FEWEST_CLUSTERS} clusters: intervals are approximate.")
+    if any(found.is_few for curve in task.curves for found in curve.estimates):
+        lines.append(
+            f"few: fewer than {stats.FEW} videos hold a miss, or a hit, so that the interval leans "
+            "on the worst case, questions of a video all alike."
+        )
     return lines
 
 
@@ -400,12 +403,9 @@ def _plateau_rows(found: Sequence[TaskCurves]) -> list[dict[str, Any]]:
             "rope": curve.rope,
             "subset": curve.subset,
             "frames": curve.frames[curve.plateau.place],
-            "low": curve.frames[curve.plateau.low],
-            "high": curve.frames[curve.plateau.high],
-            "shares": {
-                f"{frames}": round(share, 4)
-                for frames, share in zip(curve.frames, curve.plateau.shares, strict=True)
-            },
+            "flat_from": None
+            if curve.plateau.flat_from is None
+            else curve.frames[curve.plateau.flat_from],
         }
         for task in found
         for curve in task.curves
@@ -556,10 +556,16 @@ def plateau_sentence(curve: Curve) -> str:
     flat, frames = curve.plateau, curve.frames
     if flat is None:
         return ""
-    between = f"(95 %: {frames[flat.low]:,} to {frames[flat.high]:,})"
-    if flat.place < len(frames) - 1:
-        return f"comes within 1 point of its best at {frames[flat.place]:,} frames {between}"
-    return f"is best at the last number of frames {between}: it may rise further"
+    if flat.place == len(frames) - 1:
+        return "still rises at the last number of frames"
+    start = (
+        f"surely rises up to {frames[flat.place]:,} frames"
+        if flat.place
+        else f"does not surely rise after {frames[0]:,} frames"
+    )
+    if flat.flat_from is None:
+        return f"{start}; a later rise of more than 1 point is not excluded"
+    return f"{start}; from {frames[flat.flat_from]:,} on it rises by less than 1 point"
 
 
 def curve_line(curve: Curve, label: str) -> CurveLine:

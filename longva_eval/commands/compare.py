@@ -62,6 +62,11 @@ def main(arguments: Sequence[str]) -> int:
         "--baseline", metavar="RUN", help="compare every RUN with this one, question by question"
     )
     parser.add_argument(
+        "--mcnemar",
+        action="store_true",
+        help="with --baseline: McNemar's p too, which takes questions on one video as independent",
+    )
+    parser.add_argument(
         "--by", default="", metavar="CATEGORY", help="split scores by this category of the samples"
     )
     parser.add_argument(
@@ -116,5 +121,5 @@ def _tables(options: argparse.Namespace) -> list[Table]:
     if baseline is not None:
         if len(runs) < 2:
             raise SettingsError("--baseline needs at least one other RUN to compare with it.")
-        tables += paired_tables(runs, baseline, by=options.by)
+        tables += paired_tables(runs, baseline, by=options.by, mcnemar=options.mcnemar)
     return tables

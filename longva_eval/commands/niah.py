@@ -24,6 +24,7 @@ from longva_eval.reports.figures.needle_tests import (
     read_test,
 )
 from longva_eval.reports.figures.paper import save_figure
+from longva_eval.stats import EffectiveFrames
 from longva_eval.text import parse_range, parse_whole_range
 
 __all__ = ["control_text", "draw", "heatmap_panel", "main", "save_tests"]
@@ -175,10 +176,10 @@ def control_text(summary: Mapping[str, Any]) -> str:
         summary[name] for name in ("effective_frames", "controls", "circular")
     )
     if reach is not None:
-        reached = "none of these lengths" if reach["frames"] is None else f"{reach['frames']:,}"
+        found = EffectiveFrames(**reach)
         lines.append(
-            f"Effective frames: {reached}{' or more' if reach['is_at_least'] else ''} (lower bound "
-            f"above {100 * reach['threshold']:.0f} %)"
+            f"Effective frames: {found} (lower bound above {100 * found.threshold:.0f} % over "
+            f"{found.num_needles} needles)"
         )
     if controls is not None:
         lines.append(

@@ -6,11 +6,12 @@ Intervals, how far it reaches, and what the questions are worth where the needle
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from longva_eval.needle.controls import CONTROLS
 from longva_eval.needle.results import NeedleAnswer
-from longva_eval.stats import effective_frames, wilson_interval
+from longva_eval.stats import effective_frames, estimate_mean
 
 __all__ = ["original", "summarize_grid", "unanswerable"]
 
@@ -22,8 +23,8 @@ def summarize_grid(answers: Sequence[NeedleAnswer]) -> dict[str, Any]:
         answers: All of a run, of controls and rotated items too.
 
     Returns:
-        `columns`: for each length, items found, asked, the Wilson interval of the share, and the
-        guess floor (None where answers are no closed set); `effective_frames`: the longest length
+        `columns`: for each length, items found, asked, the interval of the share (clustered by
+        item), and the guess floor (None where answers are no closed set); `effective_frames`: the longest length
         up to which the lower bound stays above 85 % of the score on the needle alone (None without
         controls); `controls` (None without); `circular` (None where no item has rotated options);
         `without_known`: columns and effective frames once more without the items that are answered
@@ -62,30 +63,30 @@ def _reach(answers: Sequence[NeedleAnswer]) -> dict[str, Any]:
     for answer in answers:
         if answer.control is None:
             columns.setdefault(answer.num_frames, []).append(answer)
-    found = {n: (sum(a.correct for a in column), len(column)) for n, column in columns.items()}
+    scores = {n: [(a.needle, float(a.correct)) for a in column] for n, column in columns.items()}
     alone = [answer.correct for answer in answers if answer.control == "needle only"]
     # Where the pictures alone are not enough, no length can be said to lose anything.
     floor = _floor(answers) or 0.0
-    can_tell = bool(alone and found) and _mean(alone) > floor
-    reach = effective_frames(found, needle_only=_mean(alone)) if can_tell else None
+    can_tell = bool(alone and scores) and _mean(alone) > floor
+    reach = effective_frames(scores, needle_only=_mean(alone)) if can_tell else None
     return {
         "columns": {
             str(count): {
-                "found": right,
-                "asked": asked,
-                "interval": list(wilson_interval(right, asked)),
+                "found": int(sum(score for _, score in pairs)),
+                "asked": len(pairs),
+                "interval": _interval(pairs),
                 "floor": _floor(columns[count]),
             }
-            for count, (right, asked) in found.items()
+            for count, pairs in scores.items()
         },
-        "effective_frames": None
-        if reach is None
-        else {
-            "frames": reach.frames,
-            "is_at_least": reach.is_at_least,
-            "threshold": reach.threshold,
-        },
+        "effective_frames": None if reach is None else asdict(reach),
     }
+
+
+def _interval(pairs: Sequence[tuple[int, float]]) -> list[float]:
+    """By needle: one needle at six depths is not six draws."""
+    found = estimate_mean([score for _, score in pairs], [needle for needle, _ in pairs])
+    return [found.interval.low, found.interval.high]
 
 
 def _floor(answers: Sequence[NeedleAnswer]) -> float | None:

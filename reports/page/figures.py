@@ -232,7 +232,9 @@ def _grid_cell(found: float, asked: int, where: str, what: str) -> GridCell:
 
 def _control_sentences(controls: Controls) -> list[str]:
     sentences = []
-    if controls.threshold is not None:
+    if not controls.can_be_told:
+        sentences.append("Effective frames: too few needles to tell.")
+    elif controls.threshold is not None:
         at_least = f"{100 * controls.threshold:.0f} %"
         sentences.append(
             f"Effective frames: none of these lengths has a lower bound above {at_least}."

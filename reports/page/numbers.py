@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from longva_eval import stats
 from longva_eval.questions.outcomes import OUTCOMES
 from longva_eval.reports.page.runs import ShownRun, all_tasks, is_hidden, link_to, with_task
 from longva_eval.reports.reading.needle_runs import grid_of
@@ -195,8 +194,8 @@ def score_of(samples: Sequence[Sample], *, is_share: bool) -> Score | None:
         return None
     known = found.num_clusters > 1 and found.low is not None
     more: tuple[str, ...] = ()
-    if 1 < found.num_clusters < stats.FEWEST_CLUSTERS:
-        more = (f"only {found.num_clusters} videos: a rough interval",)
+    if found.num_clusters > 1 and (few := found.few):
+        more = (f"few: {few}",)
     ends = (found.low, found.high) if known else (None, None)
     return Score(
         text=f"{found.value:.1f} %" if is_share else f"{found.value:.3g}",

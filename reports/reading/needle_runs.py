@@ -37,6 +37,8 @@ class Controls:
     effective_frames: int | None
     is_at_least: bool
     threshold: float | None
+    can_be_told: bool
+    """False if there are too few needles for effective frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +261,7 @@ def _read_controls(path: Path, problems: list[Problem]) -> Controls | None:
         effective_frames=None if frames is None else int(frames),
         is_at_least=bool(reach.get("is_at_least")),
         threshold=as_number(reach.get("threshold")),
+        can_be_told=reach.get("can_be_told") is not False,
     )
 
 

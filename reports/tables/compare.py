@@ -13,7 +13,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from longva_eval import stats
@@ -47,7 +47,6 @@ _UNTOLD: Final = frozenset(
     ["pretrained", "device", "device_map", "batch_size", "on_error", "max_failed", "journal"]
 )
 """Model arguments that make no other score."""
-_EFFECTIVE_SHARE: Final = 0.85
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +62,8 @@ class Measured:
     num_failed: int
     unit: str
     """`%`, or empty for a metric that is no share."""
+    few: str = ""
+    """Which of misses and hits too few videos hold for a narrow interval, in words."""
 
 
 def measure(questions: Sequence[Sample], *, is_share: bool = True) -> Measured | None:
@@ -86,7 +87,17 @@ def measure(questions: Sequence[Sample], *, is_share: bool = True) -> Measured |
         num_clusters=found.num_clusters,
         num_failed=sum(question.outcome == "failed" for question in questions),
         unit="%" if is_share else "",
+        few=_few(found, is_share),
     )
+
+
+def _few(found: stats.Estimate, is_share: bool) -> str:
+    if not found.is_few:
+        return ""
+    if not is_share:
+        return f"{found.num_clusters} videos"
+    number, what = min((found.num_with_miss, "miss"), (found.num_with_hit, "hit"))
+    return f"{number} video{'s hold' if number != 1 else ' holds'} a {what}"
 
 
 def comparison_tables(
@@ -784,7 +795,7 @@ def _grid_table(
         | {frames for _, task in ours for frames in by_length(task.samples)}
     )
     drafts = _published_drafts(published, notes, set(), set())
-    for draft, row in zip(drafts, published, strict=True):
+    for draft in drafts:
         draft.values = {lengths.index(frames): value for frames, value in draft.values.items()}
         numbers = [number for number, _, _ in draft.values.values()]
         draft.values[len(lengths)] = (
@@ -792,7 +803,6 @@ def _grid_table(
             f"{mean:.1f}",
             None,
         )
-        draft.extra = _published_reach(row, notes)
     our_drafts = _our_drafts(
         [_only(run, task) for run, task in ours],
         lambda run: [
@@ -810,29 +820,25 @@ def _grid_table(
             measured = measure(questions)
             if measured is not None:
                 share = f"{measured.value:.1f}"
-                # Lengths have few needles: Wilson's interval says more than a standard error.
-                low, high = stats.wilson_interval(
-                    math.fsum(q.score for q in questions), len(questions)
-                )
-                shown = Measured(
-                    **{
-                        **{n: getattr(measured, n) for n in measured.__dataclass_fields__},
-                        "standard_error": None,
-                        "low": 100 * low,
-                        "high": 100 * high,
+                # Lengths have few needles: the interval says more than a standard error.
+                shown = replace(measured, standard_error=None)
+                draft.values[lengths.index(frames)] = (measured.value, share, shown)
+        draft.extra = (
+            str(
+                stats.effective_frames(
+                    {
+                        frames: [(question.cluster, question.score) for question in questions]
+                        for frames, questions in columns.items()
                     }
                 )
-                draft.values[lengths.index(frames)] = (measured.value, share, shown)
-        draft.extra = _reach(
-            {
-                frames: (math.fsum(q.score for q in questions), len(questions))
-                for frames, questions in columns.items()
-            }
+            )
+            if columns
+            else ""
         )
     notes.general(
         "Needles found, in percent, by number of haystack frames. Effective: the longest haystack "
-        "up to which the lower end of Wilson's 95 % interval stays above 85 % of all "
-        "needles (NoLiMa's rule); depths and needles of one length count as independent."
+        "up to which the lower bound (95 %, clustered by needle) stays above 85 % of all needles "
+        "(NoLiMa's rule). Published grids have five needles, which is too few to tell."
     )
     if our_drafts and published:
         notes.general("Grids differ in haystack, needles and depths; compare shapes, not decimals.")
@@ -878,38 +884,3 @@ def by_length(questions: Sequence[Sample]) -> dict[int, list[Sample]]:
         except (TypeError, ValueError):
             continue
     return found
-
-
-def _reach(columns: Mapping[int, tuple[float, int]]) -> str:
-    if not columns:
-        return ""
-    found = stats.effective_frames(
-        {frames: (score, asked) for frames, (score, asked) in columns.items()},
-        share=_EFFECTIVE_SHARE,
-    )
-    if found.frames is None:
-        return f"< {min(columns):,}"
-    return f"{'≥ ' if found.is_at_least else ''}{found.frames:,}"
-
-
-def _published_reach(row: PublishedRow, notes: Notes) -> str:
-    """Effective frames of a published grid whose number of needles is known."""
-    depths = {
-        int(found[1])
-        for score in row.values.values()
-        if (found := re.search(r"mean over (\d+) depths", score.note))
-    }
-    if len(depths) != 1:
-        return ""
-    asked = 5 * next(iter(depths))
-    notes.general(
-        f"Published effective frames take {asked} needles a length: five, the number of V-NIAH, at "
-        f"{asked // 5} depths."
-    )
-    return _reach(
-        {
-            frames: (min(asked, round(asked * number / 100)), asked)
-            for frames in row.values
-            if (number := row.percent(frames)) is not None
-        }
-    )

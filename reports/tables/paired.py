@@ -7,8 +7,10 @@ no common question, or the data differ, there is a sentence in place of a number
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from longva_eval import stats
 from longva_eval.reports.reading.runs import Run, Sample, TaskRun
@@ -24,10 +26,10 @@ from longva_eval.reports.tables.tables import Cell, Column, Note, Row, Table
 
 __all__ = ["paired_tables"]
 
-_TITLES = (
-    "Questions of", "n", "Videos", "Diff.", "95 % interval", "p", "Holm", "+ / -", "McNemar",
-    "MDE",
-)  # fmt: skip
+_TITLES = ("Questions of", "n", "Videos", "Diff.", "95 % interval", "p", "Holm", "+ / -", "MDE")
+
+Part = Literal["overall", "split", "repeated"]
+"""A whole task, a part of it, or a task again without the questions that failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +42,12 @@ class _Pair:
     first: tuple[Sample, ...]
     second: tuple[Sample, ...]
     is_share: bool
-    is_variant: bool
-    """Whether it repeats another row without the failed questions."""
+    part: Part
 
 
-def paired_tables(runs: Sequence[Run], baseline: Run, *, by: str = "") -> list[Table]:
+def paired_tables(
+    runs: Sequence[Run], baseline: Run, *, by: str = "", mcnemar: bool = False
+) -> list[Table]:
     """Every run minus the baseline, on the questions both were asked: a table for each run.
 
     Args:
@@ -52,11 +55,13 @@ def paired_tables(runs: Sequence[Run], baseline: Run, *, by: str = "") -> list[T
         baseline: What to compare with.
         by: Category of the samples to split by; without it the benchmark's own split, if it is one
             whose columns are known.
+        mcnemar: Whether to show McNemar's p, which takes questions as independent.
 
     Returns:
-        Tables with a row for each task and each value it is split by. p is corrected by Holm over
-        the rows of all tables; rows that leave failed questions out repeat a comparison and are
-        not counted. Where a comparison is refused, a note says why.
+        Tables with a row for each task and each value it is split by. p is corrected by Holm, over
+        the tasks of all tables; and, as a second family, over the parts that tasks are split into,
+        where no part is surer than its whole task (gatekeeping). Rows that leave failed questions
+        out repeat a comparison and are not counted. Where a comparison is refused, a note says why.
     """
     others = [run for run in runs if run.path != baseline.path]
     labels = run_labels([baseline, *others], with_frames=True)
@@ -72,29 +77,29 @@ def paired_tables(runs: Sequence[Run], baseline: Run, *, by: str = "") -> list[T
                 notes[place].general(text, task=task.name)
                 continue
             pairs += _pairs_of(place, labels[place + 1], task, other, by, notes[place])
+    sizes = Counter(pair.part for pair in pairs)
     compared = [
         stats.compare_pairs(
             [question.score for question in pair.first],
             [question.score for question in pair.second],
             [question.cluster for question in pair.second],
+            level=0.05 / max(1, sizes[pair.part] if pair.part != "repeated" else sizes["overall"]),
         )
         for pair in pairs
     ]
-    counted = [place for place, pair in enumerate(pairs) if not pair.is_variant]
-    corrected = dict(
-        zip(counted, stats.holm([compared[place].p_value for place in counted]), strict=True)
-    )
+    corrected = _corrected(pairs, [found.p_value for found in compared])
     rows: list[list[Row]] = [[] for _ in others]
-    for place, (pair, found) in enumerate(zip(pairs, compared, strict=True)):
+    for pair, found, p_value in zip(pairs, compared, corrected, strict=True):
         names = (labels[pair.run + 1], labels[0])
-        rows[pair.run].append(_row(pair, found, corrected.get(place), names, notes[pair.run]))
+        rows[pair.run].append(_row(pair, found, p_value, names, notes[pair.run], mcnemar))
     if pairs:
-        _explain(notes[-1], pairs, len(counted))
+        _explain(notes[-1], pairs, sizes, mcnemar)
+    titles = (*_TITLES, *(["McNemar"] if mcnemar else []))
     return [
         Table(
             title=f"{labels[place + 1]} minus {labels[0]}",
             columns=tuple(
-                Column(title=title, is_number=number > 0) for number, title in enumerate(_TITLES)
+                Column(title=title, is_number=number > 0) for number, title in enumerate(titles)
             ),
             rows=tuple(rows[place]),
             notes=notes[place].all()
@@ -105,18 +110,37 @@ def paired_tables(runs: Sequence[Run], baseline: Run, *, by: str = "") -> list[T
     ]
 
 
+def _corrected(pairs: Sequence[_Pair], p_values: Sequence[float]) -> list[float | None]:
+    """Holm's p in two families, the parts of a task after the whole of it; None if not counted."""
+    corrected: list[float | None] = [None] * len(pairs)
+    for part in ("overall", "split"):
+        members = [place for place, pair in enumerate(pairs) if pair.part == part]
+        found = stats.holm([p_values[place] for place in members])
+        for place, p_value in zip(members, found, strict=True):
+            corrected[place] = p_value
+    whole = 0.0
+    for place, pair in enumerate(pairs):  # a task's parts follow it
+        own = corrected[place]
+        if pair.part == "overall":
+            whole = own or 0.0
+        elif own is not None:
+            corrected[place] = max(own, whole)
+    return corrected
+
+
 def _row(
     pair: _Pair,
     found: stats.PairedComparison,
     holm: float | None,
     names: tuple[str, str],
     notes: Notes,
+    mcnemar: bool,
 ) -> Row:
     scale, digits = (100.0, 1) if pair.is_share else (1.0, 2)
     interval = _bounded(found.interval, pair.is_share)
     marks: tuple[str, ...] = ()
-    if found.num_clusters < stats.FEWEST_CLUSTERS:
-        marks = (notes.letter(f"Fewer than {stats.FEWEST_CLUSTERS} videos: read with care."),)
+    if found.num_clusters < stats.FEW:
+        marks = (notes.letter(f"Fewer than {stats.FEW} videos: read with care."),)
     known = math.isfinite(interval.high)
     low, high = (_signed(scale * end, digits) for end in (interval.low, interval.high))
     detectable = scale * found.smallest_detectable
@@ -132,9 +156,10 @@ def _row(
         Cell(text=_p(found.p_value) if known else ""),
         Cell(text="" if holm is None or not known else _p(holm)),
         Cell(text=f"{found.num_only_first:,} / {found.num_only_second:,}"),
-        Cell(text=_p(found.mcnemar_p_value)),
-        Cell(text=f"{detectable:.{digits}f}" if known else ""),
+        Cell(text=f"{detectable:.{digits}f}" if math.isfinite(detectable) else "none"),
     ]
+    exact = stats.mcnemar(found.num_only_first, found.num_only_second) if mcnemar else None
+    cells += [] if exact is None else [Cell(text=_p(exact))]
     data = {
         "run": names[0],
         "baseline": names[1],
@@ -149,24 +174,33 @@ def _row(
         "p_holm": "" if holm is None else f"{holm:.6g}",
         "run_better": found.num_only_first,
         "baseline_better": found.num_only_second,
-        "p_mcnemar": f"{found.mcnemar_p_value:.6g}",
         "minimum_detectable": f"{detectable:.4f}",
+        **({} if exact is None else {"p_mcnemar": f"{exact:.6g}"}),
     }
     return Row(cells=tuple(cells), data=(data,))
 
 
-def _explain(notes: Notes, pairs: Sequence[_Pair], counted: int) -> None:
+def _explain(
+    notes: Notes, pairs: Sequence[_Pair], sizes: Mapping[Part, int], mcnemar: bool
+) -> None:
     scale = "points of 100" if all(pair.is_share for pair in pairs) else "the metric's own scale"
+    tasks, parts = (f"{sizes[part]} row{'s' * (sizes[part] > 1)}" for part in ("overall", "split"))
     notes.general(
         f"Paired on common questions, in {scale}; interval and p by video (CR2, t). Holm: p "
-        f"corrected for {counted} row{'s' if counted > 1 else ''}; bold (or *) where that is below "
-        "0.05."
+        f"corrected for {tasks} of whole tasks"
+        + (f", then for {parts} of their parts, none surer than its task" * (sizes["split"] > 0))
+        + "; bold (or *) where that is below 0.05."
     )
     notes.general(
-        "+ / -: questions that the run, and that the baseline, scores higher; McNemar: exact p of "
-        "those two, as if questions were independent. MDE, minimum detectable effect: what data "
-        "like these show in 80 of 100 cases; a smaller difference may exist and stay unseen."
+        "+ / -: questions that the run, and that the baseline, scores higher. MDE, minimum "
+        "detectable effect: the true difference that data like these show (bold) in 80 of 100 "
+        "cases; a smaller one may exist and stay unseen."
     )
+    if mcnemar:
+        notes.general(
+            "McNemar: exact p of + and -, as if questions on one video were independent, which "
+            "finds differences between equal runs far too often."
+        )
 
 
 def _same_task(task: TaskRun, baseline: Run) -> TaskRun | None:
@@ -240,25 +274,25 @@ def _pairs_of(
     if task.name == other.name and any(ours[k].prompt != theirs[k].prompt for k in common):
         say(f"{label} was asked with other prompts than the baseline.")
 
-    def pair(subset: str, keys: Sequence[str], is_variant: bool = False) -> _Pair:
+    def pair(subset: str, keys: Sequence[str], part: Part) -> _Pair:
         return _Pair(
             run=place,
             subset=subset,
             first=tuple(ours[key] for key in keys),
             second=tuple(theirs[key] for key in keys),
             is_share=task.is_share,
-            is_variant=is_variant,
+            part=part,
         )
 
-    pairs = [pair(task.name, common)]
+    pairs = [pair(task.name, common, "overall")]
     answered = [k for k in common if "failed" not in (ours[k].outcome, theirs[k].outcome)]
     if answered and len(answered) < len(common):
         pairs.append(
-            pair(f"  without {len(common) - len(answered):,} failed", answered, is_variant=True)
+            pair(f"  without {len(common) - len(answered):,} failed", answered, "repeated")
         )
     for value, keys in _split(task, [theirs[key] for key in common], by):
         if len(keys) < len(common):
-            pairs.append(pair(f"  {value}", keys))
+            pairs.append(pair(f"  {value}", keys, "split"))
     return pairs
 
 
