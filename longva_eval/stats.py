@@ -307,7 +307,7 @@ def compare_pairs(
     if spread.num_clusters == 1:
         interval, p_value, detectable = _everything(), 1.0, math.inf
     elif error == 0.0:
-        ruled_out = 1.0 - (1.0 - confidence) ** (1.0 / spread.num_clusters)
+        ruled_out = _ruled_out(spread, confidence)
         interval = _symmetric(mean, ruled_out)
         p_value = 1.0 if mean == 0 else 2.0 ** (1 - spread.num_clusters)
         detectable = ruled_out
@@ -511,7 +511,7 @@ def plateau(
     critical = _max_t_quantile(rises, freedom, confidence, num_draws=num_draws, seed=seed)
     rising, unsure = {-1}, {-1}
     for (here, _), rise in zip(pairs, rises, strict=True):
-        reach = critical * rise.error
+        reach = critical * rise.error if rise.error else _ruled_out(rise, confidence)
         if rise.mean - reach > 1e-12:
             rising.add(here)
         if rise.mean + reach > tolerance + 1e-12:
@@ -731,6 +731,11 @@ def _wilson(share: float, number: float, critical: float) -> Interval:
     half = math.sqrt(squared * (share * (1 - share) + squared / 4)) / (1 + squared)
     low = 0.0 if share == 0.0 else max(0.0, centre - half)
     return Interval(low=low, high=1.0 if share == 1.0 else min(1.0, centre + half))
+
+
+def _ruled_out(spread: _Spread, confidence: float) -> float:
+    """The share of clusters that may differ unseen where all that were drawn agree."""
+    return 1.0 - float((1.0 - confidence) ** (1.0 / spread.num_clusters))
 
 
 def _symmetric(mean: float, reach: float) -> Interval:

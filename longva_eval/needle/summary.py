@@ -24,11 +24,11 @@ def summarize_grid(answers: Sequence[NeedleAnswer]) -> dict[str, Any]:
 
     Returns:
         `columns`: for each length, items found, asked, the interval of the share (clustered by
-        item), and the guess floor (None where answers are no closed set); `effective_frames`: the longest length
-        up to which the lower bound stays above 85 % of the score on the needle alone (None without
-        controls); `controls` (None without); `circular` (None where no item has rotated options);
-        `without_known`: columns and effective frames once more without the items that are answered
-        without being seen (None if there are none).
+        item), and the guess floor (None where answers are no closed set); `effective_frames`: the
+        longest length up to which the lower bound stays above 85 % of the score on the needle alone
+        (None without controls); `controls` (None without); `circular` (None where no item has
+        rotated options); `without_known`: columns and effective frames once more without the items
+        that are answered without being seen (None if there are none).
     """
     plain = [answer for answer in answers if not answer.rotation]
     controls = _controls([answer for answer in plain if answer.control])

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from longva_eval.errors import MediaError
-from longva_eval.reports.reading.runs import Metric, Run, TaskRun
+from longva_eval.reports.reading.run import Metric, Run, TaskRun
 from longva_eval.reports.reading.samples import Problem, Sample, as_mapping, as_number, count_of
 
 __all__ = ["NEEDLE_TASK", "Controls", "Grid", "GridCell", "grid_of", "is_needle_folder",
@@ -140,6 +140,11 @@ def read_needle_run(path: Path) -> tuple[Run, Controls | None]:
         num_in_benchmark=None,
         samples=tuple(cells),
         is_share=True,
+        scale=100.0,
+        higher_is_better=True,
+        num_tries=1,
+        num_fewshot=0,
+        sampling="",
         is_ours=True,
         read_from={"score": "correct", "question_id": "place and needle", "cluster": "needle"},
         subtasks=(),
@@ -216,6 +221,8 @@ def _sample(number: int, row: Any, needles: Sequence[Mapping[str, Any]]) -> Samp
         cluster=name,
         outcome="right" if correct else "wrong",
         score=float(correct),
+        tries=(),
+        more_scores={},
         answer=str(row.get("answer") or needle.get("answer", "")),
         choice=None,
         generated=generated,

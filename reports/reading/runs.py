@@ -1,14 +1,16 @@
 """The one reader of what lmms-eval 0.7.x writes: results and samples, of any of its models.
 
-What is unusual about these files, and why this module is longer than `json.load`:
+What is unusual about these files, and why this takes more than `json.load`:
 
-* A sample keeps neither the document nor the video it was asked on, only what the task put into
-  its metric. Tasks of ours put a record there (`longva_eval.questions.outcomes`); of other tasks
-  we read what they have, and `Task.read_from` says which field every fact came from.
+* A line of the samples keeps neither the document nor the video it was asked on, only what the task
+  put into its metric. Tasks of ours put a record there (`longva_eval.questions.outcomes`); of other
+  tasks we read what they have, and `TaskRun.read_from` says which field every fact came from.
 * A task's score may be a share, a percentage or a mean of categories, while the standard error
   beside it is always a share. `Metric.percent` is None where the scale cannot be told.
 * `doc_hash` is the same for all documents of a task. Questions of two runs are paired by the task's
   question id, or by a digest of prompt and target (`Sample.key`).
+* Of a question that was answered several times (`--repeats`) the task scores one answer. Runs of a
+  folder that differ in their seeds only are one run with as many tries (`pooling`).
 
 What is wrong with a run (no samples, a truncated file, `--limit`) is a `Problem` in `Run.problems`.
 Only a path where nothing can be read is an error. No torch, no pandas.
@@ -18,130 +20,21 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from longva_eval.errors import MediaError
-from longva_eval.questions.outcomes import OUTCOMES
-from longva_eval.reports.reading.samples import (
-    RECIPE_KEY,
-    Problem,
-    Reading,
-    Sample,
-    as_mapping,
-    as_number,
-    count_of,
-)
+from longva_eval.reports.reading.building import build_run
+from longva_eval.reports.reading.pooling import pool, seeds_of, settings_but_seeds
+from longva_eval.reports.reading.run import Metric, Run, TaskRun
+from longva_eval.reports.reading.samples import Problem, Sample, count_of
 
 __all__ = ["Metric", "Problem", "Run", "Sample", "TaskRun", "find_results", "read_run", "read_runs"]
 
 _DATE: Final = re.compile(r"^(\d{8}_\d{6})_(?:results\.json|samples_(.+)\.jsonl)$")
-_FRAME_ARGUMENTS: Final = (
-    "max_frames_num", "max_num_frames", "num_frames", "nframes", "max_frames", "num_video_frames",
-    "video_frames", "frames", "frame_num", "for_get_frames_num", "fps", "video_fps",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """A score as lmms-eval wrote it."""
-
-    name: str
-    filter: str
-    value: float
-    percent: float | None
-    """The value in percent; None where its scale cannot be told."""
-    standard_error: float | None
-    """lmms-eval's own: clustered if it has that, else of independent questions. A share, as it is
-    computed from the scores of the questions."""
-    is_clustered: bool
-    higher_is_better: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskRun:
-    """What a run has of one task."""
-
-    name: str
-    version: str
-    metrics: tuple[Metric, ...]
-    metric: str
-    """The metric that the questions' scores come from; empty if there are none."""
-    num_asked: int | None
-    """Questions that lmms-eval says it asked."""
-    num_in_benchmark: int | None
-    """Questions that the benchmark has."""
-    samples: tuple[Sample, ...]
-    is_share: bool
-    """Whether every score lies within 0 and 1, so that percent makes sense."""
-    is_ours: bool
-    """Whether the samples hold records of longva-eval."""
-    read_from: Mapping[str, str]
-    """For score, question_id and cluster: the field of the samples it was read from."""
-    subtasks: tuple[str, ...]
-    """The members, if this is a group."""
-    config: Mapping[str, Any]
-
-    def main_metric(self) -> Metric | None:
-        """The metric the questions belong to, else the first."""
-        named = [metric for metric in self.metrics if metric.name == self.metric]
-        return next(iter(named or self.metrics), None)
-
-    def counts(self) -> dict[str, int]:
-        """Questions per outcome; all of them are there."""
-        found = Counter(question.outcome for question in self.samples)
-        return {**dict.fromkeys(OUTCOMES, 0), **found}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One run of lmms-eval."""
-
-    path: Path
-    """The results file, or the samples file if that is all there is."""
-    name: str
-    """Last part of the checkpoint's name, or of the model's."""
-    model: str
-    model_args: Mapping[str, str]
-    date: str
-    limit: float | None
-    offset: int
-    tasks: Mapping[str, TaskRun]
-    config: Mapping[str, Any]
-    recipe: Mapping[str, Any]
-    """What our adapters say of themselves; empty for other models."""
-    problems: tuple[Problem, ...]
-    results: Mapping[str, Any] = field(repr=False)
-    """The whole results file."""
-
-    def problems_of(self, task: str) -> list[Problem]:
-        """Those of a task and those of the whole run."""
-        return [problem for problem in self.problems if problem.task in ("", task)]
-
-    def frames(self, task: str = "") -> str:
-        """Frames per video, to read: `128`, `8 to 128`, `1 fps`; empty if the run does not say.
-
-        What the model saw comes before what was asked for, and both before its arguments.
-        """
-        chosen = [self.tasks[task]] if task in self.tasks else list(self.tasks.values())
-        questions = [question for each in chosen for question in each.samples]
-        seen = [q.frames_seen for q in questions if q.frames_seen is not None]
-        if seen:
-            low, high = min(seen), max(seen)
-            return f"{high}" if low == high else f"{low} to {high}"
-        policy = self.recipe.get("frames")
-        if isinstance(policy, Mapping) and policy.get("max_frames") is not None:
-            return f"{policy['max_frames']}"
-        for name in _FRAME_ARGUMENTS:
-            if name in self.model_args:
-                value = self.model_args[name]
-                return f"{value} fps" if "fps" in name else value
-        return ""
 
 
 def read_run(path: str | Path) -> Run:
@@ -149,23 +42,51 @@ def read_run(path: str | Path) -> Run:
 
     Args:
         path: A results file (`*_results.json`), a samples file (`*_samples_<task>.jsonl`), or a
-            folder; of several runs in a folder the newest is read, which is a Problem.
+            folder. Of several runs in a folder those are read, as one, that differ from the newest
+            in their seeds only; others are named in a Problem.
 
     Raises:
         MediaError: If there is nothing that can be read.
     """
     found = find_results(path)
     run = _read_one(found[-1])
-    if len(found) > 1:
-        others = ", ".join(str(other.relative_to(path)) for other in found[-2:-5:-1])
-        more = ", ..." if len(found) > 4 else ""
-        text = (
-            f"{path} holds {len(found)} runs; the newest was read. Others: {others}{more}. Name a "
-            "results file to read that one."
-        )
-        problem = Problem(kind="several runs", text=text)
-        run = Run(**{**_fields(run), "problems": (problem, *run.problems)})
-    return run
+    pooled = [found[-1], *_other_seeds(found)]
+    together = pool([run, *map(_read_one, pooled[1:])]) if len(pooled) > 1 else None
+    if together is None:
+        together, pooled = run, pooled[:1]
+    left = [file for file in found if file not in pooled]
+    if not left:
+        return together
+    others = ", ".join(str(other.relative_to(path)) for other in left[-1:-4:-1])
+    more = ", ..." if len(left) > 3 else ""
+    read = "the newest was" if len(pooled) == 1 else f"the newest {len(pooled)} of one setting were"
+    text = (
+        f"{path} holds {len(found)} runs; {read} read. Others: {others}{more}. Name a results file "
+        "to read that one."
+    )
+    problem = Problem(kind="several runs", text=text)
+    return replace(together, problems=(problem, *together.problems))
+
+
+def _other_seeds(found: list[Path]) -> list[Path]:
+    """Older results files with the settings of the newest and other seeds, newest first."""
+    results = [_results_or_nothing(file) for file in reversed(found)]
+    settings, seeds = settings_but_seeds(results[0]), {seeds_of(results[0])}
+    same = []
+    for file, read in zip(reversed(found[:-1]), results[1:], strict=True):
+        if read and settings_but_seeds(read) == settings and seeds_of(read) not in seeds:
+            seeds.add(seeds_of(read))
+            same.append(file)
+    return same
+
+
+def _results_or_nothing(file: Path) -> Mapping[str, Any]:
+    """For comparing settings only: what is wrong with a file is said where it is read."""
+    try:
+        results = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return results if isinstance(results, dict) else {}
 
 
 def read_runs(path: str | Path) -> list[Run]:
@@ -219,10 +140,6 @@ def _stamp(file: Path) -> str:
     return found[1] if found else ""
 
 
-def _fields(run: Run) -> dict[str, Any]:
-    return {name: getattr(run, name) for name in run.__dataclass_fields__}
-
-
 # From files to rows -------------------------------------------------------------------------------
 
 
@@ -267,10 +184,16 @@ def _read_files(path: Path) -> Run:
     samples = {
         task: _read_lines(file, task, problems) for task, file in sorted(samples_paths.items())
     }
-    run = _build_run(path, results, samples, problems)
+    run = build_run(path, results, samples, problems, date=stamp, seeds=_named_seeds(results))
     if not run.tasks:
         raise MediaError(f"{path} holds no task: neither scores nor samples could be read.")
     return run
+
+
+def _named_seeds(results: Mapping[str, Any]) -> str:
+    """The seeds in words; the host has four, which are usually one number or its own defaults."""
+    given = [seed for seed in seeds_of(results) if seed]
+    return f"seed {'/'.join(dict.fromkeys(given))}" if given else ""
 
 
 def _task_of(path: Path) -> str:
@@ -318,11 +241,9 @@ def _read_lines(path: Path, task: str, problems: list[Problem]) -> list[dict[str
     except OSError as error:
         raise MediaError(f"{path} cannot be read: {error}") from error
     # Not splitlines(), which also ends lines at U+2028 and others that JSON leaves as they are.
-    lines = text.split("\n")
-    if lines and not lines[-1]:
-        lines.pop()
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     samples, damaged = [], []
-    for number, line in enumerate(lines, start=1):
+    for number, line in lines:
         try:
             sample = json.loads(line)
             if not isinstance(sample, dict) or "doc_id" not in sample:
@@ -331,11 +252,11 @@ def _read_lines(path: Path, task: str, problems: list[Problem]) -> list[dict[str
             damaged.append((number, error))
             continue
         samples.append(sample)
-    if damaged and damaged[-1][0] == len(lines):
+    if damaged and damaged[-1][0] == lines[-1][0]:
         damaged.pop()
         text = (
-            f"{path} breaks off in its last line, {len(lines)}: {len(samples)} samples were read, "
-            "and what followed is lost. The run or a copy was interrupted."
+            f"{path} breaks off in its last line, {lines[-1][0]}: {len(samples)} samples were "
+            "read, and what followed is lost. The run or a copy was interrupted."
         )
         problems.append(Problem(kind="truncated", text=text, task=task))
     if damaged:
@@ -346,306 +267,3 @@ def _read_lines(path: Path, task: str, problems: list[Problem]) -> list[dict[str
         )
         problems.append(Problem(kind="damaged", text=text, task=task))
     return samples
-
-
-# From rows to a run -------------------------------------------------------------------------------
-
-
-def _build_run(
-    path: Path,
-    results: Mapping[str, Any],
-    samples: Mapping[str, Sequence[Mapping[str, Any]]],
-    problems: list[Problem],
-) -> Run:
-    config = as_mapping(results.get("config"))
-    limit, offset = as_number(config.get("limit")), int(as_number(config.get("offset")) or 0)
-    model_args = _parse_arguments(config.get("model_args"))
-    recipe = as_mapping(results.get(RECIPE_KEY))
-    tasks: dict[str, TaskRun] = {}
-    for name in [*as_mapping(results.get("results")), *samples]:
-        if name not in tasks:
-            task, found = _build_task(name, results, samples.get(name), path)
-            if task is not None:
-                tasks[name] = task
-            problems.extend(found)
-    problems = [*_limits(tasks, limit, offset), *problems]
-    return Run(
-        path=path,
-        name=_name(config, model_args, recipe, path),
-        model=str(config.get("model") or recipe.get("model") or ""),
-        model_args=model_args,
-        date=str(results.get("date") or _stamp(path)),
-        limit=limit,
-        offset=offset,
-        tasks=tasks,
-        config=config,
-        recipe=recipe,
-        problems=tuple(problems),
-        results=results,
-    )
-
-
-def _limits(tasks: Mapping[str, TaskRun], limit: float | None, offset: int) -> list[Problem]:
-    """A problem for each task that was not run on the whole of its benchmark."""
-    options = [f"--limit {limit:g}"] if limit is not None else []
-    options += [f"--offset {offset}"] if offset else []
-    if not options:
-        return []
-    problems = []
-    for task in tasks.values():
-        asked = len(task.samples) or task.num_asked
-        if task.num_in_benchmark and asked == task.num_in_benchmark:
-            continue  # a limit beyond the benchmark's size
-        of = f" of {task.num_in_benchmark:,}" if task.num_in_benchmark else ""
-        text = (
-            f"{task.name}: run with {' '.join(options)}, on {f'{asked:,}' if asked else 'part'}"
-            f"{of} questions: no score of the benchmark."
-        )
-        problems.append(Problem(kind="limit", text=text, task=task.name))
-    return problems
-
-
-def _name(
-    config: Mapping[str, Any],
-    arguments: Mapping[str, str],
-    recipe: Mapping[str, Any],
-    path: Path,
-) -> str:
-    for value in (
-        recipe.get("checkpoint"),
-        *(arguments.get(k) for k in ("pretrained", "model_version", "model", "model_name")),
-        config.get("model"),
-    ):
-        if value:
-            return str(value).rstrip("/").split("/")[-1]
-    return path.parent.name
-
-
-def _parse_arguments(given: object) -> dict[str, str]:
-    """`--model_args` as a mapping: lmms-eval writes the string as it was typed, or a mapping."""
-    if isinstance(given, Mapping):
-        return {str(name): str(value) for name, value in given.items()}
-    if not isinstance(given, str):
-        return {}
-    pairs = (part.partition("=") for part in given.split(",") if "=" in part)
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _build_task(
-    name: str,
-    results: Mapping[str, Any],
-    samples: Sequence[Mapping[str, Any]] | None,
-    path: Path,
-) -> tuple[TaskRun | None, list[Problem]]:
-    problems: list[Problem] = []
-    row = as_mapping(as_mapping(results.get("results")).get(name))
-    config = as_mapping(as_mapping(results.get("configs")).get(name))
-    members = as_mapping(results.get("group_subtasks")).get(name)
-    subtasks = tuple(map(str, members)) if isinstance(members, list) else ()
-    counts = as_mapping(as_mapping(results.get("n-samples")).get(name))
-    in_benchmark, asked = as_number(counts.get("original")), as_number(counts.get("effective"))
-    higher = as_mapping(as_mapping(results.get("higher_is_better")).get(name))
-    metrics = _metrics(row, higher)
-    if any(metric.name == "bypass" for metric in metrics):
-        metrics = [metric for metric in metrics if metric.name != "bypass"]
-        text = f"{name} was run with --predict_only: there are answers, but no scores."
-        problems.append(Problem(kind="predict only", text=text, task=name))
-    prompts = as_mapping(as_mapping(as_mapping(results.get(RECIPE_KEY)).get("prompts")).get(name))
-    if samples is None:
-        if subtasks or not row:
-            return (
-                _task(name, results, metrics, config, subtasks, in_benchmark, asked)
-                if metrics
-                else None
-            ), problems
-        text = (
-            f"{name} has no samples file beside {path.name}: questions cannot be counted, paired "
-            "or looked at. Run lmms-eval with --log_samples."
-        )
-        problems.append(Problem(kind="no samples", text=text, task=name))
-        metrics = [_scaled(metric, None, asked) for metric in metrics]
-        problems += _scale_problems(name, metrics)
-        return _task(name, results, metrics, config, subtasks, in_benchmark, asked), problems
-    samples = _once(samples, name, metrics, problems)
-    reading = Reading(name, samples, [metric.name for metric in metrics], config, prompts)
-    problems += reading.problems
-    metrics = [
-        _scaled(
-            metric,
-            reading.mean() if metric.name == reading.metric else None,
-            asked,
-            is_ours=reading.is_ours,
-        )
-        for metric in metrics
-    ]
-    task = _task(name, results, metrics, config, subtasks, in_benchmark, asked, reading)
-    problems += _scale_problems(name, metrics) + _check(task, reading)
-    return task, problems
-
-
-def _task(
-    name: str,
-    results: Mapping[str, Any],
-    metrics: Sequence[Metric],
-    config: Mapping[str, Any],
-    subtasks: tuple[str, ...],
-    in_benchmark: float | None,
-    asked: float | None,
-    reading: Reading | None = None,
-) -> TaskRun:
-    version = as_mapping(results.get("versions")).get(name)
-    return TaskRun(
-        name=name,
-        version="" if version in (None, "Yaml", "N/A") else str(version),
-        metrics=tuple(metrics),
-        metric=reading.metric if reading else "",
-        # A fraction as --limit gives a fraction here, which is no number of questions.
-        num_asked=int(asked) if asked is not None and asked >= 1 else None,
-        num_in_benchmark=int(in_benchmark) if in_benchmark is not None else None,
-        samples=tuple(reading.samples) if reading else (),
-        is_share=reading.is_share if reading else all(m.percent is not None for m in metrics),
-        is_ours=reading.is_ours if reading else False,
-        read_from=reading.read_from if reading else {},
-        subtasks=subtasks,
-        config=config,
-    )
-
-
-def _metrics(row: Mapping[str, Any], higher: Mapping[str, Any]) -> list[Metric]:
-    """The scores in a task's row; `percent` is filled in later."""
-    metrics = []
-    for key, value in row.items():
-        name, comma, name_of_filter = key.partition(",")
-        number = as_number(value)
-        if not comma or number is None or re.search(r"_stderr(_clt|_clustered)?$", name):
-            continue
-        clustered = as_number(row.get(f"{name}_stderr_clustered,{name_of_filter}"))
-        plain = as_number(row.get(f"{name}_stderr_clt,{name_of_filter}"))
-        if plain is None:
-            plain = as_number(row.get(f"{name}_stderr,{name_of_filter}"))
-        metrics.append(
-            Metric(
-                name=name,
-                filter=name_of_filter,
-                value=number,
-                percent=None,
-                standard_error=plain if clustered is None else clustered,
-                is_clustered=clustered is not None,
-                higher_is_better=bool(higher.get(name, True)),
-            )
-        )
-    return metrics
-
-
-def _scaled(
-    metric: Metric, mean: float | None, asked: float | None, *, is_ours: bool = False
-) -> Metric:
-    """The metric with its value in percent, if it can be told what its scale is.
-
-    A value above 1 is no share. One up to 1 is compared with the questions' mean score (`mean`, a
-    share) if that is at hand; if not, with its standard error, which lmms-eval computes from scores
-    of 0 and 1 whatever the scale of the value. Our own tasks give shares.
-    """
-    value, percent = metric.value, None
-    if 1.0 < value <= 100.0:
-        percent = value
-    elif is_ours and 0.0 <= value <= 1.0:
-        percent = 100.0 * value
-    elif mean is not None:
-        distances = {100.0: abs(value - mean), 1.0: abs(value / 100 - mean)}
-        factor = min(distances, key=lambda f: distances[f])
-        # An aggregate of categories may lie away from the mean, but not by a factor of 100.
-        percent = value * factor if distances[factor] <= max(0.02, 0.5 * abs(mean)) else None
-    elif 0.0 < value <= 1.0 and metric.standard_error and asked and asked > 1:
-        fits = {
-            factor: abs(math.log(metric.standard_error / error))
-            for factor, share in ((100.0, value), (1.0, value / 100))
-            if (error := math.sqrt(share * (1 - share) / (asked - 1))) > 0
-        }
-        if fits and min(fits.values()) < math.log(2):
-            percent = value * min(fits, key=lambda factor: fits[factor])
-    return Metric(
-        **{**{n: getattr(metric, n) for n in metric.__dataclass_fields__}, "percent": percent}
-    )
-
-
-def _scale_problems(task: str, metrics: Sequence[Metric]) -> list[Problem]:
-    return [
-        Problem(
-            kind="scale",
-            task=task,
-            text=f"{task}: it cannot be told whether {metric.name} = {metric.value:g} is a share, "
-            "a percentage or something else; it is shown as it was written.",
-        )
-        for metric in metrics
-        if metric.percent is None
-    ]
-
-
-def _once(
-    samples: Sequence[Mapping[str, Any]],
-    task: str,
-    metrics: Sequence[Metric],
-    problems: list[Problem],
-) -> list[Mapping[str, Any]]:
-    """Each document once, its first line: lmms-eval writes a line for each of a task's filters."""
-    first: dict[str, Mapping[str, Any]] = {}
-    for sample in samples:
-        first.setdefault(str(sample["doc_id"]), sample)
-    repeated = len(samples) - len(first)
-    filters = list(dict.fromkeys(metric.filter for metric in metrics))
-    if repeated:
-        by_filter = len(filters) > 1 and len(samples) == len(filters) * len(first)
-        why = (
-            f"one line for each of the filters {', '.join(filters)}; the first, {filters[0]}, is "
-            "read"
-            if by_filter
-            else "the first line of each is read; two runs may have written into one file"
-        )
-        text = f"{task}: {len(samples):,} lines for {len(first):,} documents in the samples: {why}."
-        problems.append(Problem(kind="repeated", text=text, task=task))
-    return sorted(first.values(), key=lambda sample: _order(sample["doc_id"]))
-
-
-def _order(doc_id: object) -> tuple[int, float, str]:
-    number = as_number(doc_id)
-    return (1, 0.0, str(doc_id)) if number is None else (0, number, "")
-
-
-def _check(task: TaskRun, reading: Reading) -> list[Problem]:
-    """Where counts and scores of the results file and of the samples disagree."""
-    problems = []
-    read = len(reading.samples)
-    # A question that was damaged or had no score has its own problem; here all lines count.
-    if task.num_asked is not None and read and read != task.num_asked:
-        text = (
-            f"{task.name}: the results file speaks of {task.num_asked:,} questions, {read:,} were "
-            "read from the samples. Numbers here are of those."
-        )
-        problems.append(Problem(kind="number of samples", text=text, task=task.name))
-    failed = [question for question in task.samples if question.outcome == "failed"]
-    if failed:
-        reasons = Counter(question.reason for question in failed if question.reason)
-        why = f" Most often: {reasons.most_common(1)[0][0]}" if reasons else ""
-        text = (
-            f"{task.name}: {count_of(len(failed), 'question')} of {read:,} could not be asked and "
-            f"count 0 in the score.{why}"
-        )
-        problems.append(Problem(kind="failed", text=text, task=task.name))
-    hidden = sum(question.outcome == "not scored" for question in task.samples)
-    if hidden:
-        text = (
-            f"{task.name}: the right answers to {count_of(hidden, 'question')} are not public. "
-            "lmms-eval's number for it is the share of questions with an answer to send in."
-        )
-        problems.append(Problem(kind="not scored", text=text, task=task.name))
-    mean, metric = reading.mean(), task.main_metric()
-    own = None if metric is None else metric.percent
-    if mean is not None and own is not None and abs(own - 100 * mean) > 0.051:
-        text = (
-            f"{task.name}: its own score, {own:.1f} %, is not the mean over the questions read, "
-            f"{100 * mean:.1f} %: the task weighs them otherwise (by category), or samples are "
-            "missing."
-        )
-        problems.append(Problem(kind="aggregate", text=text, task=task.name))
-    return problems

@@ -1,6 +1,6 @@
-"""From the lines of a samples file to questions, whatever task and model they are of.
+"""From the lines of a samples file to samples, whatever task and model they are of.
 
-A sample of lmms-eval holds what the task put into its metrics, and no more: our record
+A line of lmms-eval holds what the task put into its metrics, and no more: our record
 (`longva_eval.questions.outcomes`), a mapping with other names, a number, or nothing that can be
 read. Which field each fact came from is kept (`Reading.read_from`), so that a report can say so.
 """
@@ -16,9 +16,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from longva_eval.questions.answers import read_choice
 from longva_eval.questions.outcomes import FAILED, OUTCOMES, is_scored
 
-__all__ = ["RECIPE_KEY", "Problem", "Reading", "Sample", "as_mapping", "as_number", "count_of"]
+__all__ = [
+    "RECIPE_KEY",
+    "Document",
+    "Problem",
+    "Reading",
+    "Sample",
+    "as_mapping",
+    "as_number",
+    "count_of",
+    "majority",
+    "within_question",
+]
 
 RECIPE_KEY: Final = "longva_eval"
 """Where our adapters say how an answer or a whole run was made."""
@@ -40,9 +52,12 @@ ProblemKind = Literal[
     "predict only",  # answers without scores
     "several runs",  # the folder holds more than the run that was read
     "independent",  # no video is known, so questions count as independent
+    "tries",  # every question was answered several times
+    "sampled",  # answers are drawn, so that another seed gives another score
+    "few-shot",  # examples stand in the prompt
 ]
 
-_SAMPLE_KEYS: Final = frozenset(
+_LINE_KEYS: Final = frozenset(
     ["doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash",
      "input", "input_media", "filter", RECIPE_KEY]
 )  # fmt: skip
@@ -55,10 +70,12 @@ _PREDICTION_KEYS: Final = (
     "pred_answer", "parsed_pred", "pred", "prediction", "predicted_answer", "parsed_answer",
 )  # fmt: skip
 _ANSWER_KEYS: Final = ("answer", "gt_answer", "ground_truth", "gt", "target", "label")
+_SCORE_KEYS: Final = ("score", "correct", "is_correct", "acc", "accuracy")
 _NOT_CATEGORIES: Final = frozenset(
-    [*_ID_KEYS, *_CLUSTER_KEYS, *_PREDICTION_KEYS, *_ANSWER_KEYS, "score", "question", "options",
-     "outcome", "cluster", "generated", "choice", "categories", "media", "url", "subtitles",
-     "Q", "A", "full_answer", "response", "reason", "correct", "insert_index", "needle", "scoring"]
+    [*_ID_KEYS, *_CLUSTER_KEYS, *_PREDICTION_KEYS, *_ANSWER_KEYS, *_SCORE_KEYS, "question",
+     "options", "outcome", "cluster", "generated", "choice", "categories", "media", "url",
+     "subtitles", "Q", "A", "full_answer", "response", "reason", "insert_index", "needle",
+     "scoring"]
 )  # fmt: skip
 
 
@@ -86,9 +103,14 @@ class Sample:
     cluster: str
     """The video or picture it is asked on; itself where that is not known."""
     outcome: str
-    """One of `OUTCOMES`; `scored` where the metric is no share, as 0 to 5."""
+    """One of `OUTCOMES`, of several tries that of most; `scored` where the metric is no share of
+    right answers, as 0 to 5 or a word error rate."""
     score: float
-    """From 0 to 1, or on the metric's own scale if `outcome` is scored."""
+    """From 0 to 1, or on the metric's own scale if `outcome` is scored; the mean of the tries."""
+    tries: tuple[float, ...]
+    """The score of every answer, where the question was answered several times; else empty."""
+    more_scores: Mapping[str, float]
+    """By the task's other metrics and filters."""
     answer: str
     """The right answer; several accepted ones are joined with " | "."""
     choice: str | None
@@ -99,7 +121,7 @@ class Sample:
     categories: Mapping[str, str]
     media: tuple[str, ...]
     prompt: str
-    """The text the task sent, without pictures (`input` in the sample)."""
+    """The text the task sent, without pictures (`input` in the line)."""
     frames_asked: int | None
     frames_seen: int | None
     """Together over all videos of the question; None where the model did not say."""
@@ -118,100 +140,170 @@ class Sample:
     @property
     def is_scored(self) -> bool:
         """False where the right answer is not public: such a question is in no mean."""
-        hidden = self.record.get("hidden_answer")
-        return is_scored({"outcome": self.outcome, "hidden_answer": hidden})
+        return self.outcome != "not scored" and is_scored(self.record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """The lines that a samples file has of one document."""
+
+    line: Mapping[str, Any]
+    tries: tuple[Mapping[str, Any], ...] = ()
+    """All its lines, where each is a further try."""
+    by_filter: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    """Further filters of the task, with the line that each wrote."""
 
 
 class Reading:
-    """The questions of one samples file, and which field each fact was read from."""
+    """The samples of one file, and which field each fact was read from.
+
+    Args:
+        task: Its name.
+        documents: In order.
+        metrics: Names of the task's metrics, the main one first, and whether a higher value of it
+            is better.
+        config: The task's, as the results file has it.
+        prompts: Facts by document, where an adapter wrote them into the results file.
+        num_tries: Answers that were asked for of every question.
+    """
 
     def __init__(
         self,
         task: str,
-        samples: Sequence[Mapping[str, Any]],
-        metrics: Sequence[str],
+        documents: Sequence[Document],
+        metrics: Mapping[str, bool],
         config: Mapping[str, Any],
         prompts: Mapping[str, Any],
+        num_tries: int = 1,
     ) -> None:
         self.problems: list[Problem] = []
         self.samples: list[Sample] = []
         self._task = task
-        self.metric = self._choose_metric(samples, metrics)
-        self.is_ours = any(_is_record(sample.get(self.metric)) for sample in samples)
-        records = [as_mapping(sample.get(self.metric)) for sample in samples]
-        score_key = str(config.get("score_key") or "score")
-        scores, score_from = self._scores(samples, records, score_key)
-        self.is_share = all(0.0 <= s <= 1.0 for s in scores if s is not None)
-        keys, ids, id_from = self._keys(samples, records)
-        clusters, cluster_from = self._clusters(samples, records, config, keys)
+        self._score_key = str(config.get("score_key") or "score")
+        self._num_tries = num_tries
+        self._higher = metrics
+        lines = [document.line for document in documents]
+        self.metric = self._choose_metric(lines, list(metrics))
+        self.higher_is_better = metrics.get(self.metric, True)
+        self.is_ours = any(_is_record(line.get(self.metric)) for line in lines)
+        records = [as_mapping(line.get(self.metric)) for line in lines]
+        scores, score_from = self._scores(documents)
+        known = [score for tries in scores for score in tries]
+        self.is_share = all(0.0 <= score <= 1.0 for score in known)
+        keys, ids, id_from = self._keys(lines, records)
+        clusters, cluster_from = self._clusters(lines, records, config, keys)
         self.read_from = {"score": score_from, "question_id": id_from, "cluster": cluster_from}
         categories = _categories(records)
-        unscored = 0
-        for place, sample in enumerate(samples):
-            score = scores[place]
-            if score is None:
-                unscored += 1
+        others = [name for name in metrics if name != self.metric]
+        for place, (document, tries) in enumerate(zip(documents, scores, strict=True)):
+            if not tries:
                 continue
-            facts = as_mapping(sample.get(RECIPE_KEY)) or as_mapping(
-                prompts.get(str(sample["doc_id"]))
-            )
+            line = document.line
+            facts = as_mapping(line.get(RECIPE_KEY)) or as_mapping(prompts.get(str(line["doc_id"])))
             self.samples.append(
                 _sample(
-                    sample,
+                    line,
                     records[place],
-                    score,
+                    tries,
                     facts,
                     key=keys[place],
                     question_id=ids[place],
                     cluster=clusters[place],
                     categories=categories[place],
-                    is_share=self.is_share,
+                    is_right_or_wrong=self.is_share and self.higher_is_better,
+                    more_scores=self._more_scores(document, others),
                 )
             )
-        self._say_what_is_missing(samples, unscored)
+        self._say_what_is_missing(lines, sum(not tries for tries in scores))
 
     def mean(self) -> float | None:
         """Mean score of the scored questions, if it is a share."""
-        scores = [question.score for question in self.samples if question.is_scored]
-        return math.fsum(scores) / len(scores) if scores and self.is_share else None
+        return self.mean_score() if self.is_share else None
 
-    def _choose_metric(self, samples: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str:
+    def mean_score(self) -> float | None:
+        """Mean score of the scored questions; None without any."""
+        scores = [sample.score for sample in self.samples if sample.is_scored]
+        return math.fsum(scores) / len(scores) if scores else None
+
+    def _choose_metric(self, lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str:
         """The first metric that holds a score for a question: ours, then in the task's order."""
-        in_samples = list(
-            dict.fromkeys(k for s in samples[:50] for k in s if k not in _SAMPLE_KEYS)
-        )
-        names = list(dict.fromkeys([*(m for m in metrics if m in in_samples), *in_samples]))
+        in_lines = list(dict.fromkeys(k for s in lines[:50] for k in s if k not in _LINE_KEYS))
+        names = list(dict.fromkeys([*(m for m in metrics if m in in_lines), *in_lines]))
         for name in names:
-            if any(_is_record(sample.get(name)) for sample in samples):
+            if any(_is_record(line.get(name)) for line in lines):
                 return name
         for name in names:
-            if name != "submission" and any(
-                _score_of(sample.get(name), "score")[0] is not None for sample in samples
-            ):
+            if name != "submission" and any(self._tries_of(line, name)[0] for line in lines):
                 return name
         return ""
 
-    def _scores(
-        self,
-        samples: Sequence[Mapping[str, Any]],
-        records: Sequence[Mapping[str, Any]],
-        score_key: str,
-    ) -> tuple[list[float | None], str]:
-        found = [_score_of(sample.get(self.metric), score_key) for sample in samples]
-        sources = Counter(source for score, source in found if score is not None)
-        bad = sum(score is not None and not math.isfinite(score) for score, _ in found)
+    def _tries_of(self, line: Mapping[str, Any], metric: str) -> tuple[list[float], str]:
+        """The scores that a line has in a metric, one or one for each try, and their source."""
+        higher = self._higher.get(metric, True)
+        return _scores_in(line.get(metric), self._score_key, self._num_tries, higher)
+
+    def _scores(self, documents: Sequence[Document]) -> tuple[list[list[float]], str]:
+        """By document the score of every try; empty where there is none."""
+        scores, sources = [], Counter[str]()
+        for document in documents:
+            tries = []
+            for line in document.tries or (document.line,):
+                found, source = self._tries_of(line, self.metric)
+                tries += found
+                sources[source] += bool(found)
+            scores.append(tries)
+        if self._num_tries > 1 and all(len(tries) <= 1 for tries in scores):
+            scores = self._rescored(documents, scores)
+        bad = sum(not all(map(math.isfinite, tries)) for tries in scores)
         if bad:
             text = (
                 f"{self._task}: {count_of(bad, 'question')} with a score that is NaN or infinite; "
                 "left out of every number here."
             )
             self.problems.append(Problem(kind="not a number", text=text, task=self._task))
-        scores = [s if s is not None and math.isfinite(s) else None for s, _ in found]
-        source = f"{self.metric}: {sources.most_common(1)[0][0]}" if sources else ""
-        return scores, source
+        source = f"{self.metric}: {sources.most_common(1)[0][0]}" if sources.total() else ""
+        return [tries if all(map(math.isfinite, tries)) else [] for tries in scores], source
+
+    def _rescored(
+        self, documents: Sequence[Document], scores: list[list[float]]
+    ) -> list[list[float]]:
+        """Scores of all tries, where lmms-eval scored the first answer only but kept them all.
+
+        The further answers' letters are read as our tasks read them, provided that this gives the
+        task's own score for 99 of 100 first answers.
+        """
+        rescored: list[list[float]] = []
+        differing = 0
+        for document, first in zip(documents, scores, strict=True):
+            texts = document.line.get("resps")
+            record = as_mapping(document.line.get(self.metric))
+            answer = _right_answer(document.line, record)
+            options = record.get("options")
+            letters = options if isinstance(options, list) and options else list("ABCDEFGHIJ")
+            if not isinstance(texts, list) or len(texts) != self._num_tries or not first:
+                return scores
+            if not re.fullmatch("[A-J]", answer):
+                return scores
+            own, *others = [float(read_choice(str(text), letters) == answer) for text in texts]
+            differing += own != first[0]
+            rescored.append([first[0], *others])
+        return scores if differing > len(documents) / 100 else rescored
+
+    def _more_scores(self, document: Document, metrics: Sequence[str]) -> dict[str, float]:
+        """A question's scores in the task's other metrics, and through its other filters."""
+        found = {}
+        for name in metrics:
+            tries, _ = self._tries_of(document.line, name)
+            if tries and all(map(math.isfinite, tries)):
+                found[name] = math.fsum(tries) / len(tries)
+        for name_of_filter, line in document.by_filter:
+            tries, _ = self._tries_of(line, self.metric)
+            if tries and all(map(math.isfinite, tries)):
+                found[f"{self.metric}, {name_of_filter}"] = math.fsum(tries) / len(tries)
+        return found
 
     def _keys(
-        self, samples: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
+        self, lines: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
     ) -> tuple[list[str], list[str | None], str]:
         """What pairs questions: the task's id if that is unique, else prompt and target."""
         for name in _ID_KEYS:
@@ -225,16 +317,15 @@ class Reading:
         keys = [
             hashlib.sha256(
                 json.dumps(
-                    [sample.get("input"), str(sample.get("target"))],
-                    ensure_ascii=False, default=str,
+                    [line.get("input"), str(line.get("target"))], ensure_ascii=False, default=str
                 ).encode("utf-8", errors="replace")
             ).hexdigest()[:20]
-            for sample in samples
-        ]  # fmt: skip
+            for line in lines
+        ]
         shared = {key for key, number in Counter(keys).items() if number > 1}
         keys = [
-            f"{key}, document {sample['doc_id']}" if key in shared else key
-            for key, sample in zip(keys, samples, strict=True)
+            f"{key}, document {line['doc_id']}" if key in shared else key
+            for key, line in zip(keys, lines, strict=True)
         ]
         return (
             keys,
@@ -244,7 +335,7 @@ class Reading:
 
     def _clusters(
         self,
-        samples: Sequence[Mapping[str, Any]],
+        lines: Sequence[Mapping[str, Any]],
         records: Sequence[Mapping[str, Any]],
         config: Mapping[str, Any],
         keys: Sequence[str],
@@ -259,10 +350,10 @@ class Reading:
             given = [record.get(name) for record in records]
             if given and all(isinstance(v, (str, int)) and str(v) for v in given):
                 return [str(value) for value in given], f"{self.metric}.{name}"
-        media = [sample.get("input_media") for sample in samples]
+        media = [line.get("input_media") for line in lines]
         if media and all(media):
             return [json.dumps(value, sort_keys=True) for value in media], "input_media"
-        if samples:
+        if lines:
             text = (
                 f"{self._task}: the samples do not say which video or picture a question is about, "
                 "so questions count as independent; standard errors may be too small."
@@ -270,8 +361,8 @@ class Reading:
             self.problems.append(Problem(kind="independent", text=text, task=self._task))
         return list(keys), ""
 
-    def _say_what_is_missing(self, samples: Sequence[Mapping[str, Any]], unscored: int) -> None:
-        if samples and not self.samples:
+    def _say_what_is_missing(self, lines: Sequence[Mapping[str, Any]], unscored: int) -> None:
+        if lines and not self.samples:
             text = (
                 f"{self._task}: no score per question was found in the samples; only the task's "
                 "own aggregate is shown."
@@ -283,6 +374,13 @@ class Reading:
                 f"({self.metric}); left out of every number here."
             )
             self.problems.append(Problem(kind="unread", text=text, task=self._task))
+        if self._num_tries > 1 and self.samples and not any(s.tries for s in self.samples):
+            text = (
+                f"{self._task}: every question was answered {self._num_tries} times, but the "
+                "samples hold the score of one answer only, and that is what is shown. (lmms-eval "
+                "keeps the others with --reasoning_tags none.)"
+            )
+            self.problems.append(Problem(kind="tries", text=text, task=self._task))
 
 
 def _is_record(value: object) -> bool:
@@ -301,21 +399,39 @@ def _as_float(value: float) -> float:
         return math.inf
 
 
-def _score_of(value: object, score_key: str) -> tuple[float | None, str]:
-    """A question's score in a metric of any task, and how it was read."""
+def _scores_in(
+    value: object, score_key: str, num_tries: int, higher_is_better: bool
+) -> tuple[list[float], str]:
+    """A question's score in a metric of any task, or its tries' scores, and how it was read."""
     if isinstance(value, (bool, int, float)):
-        return _as_float(value), "its value"
+        return [_as_float(value)], "its value"
+    if _are_tries(value, num_tries):
+        return [_as_float(each) for each in value], "its values"  # type: ignore[attr-defined]
     if not isinstance(value, Mapping):
-        return None, ""
-    for key in (score_key, "score", "correct", "is_correct", "acc", "accuracy"):
+        return [], ""
+    for key in (score_key, *_SCORE_KEYS):
         if isinstance(value.get(key), (bool, int, float)):
-            return _as_float(value[key]), key
+            return [_as_float(value[key])], key
+    tries = [key for key in value if _are_tries(value[key], num_tries)]
+    if len(tries) == 1:
+        return [_as_float(each) for each in value[tries[0]]], tries[0]
     prediction = next((key for key in _PREDICTION_KEYS if key in value), None)
     answer = next((key for key in _ANSWER_KEYS if value.get(key) not in (None, "")), None)
     if prediction is None or answer is None or isinstance(value[answer], (Mapping, list)):
-        return None, ""
+        return [], ""
+    if not higher_is_better:  # an error rate is something else than being equal
+        return [], ""
     same = str(value[prediction]).strip().lower() == str(value[answer]).strip().lower()
-    return float(same), f"{prediction} equals {answer}"
+    return [float(same)], f"{prediction} equals {answer}"
+
+
+def _are_tries(value: object, num_tries: int) -> bool:
+    return (
+        num_tries > 1
+        and isinstance(value, list)
+        and len(value) == num_tries
+        and all(isinstance(each, (bool, int, float)) for each in value)
+    )
 
 
 def _categories(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -342,48 +458,54 @@ def _categories(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return found
 
 
+def _right_answer(line: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    answer = next((record[k] for k in _ANSWER_KEYS if k in record), line.get("target", ""))
+    return " | ".join(map(str, answer)) if isinstance(answer, list) else str(answer)
+
+
 def _sample(
-    sample: Mapping[str, Any],
+    line: Mapping[str, Any],
     record: Mapping[str, Any],
-    score: float,
+    tries: Sequence[float],
     facts: Mapping[str, Any],
     *,
     key: str,
     question_id: str | None,
     cluster: str,
     categories: Mapping[str, str],
-    is_share: bool,
+    is_right_or_wrong: bool,
+    more_scores: Mapping[str, float],
 ) -> Sample:
     generated = record.get("generated")
-    text = generated if isinstance(generated, str) else _text(sample.get("filtered_resps"))
-    choice = _choice(record)
+    text = generated if isinstance(generated, str) else _text(line.get("filtered_resps"))
     outcome = record.get("outcome")
     if outcome not in OUTCOMES:
         outcome = facts.get("outcome") if facts.get("outcome") == "failed" else None
     if outcome is None:
-        outcome = _outcome(text, score, record, is_share)
+        outcome = _outcome(text, tries[0], record, is_right_or_wrong)
     options = record.get("options")
-    media = record.get("media") or sample.get("input_media") or ()
+    media = record.get("media") or line.get("input_media") or ()
     asked, seen, timestamps = _frames(facts)
-    tokens = sample.get("token_counts")
+    tokens = line.get("token_counts")
     counted = as_mapping(tokens[0]) if isinstance(tokens, list) and tokens else {}
     num_tokens = as_number(facts.get("num_prompt_tokens", counted.get("input_tokens")))
-    answer = next((record[k] for k in _ANSWER_KEYS if k in record), sample.get("target", ""))
     return Sample(
         key=key,
         question_id=question_id,
-        doc_id=sample["doc_id"] if isinstance(sample["doc_id"], int) else str(sample["doc_id"]),
+        doc_id=line["doc_id"] if isinstance(line["doc_id"], int) else str(line["doc_id"]),
         cluster=cluster,
-        outcome=str(outcome),
-        score=score,
-        answer=" | ".join(map(str, answer)) if isinstance(answer, list) else str(answer),
-        choice=choice,
+        outcome=majority(str(outcome), tries),
+        score=math.fsum(tries) / len(tries),
+        tries=tuple(tries) if len(tries) > 1 else (),
+        more_scores=more_scores,
+        answer=_right_answer(line, record),
+        choice=_choice(record),
         generated=text,
         question=str(record.get("question") or ""),
         options=tuple(map(str, options)) if isinstance(options, list) else (),
         categories=categories,
         media=tuple(_text(item) for item in media) if isinstance(media, (list, tuple)) else (),
-        prompt=_text(sample.get("input")),
+        prompt=_text(line.get("input")),
         frames_asked=asked,
         frames_seen=seen,
         timestamps=timestamps,
@@ -395,6 +517,28 @@ def _sample(
     )
 
 
+def majority(outcome: str, tries: Sequence[float]) -> str:
+    """What became of a question that was answered several times: right if more than half are.
+
+    As lmms-eval's consensus accuracy; what is not right keeps the outcome of the first answer.
+    """
+    if len(tries) < 2 or outcome not in ("right", "wrong", "no answer"):
+        return outcome
+    if sum(score == 1.0 for score in tries) > len(tries) / 2:
+        return "right"
+    return "wrong" if outcome == "right" else outcome
+
+
+def within_question(samples: Sequence[Sample]) -> float:
+    """Standard deviation of a score between the tries of one question, root mean square."""
+    variances = []
+    for sample in samples:
+        if len(sample.tries) > 1:
+            squares = math.fsum((score - sample.score) ** 2 for score in sample.tries)
+            variances.append(squares / (len(sample.tries) - 1))
+    return math.sqrt(math.fsum(variances) / len(variances)) if variances else 0.0
+
+
 def _choice(record: Mapping[str, Any]) -> str | None:
     if "choice" in record:
         return None if record["choice"] is None else str(record["choice"])
@@ -402,14 +546,14 @@ def _choice(record: Mapping[str, Any]) -> str | None:
     return str(read) if isinstance(read, str) and re.fullmatch("[A-Z]", read) else None
 
 
-def _outcome(text: str, score: float, record: Mapping[str, Any], is_share: bool) -> str:
+def _outcome(text: str, score: float, record: Mapping[str, Any], is_right_or_wrong: bool) -> str:
     """Of a question whose task does not say."""
     if text.strip() == FAILED:
         return "failed"
     prediction = next((record[key] for key in _PREDICTION_KEYS if key in record), text)
     if not text.strip() or prediction is None or not str(prediction).strip():
         return "no answer"
-    if not is_share:
+    if not is_right_or_wrong:
         return "scored"
     return "right" if score == 1.0 else "wrong"
 

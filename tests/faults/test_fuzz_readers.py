@@ -73,7 +73,7 @@ def _use(folder: Path) -> None:
     if run is None:
         return
     for task in run.tasks.values():
-        for question in task.questions:
+        for question in task.samples:
             assert isinstance(question.score, float)
             assert isinstance(question.key, str)
         assert isinstance(run.frames(task.name), str)

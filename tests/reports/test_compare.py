@@ -233,7 +233,7 @@ def test_partly_common_questions_are_compared_on_what_is_common(run, changed) ->
     less = changed("mini_32", lambda s: s if s["doc_id"] < 30 else None)
     text = run("compare", less, "--baseline", EIGHT)
     assert "30 questions in common, of 30 (longva-tiny, 32 frames) and 54 (baseline)" in flat(text)
-    assert lines_of(text, TASK)[-1].split()[1] == "30"
+    assert lines_of(text, TASK)[-1].split()[1:3] == ["a", "30"]  # few videos
 
 
 def test_models_of_the_host_are_compared_too(run) -> None:
@@ -403,7 +403,7 @@ def test_show_tells_what_was_run_and_what_became_of_it(run) -> None:
     assert "2026-11-20 22:23:39 (Asia/Singapore, lmms-eval's --timezone)" in flat(text)
     assert re.search(r"dtype +float32, cpu", text)
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line.split()}
-    assert rows["all"] == ["all", "70.4", "48.0", "to", "85.9", "54", "38", "6", "7", "3"]
+    assert rows["all"] == ["all", "70.4", "46.6", "to", "87.3", "54", "38", "6", "7", "3"]
     assert rows["long"][1] == "27.8"
     assert re.search(r"\bshort .*\n +medium .*\n +long ", text)
     assert "x failed 3 (5.6 %)" in text

@@ -179,7 +179,7 @@ def test_scores_stand_with_interval_and_outcomes(tmp_path: Path) -> None:
     shown = page_of(write_run(tmp_path, rows)).shown()
     assert "58.3 %" in shown  # 7 of 12
     assert "7 right, 3 wrong, 2 no answer" in shown
-    assert "only 4 videos: a rough interval" in shown
+    assert "few: 2 videos hold a miss" in shown
 
 
 def test_failed_questions_count_and_the_score_without_them_stands_below(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_curve_is_drawn_of_one_model_at_several_numbers_of_frames(tmp_path: Pa
     page = page_of(*runs)
     curves = [a for name, a in page.elements if name == "svg" and a.get("class") == "curve"]
     assert len(curves) == 1
-    assert "Overall comes within 1 point of its best at 16 frames" in page.shown()
+    assert "Overall does not surely rise after 8 frames; a later rise" in page.shown()
     assert "guessing" in page.shown()
 
 

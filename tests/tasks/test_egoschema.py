@@ -103,7 +103,7 @@ def test_a_prepared_copy_runs_and_part_of_it_is_no_submission(tmp_path: Path) ->
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     run = read_run(tmp_path / "out")
-    questions = run.tasks["longva_egoschema"].questions
+    questions = run.tasks["longva_egoschema"].samples
     assert [question.question_id for question in questions] == ["0000-0", "0000-1", "0000-2"]
     assert questions[2].outcome == "failed"
     with pytest.raises(DataError) as caught:
