@@ -18,12 +18,11 @@ from longva_eval.local.doctor import AREAS, Diagnosis, Finding, examine
 __all__ = ["main"]
 
 _TITLES = {
-    "machine": "Machine",
     "packages": "Packages",
     "decoding": "Video decoding",
     "lmms-eval": "lmms-eval",
+    "checkpoint": "Checkpoint",
     "data": "Data in HF_HOME",
-    "network": "Network",
     "judge": "Judge",
 }
 _MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
@@ -35,7 +34,11 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     tasks = [name.strip() for name in (options.tasks or "").split(",") if name.strip()]
     diagnosis = examine(
-        tasks, hf_home=options.hf_home, output=options.output, ask_hub=not options.offline
+        tasks,
+        pretrained=options.pretrained,
+        home=options.hf_home,
+        quick=options.quick,
+        ask_hub=not options.offline,
     )
     if options.json:
         print(json.dumps({**asdict(diagnosis), "can_run": diagnosis.can_run}, indent=1))
@@ -118,15 +121,16 @@ def _mark(status: str, colored: bool) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longva-eval doctor",
-        description="Look at packages, GPU, decoders, lmms-eval, data, network and judge, and say "
-        "how to mend what keeps things from running. Takes seconds; with --tasks up to half a "
-        "minute, since lmms-eval's index of tasks is read. Exit status 1 if a task of --tasks "
-        "cannot run.",
+        description="Try what an evaluation needs, and say how to mend what does not work: "
+        "package bounds, decoders, lmms-eval from its start to one answer of the embedded model, "
+        "local data and the judge. Hardware: python -m torch.utils.collect_env. Exit status 1 if "
+        "something is broken, or a task of --tasks cannot run.",
     )
     add: Any = parser.add_argument
-    add("--tasks", metavar="A,B", help="tasks and groups that are to run")
+    add("--tasks", metavar="A,B", help="tasks and groups whose documents must be here and right")
     add("--hf-home", type=Path, metavar="DIR", help="where data lies (default: HF_HOME)")
-    add("--output", "--out", type=Path, metavar="DIR", help="where results will go (default: here)")
+    add("--pretrained", default="", metavar="NAME", help="a checkpoint that must load here")
+    add("--quick", action="store_true", help="leave out the evaluation, which takes the longest")
     add("--offline", action="store_true", help="do not ask whether the hub answers")
     add("--json", action="store_true", help="for programs")
     return parser

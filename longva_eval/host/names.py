@@ -34,12 +34,12 @@ _NAMED = re.compile(
 )
 _LISTED = re.compile(r"^[ \t]*-[ \t]*(\S+)[ \t]*$", re.MULTILINE)
 _WHY = {
-    "filelock": "lmms-eval 0.7.3 imports filelock._api before every evaluation, and filelock 4.3 "
-    "has no such module",
+    "filelock": "lmms-eval 0.7.3 uses filelock._api.FileLockMeta before every evaluation, which "
+    "only 3.15.2 to 4.2 have",
 }
 
 
-def broken_bounds() -> dict[str, str]:
+def broken_bounds() -> dict[str, tuple[str, str]]:
     """Installed packages that longva-eval cannot work with: name -> what is wrong, and the way out.
 
     By the bounds that the installed longva-eval states. Absent packages are left out, and so is
@@ -57,20 +57,19 @@ def broken_bounds() -> dict[str, str]:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+        wanted = f"{name}{requirement.specifier}"
         if not requirement.specifier.contains(version, prereleases=True):
             why = f" ({_WHY[name]})" if name in _WHY else ""
-            problems[name] = (
-                f"{name} {version} is installed, and longva-eval needs {name}"
-                f"{requirement.specifier}{why}. Mend: pip install '{name}{requirement.specifier}'"
-            )
+            told = f"{name} {version} is installed, and longva-eval needs {wanted}{why}."
+            problems[name] = told, f"pip install '{wanted}'"
     return problems
 
 
 def check_start() -> None:
     """Raises SettingsError if an installed package keeps evaluations from starting."""
-    problems = broken_bounds()
+    problems = broken_bounds().values()
     if problems:
-        raise SettingsError("\n".join(problems.values()))
+        raise SettingsError("\n".join(f"{told} Mend: {mend}" for told, mend in problems))
 
 
 def check_model(name: str) -> None:

@@ -1,10 +1,10 @@
 """What this environment can run, and how to mend what it cannot.
 
-Every check is a function that gives findings; they run side by side. What is slow or could take the
-process down (importing torch, decoding) happens in processes of its own. Nothing is taken for
-granted that can be tried: decoders decode, the model's name is looked up in lmms-eval's registry,
-files are counted. No torch in this process, nothing is downloaded, and no secret is read: whether
-a key is set, not what it says.
+Nothing is taken for granted that can be tried: decoders decode, lmms-eval starts an evaluation and
+asks a question, a checkpoint is loaded, tasks read their documents. Each happens in a process of
+its own, since importing torch is slow and a decoder can take its process down. Nothing is
+downloaded, and no secret is read: whether a key is set, not what it says. Hardware and packages are
+left to `python -m torch.utils.collect_env` and `pip check`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import platform
-import shutil
+import re
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -23,23 +23,23 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from longva_eval.files import hf_home as hf_home_folder
+from longva_eval.embedded import MODEL_CLASSES, tasks_folder
+from longva_eval.errors import SettingsError
+from longva_eval.files import hf_home
+from longva_eval.host.names import broken_bounds, check_tasks, task_leaves
 from longva_eval.local.prepare import DataStatus, data_status, read_layouts
 
 __all__ = ["AREAS", "Diagnosis", "Finding", "TaskVerdict", "examine"]
 
 Status = Literal["ok", "note", "problem"]
-AREAS = ("machine", "packages", "decoding", "lmms-eval", "data", "network", "judge")
+AREAS = ("packages", "decoding", "lmms-eval", "checkpoint", "data", "judge")
 
-_NETWORK_SECONDS = 4.0
-_PROCESS_SECONDS = 180.0
-_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-_SHOWN = (
-    "longva-eval", "lmms-eval", "torch", "transformers", "datasets", "huggingface_hub", "av",
-    "decord", "torchcodec", "numpy", "pillow",
-)  # fmt: skip
+_HUB_SECONDS = 4.0
+_PROCESS_SECONDS = 600.0
+_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+_YES = ("1", "TRUE", "ON", "YES")
 _REMOTE_FILE_SYSTEMS = {
     "nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "fuse.sshfs", "fuse.gcsfuse",
     "fuse.s3fs", "9p", "wekafs", "fuse.ceph", "fuse.glusterfs",
@@ -59,39 +59,35 @@ difference = int(abs(found - read("pyav")).max()) if sys.argv[1] != "pyav" else 
 print("FOUND", found.shape, difference)
 """
 
-_TASKS = """
-import json, re, sys
+_LOAD = """
+import sys
+from longva_eval.model.loading import load_checkpoint
+from longva_eval.model.settings import LoadSettings
+found = load_checkpoint(sys.argv[1], LoadSettings())
+kind, context = found.describe()["architecture"], found.context_length
+print(f"FOUND {kind} of {context:,} tokens, {found.describe()['dtype']} on {found.device}")
+"""
+
+_READ_TASKS = """
+import json, sys
 import lmms_eval.models  # loads the plugins, which add our folder
+from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.tasks import TaskManager
-import yaml
-class Loader(yaml.SafeLoader):
-    pass
-Loader.add_constructor("!function", lambda loader, node: None)
-index = TaskManager(verbosity="ERROR").task_index
-def members(name, seen):
-    entry = index.get(name)
-    if entry is None or name in seen:
-        return [] if entry is None else [name]
-    found = entry.get("task")
-    if entry["type"] == "task":
-        return [name]
-    if not isinstance(found, list):
-        path = entry.get("yaml_path")
-        if path in (None, -1):
-            return [name]
-        with open(path, encoding="utf-8") as file:
-            found = (yaml.load(file, Loader) or {}).get("task")
-    names = [item if isinstance(item, str) else (item.get("task") or item.get("group"))
-             for item in (found if isinstance(found, list) else [])]
-    leaves = [leaf for item in names if isinstance(item, str)
-              for leaf in members(item, seen | {name})]
-    return leaves or [name]
-asked = json.loads(sys.argv[1])
-print("FOUND", json.dumps({
-    "tasks": {name: members(name, frozenset()) if name in index else None for name in asked},
-    "ours": sum(name.startswith("longva_") or name.startswith("vniah") for name in index),
-    "all": len(index),
-}))
+from tenacity import stop_after_attempt
+ConfigurableTask.download.retry.stop = stop_after_attempt(1)
+manager = TaskManager(verbosity="ERROR")
+def documents(found):
+    if isinstance(found, dict):
+        return sum(map(documents, found.values()))
+    return len(found.eval_docs)
+for name in sys.argv[1:]:
+    try:
+        told = [name, documents(manager.load_task_or_group([name])), ""]
+    except BaseException as error:
+        error = getattr(error, "last_attempt", None) and error.last_attempt.exception() or error
+        said = f"{type(error).__name__}: {error}"
+        told = [name, 0, said.splitlines()[0]]
+    print("FOUND", json.dumps(told), flush=True)
 """
 
 
@@ -128,262 +124,73 @@ class Diagnosis:
 
     @property
     def can_run(self) -> bool:
-        """Whether everything that was asked for can run."""
-        return all(task.can_run for task in self.tasks)
+        """Whether nothing is broken, and everything that was asked for can run."""
+        broken = any(finding.status == "problem" for finding in self.findings)
+        return not broken and all(task.can_run for task in self.tasks)
 
 
 def examine(
     tasks: Sequence[str] = (),
     *,
-    hf_home: Path | None = None,
-    output: Path | None = None,
+    pretrained: str = "",
+    home: Path | None = None,
+    quick: bool = False,
     ask_hub: bool = True,
 ) -> Diagnosis:
     """Look at this environment.
 
     Args:
         tasks: Ids of tasks or groups that are to run.
-        hf_home: Where data lies; HF_HOME by default.
-        output: Where results will be written; the current folder by default.
-        ask_hub: Whether to try the network.
+        pretrained: A checkpoint that is to be loaded.
+        home: Where data lies; HF_HOME by default.
+        quick: Leave out what asks the model: the evaluation.
+        ask_hub: Whether to ask the hub, where data of a task is not here.
 
     Returns:
         The findings, and for every task whether it can run.
     """
     start = time.monotonic()
-    home = hf_home or hf_home_folder()
-    with ThreadPoolExecutor(max_workers=12) as pool:
+    home = home or hf_home()
+    with ThreadPoolExecutor(max_workers=4) as pool:
         checks: list[Callable[[], list[Finding]]] = [
-            _check_python,
-            lambda: _check_gpu(),
-            _check_memory,
-            lambda: _check_disk(home, output or Path.cwd()),
             _check_packages,
+            _check_models,
             *(lambda name=name: _check_decoder(name) for name in ("torchcodec", "decord", "pyav")),
-            _check_ffmpeg,
-            _check_model,
-            lambda: _check_offline(),
         ]
+        if not quick:
+            checks.append(_check_evaluation)
+        if pretrained:
+            checks.append(lambda: _check_checkpoint(pretrained))
         running = [pool.submit(_guarded, check) for check in checks]
-        hub = pool.submit(_check_hub, ask_hub)
-        data = pool.submit(_data, home)
-        index = pool.submit(_task_index, tasks) if tasks else None
+        reading = pool.submit(_read_tasks, tasks, home)
+        statuses = [data_status(layout, home) for layout in read_layouts().values()]
         findings = [finding for future in running for finding in future.result()]
-        findings += hub.result()
-        statuses = data.result()
-        findings += [_describe(status) for status in statuses] or [
-            Finding(area="data", name="layouts", status="note", text="no layouts of local data")
-        ]
+        findings += [_describe(status) for status in statuses]
         findings += _check_cache_variables(home)
-        verdicts: list[TaskVerdict] = []
-        if index is not None:
-            found, seen = index.result()
-            findings += found
-            reachable = any(f.name == "hub" and f.status == "ok" for f in findings)
-            verdicts = [_judge_task(task, seen, statuses, reachable, findings) for task in tasks]
         findings += _check_judge(tasks)
+        wrong = [f"{f.name}: {f.text}" for f in findings if f.status == "problem"]
+        read = reading.result()
+        hub = _hub_problem(ask_hub) if any(error for _, error in read.values()) else ""
+        verdicts = [_verdict(task, read, statuses, hub, wrong) for task in tasks]
     findings.sort(key=lambda finding: AREAS.index(finding.area))
     return Diagnosis(
         findings=tuple(findings), tasks=tuple(verdicts), seconds=time.monotonic() - start
     )
 
 
-# ---- machine ------------------------------------------------------------------------------------
-
-
-def _check_python() -> list[Finding]:
-    version = platform.python_version()
-    return [_finding("machine", "Python", "ok", f"{version}, {platform.system()}")]
-
-
-def _check_gpu() -> list[Finding]:
-    """GPUs by the driver's word; what torch was built for by its package, without importing it."""
-    from longva_eval.studies.cost import max_frames
-    from longva_eval.studies.shape import LONGVA_7B
-
-    built_for = _torch_build()
-    answer = _nvidia_smi()
-    if answer is None:
-        if platform.system() == "Darwin":
-            text = "none of NVIDIA's; models run on the CPU"
-        else:
-            text = "no NVIDIA GPU (nvidia-smi is not there or sees none); models run on the CPU"
-        return [
-            _finding(
-                "machine", "GPU", "note", text,
-                "fine for the embedded models; LongVA-7B needs one: device=cuda",
-            )
-        ]  # fmt: skip
-    findings = []
-    for number, line in enumerate(answer):
-        name, total, free, capability, driver = line
-        has_bf16 = capability >= 8.0
-        frames = max_frames(LONGVA_7B, int(free * 2**20)) if has_bf16 else 0
-        text = (
-            f"{name}, {total / 1024:.0f} GiB ({free / 1024:.0f} free), driver {driver}, bfloat16 "
-            f"{'yes' if has_bf16 else 'no'}"
-        )
-        if frames:
-            text += f"; room for LongVA-7B with {frames:,} frames"
-        findings.append(
-            _finding(
-                "machine", f"GPU {number}", "ok" if frames else "note", text,
-                "" if frames else "LongVA-7B in bfloat16 needs 16 GB free and compute capability "
-                "8.0 (A100, RTX 30): see longva-eval plan",
-            )
-        )  # fmt: skip
-    if built_for == "CPU":
-        findings.append(
-            _finding(
-                "machine", "torch and GPU", "problem",
-                "there is a GPU, and the installed torch was built without CUDA",
-                "pip install --force-reinstall torch --index-url "
-                "https://download.pytorch.org/whl/cu126",
-            )
-        )  # fmt: skip
-    return findings
-
-
-def _nvidia_smi() -> list[tuple[str, float, float, float, str]] | None:
-    query = "name,memory.total,memory.free,compute_cap,driver_version"
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=15,
-            check=True,
-        )
-        rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
-        return [(r[0], float(r[1]), float(r[2]), float(r[3]), r[4]) for r in rows if r] or None
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None
-
-
-def _torch_build() -> str:
-    """`CPU`, or the CUDA version torch was built for; empty if unknown."""
-    try:
-        path = importlib.metadata.distribution("torch").locate_file("torch/version.py")
-        text = Path(str(path)).read_text(encoding="utf-8")
-    except (importlib.metadata.PackageNotFoundError, OSError):
-        return ""
-    for line in text.splitlines():
-        if line.startswith("cuda"):
-            value = line.split("=")[-1].strip().strip("'\"")
-            return "CPU" if value == "None" else value
-    return ""
-
-
-def _check_memory() -> list[Finding]:
-    total, free = _memory()
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    text = f"{total / 1e9:.0f} GB ({free / 1e9:.0f} free), {cpus} CPU cores"
-    if free < 4e9:
-        mend = "loading LongVA-7B passes 15 GB through memory; the embedded models need 2 GB"
-        return [_finding("machine", "memory", "note", text, mend)]
-    return [_finding("machine", "memory", "ok", text)]
-
-
-def _memory() -> tuple[float, float]:
-    """Bytes there are and are free, of the container where there is one."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total = free = float(os.sysconf("SC_PHYS_PAGES") * page)
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                free = float(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass  # no Linux: what is free is not known
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-        return min(total, limit), min(free, limit - used)
-    except (OSError, ValueError):
-        return total, free
-
-
-def _check_disk(hf_home: Path, output: Path) -> list[Finding]:
-    findings = []
-    for name, folder in (("HF_HOME", hf_home), ("results", output)):
-        there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-        free = shutil.disk_usage(there).free
-        text = f"{folder}: {free / 1e9:,.0f} GB free"
-        if not os.access(there, os.W_OK):
-            mend = "set HF_HOME, or --output_path, to a folder of yours"
-            findings.append(
-                _finding("machine", name, "problem", f"{there} cannot be written to", mend)
-            )
-        elif free < 20e9 and name == "HF_HOME":
-            mend = "LongVA-7B takes 16 GB, Video-MME about 100: point HF_HOME to a larger disk"
-            findings.append(_finding("machine", name, "note", text, mend))
-        else:
-            findings.append(_finding("machine", name, "ok", text))
-    return findings
-
-
-# ---- packages and decoders ----------------------------------------------------------------------
+# ---- packages, decoders, lmms-eval ---------------------------------------------------------------
 
 
 def _check_packages() -> list[Finding]:
-    """Versions against what longva-eval and lmms-eval ask for, as `pip check` would."""
-    from packaging.requirements import Requirement
-
-    versions = {name: _version(name) for name in _SHOWN}
-    findings = []
-    for owner in ("longva-eval", "lmms-eval"):
-        try:
-            asked = importlib.metadata.requires(owner) or []
-        except importlib.metadata.PackageNotFoundError:
-            mend = f"pip install {owner}"
-            findings.append(_finding("packages", owner, "problem", "is not installed", mend))
-            continue
-        for text in asked:
-            requirement = Requirement(text)
-            if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-                continue
-            version = _version(requirement.name)
-            wanted = f"{requirement.name}{requirement.specifier}"
-            if version is None:
-                # An absent package of lmms-eval's long list matters to some of its models only.
-                status: Status = "problem" if owner == "longva-eval" else "note"
-                line = f"{owner} asks for {wanted}, which is not installed"
-                findings.append(
-                    _finding("packages", requirement.name, status, line, f"pip install '{wanted}'")
-                )
-            elif not requirement.specifier.contains(version, prereleases=True):
-                line = f"{version} is installed, {owner} asks for {wanted}"
-                findings.append(
-                    _finding(
-                        "packages", requirement.name, "problem", line, f"pip install '{wanted}'"
-                    )
-                )
-    shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    findings.insert(0, _finding("packages", "versions", "ok", shown))
-    build = _torch_build()
-    if build:
-        findings.insert(1, _finding("packages", "torch", "ok", f"built for {_named_build(build)}"))
-    if _version("longva") is not None:
-        findings.append(
-            _finding(
-                "packages", "longva", "note",
-                "the original's package is installed; it is not used, and its pins of 2024 may "
-                "hold others back", "pip uninstall longva",
-            )
-        )  # fmt: skip
-    if _version("opencv-python") and _version("opencv-python-headless"):
-        findings.append(
-            _finding(
-                "packages", "opencv", "note",
-                "opencv-python and opencv-python-headless overwrite each other's files",
-                "pip uninstall opencv-python opencv-python-headless; pip install "
-                "opencv-python-headless",
-            )
-        )  # fmt: skip
-    return findings
-
-
-def _named_build(build: str) -> str:
-    return "CPUs only" if build == "CPU" else f"CUDA {build}"
+    """What `longva-eval run` refuses to start with, in its words."""
+    problems = broken_bounds()
+    found = [
+        Finding(area="packages", name=name, status="problem", text=text, mend=mend)
+        for name, (text, mend) in problems.items()
+    ]
+    return found or [
+        Finding(area="packages", name="versions", status="ok", text="all within our bounds")
+    ]
 
 
 def _version(name: str) -> str | None:
@@ -420,28 +227,8 @@ def _check_decoder(name: str) -> list[Finding]:
     return [_finding("decoding", name, "ok", text)]
 
 
-def _check_ffmpeg() -> list[Finding]:
-    path = shutil.which("ffmpeg")
-    if path is None:
-        text = "no ffmpeg command; only torchcodec needs FFmpeg's libraries, PyAV brings its own"
-        return [_finding("decoding", "ffmpeg", "note", text, "apt-get install ffmpeg")]
-    try:
-        done = subprocess.run(
-            [path, "-version"], capture_output=True, text=True, timeout=15, check=False
-        )
-        version = " ".join(done.stdout.split()[:3])
-    except (OSError, subprocess.SubprocessError) as error:
-        return [_finding("decoding", "ffmpeg", "note", f"{path} does not start: {error}")]
-    return [_finding("decoding", "ffmpeg", "ok", f"{version} ({path})")]
-
-
-# ---- lmms-eval ----------------------------------------------------------------------------------
-
-
-def _check_model() -> list[Finding]:
+def _check_models() -> list[Finding]:
     """Whose class lmms-eval would load for each of our model ids."""
-    from longva_eval.embedded import MODEL_CLASSES, tasks_folder
-
     if _version("lmms-eval") is None:
         return []  # said among the packages
     entries = importlib.metadata.entry_points(group="lmms_eval.models")
@@ -493,27 +280,38 @@ def _check_model() -> list[Finding]:
     return findings
 
 
-def _task_index(tasks: Sequence[str]) -> tuple[list[Finding], dict[str, list[str] | None]]:
-    """What lmms-eval knows the tasks as, groups taken apart; reads its 2,000 files."""
-    done, failure = _run_python(_TASKS, json.dumps(list(tasks)))
+def _check_evaluation() -> list[Finding]:
+    """Let lmms-eval start as it does for a user, and ask the embedded model a question."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(Path(folder, "home"))}
+        done = _run(
+            [sys.executable, "-m", "lmms_eval", "--model", "longva", "--model_args",
+             "pretrained=longva-tiny,device=cpu,dtype=float32,max_frames_num=4", "--tasks",
+             "longva_mini_small", "--limit", "1", "--output_path", folder],
+            environment,
+        )  # fmt: skip
+        # lmms-eval ends with status 0 after an error too: only results count.
+        if isinstance(done, subprocess.CompletedProcess) and any(
+            Path(folder).rglob("*_results.json")
+        ):
+            text = "lmms-eval asked longva-tiny a question and wrote its results"
+            return [Finding(area="lmms-eval", name="evaluation", status="ok", text=text)]
+    reason = done if isinstance(done, str) else _last_error(done)
+    mend = "mend what is named above; if nothing is: pip install -r requirements.lock (tested)"
+    text = f"no evaluation can start: {reason}"
+    return [Finding(area="lmms-eval", name="evaluation", status="problem", text=text, mend=mend)]
+
+
+def _check_checkpoint(pretrained: str) -> list[Finding]:
+    """Load a checkpoint, whole."""
+    done, failure = _run_python(_LOAD, pretrained)
+    name = Path(pretrained).name
     if done is None:
-        mend = "see the message; `lmms-eval --tasks list` should say the same"
-        finding = _finding("lmms-eval", "task index", "problem", failure, mend)
-        return [finding], dict.fromkeys(tasks)
-    found = json.loads(done.removeprefix("FOUND "))
-    text = f"{found['all']:,} tasks and groups known, {found['ours']} of them ours"
-    status: Status = "ok" if found["ours"] else "problem"
-    mend = "" if found["ours"] else "add --include_path $(longva-eval tasks-path)"
-    return [_finding("lmms-eval", "task index", status, text, mend)], found["tasks"]
+        return [Finding(area="checkpoint", name=name, status="problem", text=failure)]
+    return [Finding(area="checkpoint", name=name, status="ok", text=done.removeprefix("FOUND "))]
 
 
-# ---- data, network, judge -----------------------------------------------------------------------
-
-
-def _data(hf_home: Path) -> list[DataStatus]:
-    layouts = read_layouts().values()
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda layout: data_status(layout, hf_home), layouts))
+# ---- data and judge ------------------------------------------------------------------------------
 
 
 def _describe(status: DataStatus) -> Finding:
@@ -558,43 +356,6 @@ def _file_system(path: Path) -> str:
     return next((mounts[str(p)] for p in (folder, *folder.parents) if str(p) in mounts), "")
 
 
-def _check_offline() -> list[Finding]:
-    on = [
-        name for name in _OFFLINE if os.environ.get(name, "").upper() in ("1", "TRUE", "ON", "YES")
-    ]
-    if not on:
-        return []
-    return [_finding("network", "offline", "note", f"{', '.join(on)} set: nothing is downloaded")]
-
-
-def _check_hub(ask: bool) -> list[Finding]:
-    """Whether the hub answers; `hub` is ok only if data could be downloaded now."""
-    if not ask or _check_offline():
-        text = "not asked, since offline was chosen"
-        return [_finding("network", "hub", "note", text)]
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    start = time.monotonic()
-    try:
-        request = urllib.request.Request(f"{endpoint}/api/models?limit=1", method="GET")
-        with urllib.request.urlopen(request, timeout=_NETWORK_SECONDS) as answer:
-            answer.read(1)
-    except urllib.error.HTTPError:
-        pass  # it is there, and says no to this question
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        text = f"{endpoint} does not answer ({reason})"
-        mend = "prepare data with longva-eval prepare, and run with HF_HUB_OFFLINE=1"
-        return [_finding("network", "hub", "note", text, mend)]
-    findings = [
-        _finding("network", "hub", "ok", f"{endpoint} answers ({time.monotonic() - start:.1f} s)")
-    ]
-    token = Path(os.environ.get("HF_TOKEN_PATH") or hf_home_folder() / "token").expanduser()
-    if not os.environ.get("HF_TOKEN") and not token.is_file():
-        text = "not logged in; most tasks of lmms-eval ask for a login before they download"
-        findings.append(_finding("network", "login", "note", text, "hf auth login"))
-    return findings
-
-
 def _check_judge(tasks: Sequence[str]) -> list[Finding]:
     from longva_eval.questions.judge import judge_problems
 
@@ -609,49 +370,88 @@ def _check_judge(tasks: Sequence[str]) -> list[Finding]:
     return [_finding("judge", "judge", "ok", "a judge is set up (not asked)")]
 
 
-# ---- tasks that were asked for ------------------------------------------------------------------
+# ---- tasks that were asked for -------------------------------------------------------------------
 
 
-def _judge_task(
+def _read_tasks(tasks: Sequence[str], home: Path) -> dict[str, tuple[int, str]]:
+    """Every task that `tasks` come down to -> number of its documents, or why there are none.
+
+    lmms-eval reads them offline, and `process_docs` looks at each: as at the start of a run.
+    """
+    read: dict[str, tuple[int, str]] = {}
+    for task in tasks:
+        try:
+            check_tasks([task])
+        except SettingsError as error:
+            read[task] = 0, str(error)
+    leaves = [leaf for task in tasks if task not in read for leaf in task_leaves(task)]
+    if leaves:
+        environment = {
+            "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
+        }  # fmt: skip
+        done = _run([sys.executable, "-c", _READ_TASKS, *dict.fromkeys(leaves)], environment)
+        if isinstance(done, str):
+            return read | dict.fromkeys(leaves, (0, done))
+        for line in done.stdout.splitlines():
+            if line.startswith("FOUND "):
+                name, count, problem = json.loads(line.removeprefix("FOUND "))
+                read[name] = count, problem
+        missing = [leaf for leaf in leaves if leaf not in read]
+        read |= dict.fromkeys(missing, (0, _last_error(done) if missing else ""))
+    return read
+
+
+def _verdict(
     task: str,
-    known: dict[str, list[str] | None],
+    read: dict[str, tuple[int, str]],
     statuses: Sequence[DataStatus],
-    hub_answers: bool,
-    findings: Sequence[Finding],
+    hub_problem: str,
+    wrong: Sequence[str],
 ) -> TaskVerdict:
+    """Whether a task can run: its documents are there, and nothing else keeps it from running."""
     from longva_eval.questions.judge import judge_problems
 
-    leaves = known.get(task)
-    if leaves is None:
-        reason = f"lmms-eval knows no task or group {task!r}; see `lmms-eval --tasks list`"
-        return TaskVerdict(name=task, can_run=False, reasons=(reason,))
-    wrong = [
-        f"{f.name}: {f.text}"
-        for f in findings
-        if f.status == "problem" and f.area in ("packages", "lmms-eval", "decoding", "data")
-    ]
-    notes = []
-    for leaf in leaves:
-        for status in statuses:
-            layout = status.layout
-            if leaf not in layout.tasks:
-                continue
-            command = f"longva-eval prepare {layout.name} --from DIR"
-            if status.state == "missing" and not hub_answers:
-                wrong.append(f"{leaf}: its data is not here and the hub is out of reach; {command}")
-            elif status.state == "missing":
-                notes.append(f"{leaf}: its data would be downloaded from {layout.dataset}")
-            elif status.state == "partly":
-                notes.append(
-                    f"{leaf}: {status.problem}; add on_error=skip to --model_args, and "
-                    "max_failed if it is more than 5 %"
-                )
-        wrong += judge_problems([leaf])
-    reasons = dict.fromkeys([*wrong, *notes] if wrong else notes)
-    return TaskVerdict(name=task, can_run=not wrong, reasons=tuple(reasons))
+    reasons, notes = list(wrong), []
+    for leaf in task_leaves(task):
+        count, problem = read.get(leaf, (0, "was not read"))
+        data = next((s for s in statuses if leaf in s.layout.tasks), None)
+        if problem and data is not None and data.state == "missing":
+            way = f"longva-eval prepare {data.layout.name} --from DIR"
+            if hub_problem:
+                reasons.append(f"{leaf}: its data is not here, and {hub_problem}; {way}")
+            else:
+                notes.append(f"{leaf}: its data would be downloaded from {data.layout.dataset}")
+        elif problem:
+            reasons.append(f"{leaf}: {problem}")
+        elif data is not None and data.state == "partly":
+            notes.append(
+                f"{leaf}: {data.problem}; add on_error=skip to --model_args, and max_failed if it "
+                "is more than 5 %"
+            )
+        else:
+            notes.append(f"{leaf}: {count:,} documents")
+        reasons += judge_problems([leaf])
+    return TaskVerdict(
+        name=task, can_run=not reasons, reasons=tuple(dict.fromkeys(reasons + notes))
+    )
 
 
-# ---- helpers ------------------------------------------------------------------------------------
+def _hub_problem(ask: bool) -> str:
+    """Why data cannot be downloaded now; empty if it can."""
+    offline = [name for name in _OFFLINE if os.environ.get(name, "").upper() in _YES]
+    if offline or not ask:
+        return f"{' and '.join(offline) or 'offline'} was chosen"
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    try:
+        with urllib.request.urlopen(f"{endpoint}/api/models?limit=1", timeout=_HUB_SECONDS):
+            return ""
+    except urllib.error.HTTPError:
+        return ""  # it is there, and says no to this question
+    except (OSError, ValueError) as error:
+        return f"{endpoint} does not answer ({getattr(error, 'reason', None) or error})"
+
+
+# ---- helpers -------------------------------------------------------------------------------------
 
 
 def _finding(area: str, name: str, status: Status, text: str, mend: str = "") -> Finding:
@@ -664,29 +464,43 @@ def _guarded(check: Callable[[], list[Finding]]) -> list[Finding]:
         return check()
     except Exception as error:
         name = getattr(check, "__name__", "check").removeprefix("_check_")
-        return [_finding("machine", name, "problem", f"could not be looked at: {error!r}")]
+        return [_finding("packages", name, "problem", f"could not be looked at: {error!r}")]
+
+
+def _run(
+    command: Sequence[str], environment: dict[str, str]
+) -> subprocess.CompletedProcess[str] | str:
+    """A process that has ended by itself; or why it did not."""
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_PROCESS_SECONDS,
+            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **environment},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"gave no answer within {_PROCESS_SECONDS:.0f} s"
+    except OSError as error:
+        return f"{sys.executable} does not start: {error}"
+    if done.returncode < 0:
+        return f"the process was ended by signal {-done.returncode}"
+    return done
+
+
+def _last_error(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line of what was printed that names an error; the last of all if none does."""
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
+    told = (errors or lines or [f"exit status {done.returncode} without a message"])[-1]
+    return told[:300]
 
 
 def _run_python(code: str, *arguments: str) -> tuple[str | None, str]:
     """What a piece of code says after FOUND, in a process of its own; or None and why not."""
-    environment: dict[str, Any] = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=_PROCESS_SECONDS,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return None, f"gave no answer within {_PROCESS_SECONDS:.0f} s"
-    except OSError as error:
-        return None, f"{sys.executable} does not start: {error}"
+    done = _run([sys.executable, "-c", code, *arguments], {})
+    if isinstance(done, str):
+        return None, done
     found = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    if done.returncode == 0 and found:
-        return found[-1], ""
-    if done.returncode < 0:
-        return None, f"the process was ended by signal {-done.returncode}"
-    lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-    return None, (lines[-1][:300] if lines else f"exit status {done.returncode} without a message")
+    return (found[-1], "") if done.returncode == 0 and found else (None, _last_error(done))
