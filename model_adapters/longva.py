@@ -45,7 +45,7 @@ from longva_eval.host.patches import HostRun, apply_patches
 from longva_eval.media.images import whole_pictures_only
 from longva_eval.model.rope import RopeSettings
 from longva_eval.model_adapters.arguments import Arguments, LongVAArguments, read_arguments
-from longva_eval.prompts.pieces import tokenize
+from longva_eval.prompts.pieces import IMAGE_PLACEHOLDER, tokenize
 from longva_eval.questions.outcomes import FAILED
 from longva_eval.running.answering import Answering
 from longva_eval.running.jobs import FORCE, GENERATE, SCORE, Job, JobKind
@@ -443,8 +443,18 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 found = self._media_of_job(job)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise MediaError(f"the task's picture or video cannot be read: {error}") from error
-        conversation = self._session.prompt(job.context, found, fit=job.fit)
+        # Rows mark the places of several pictures this way, of a video never.
+        shows_video = any(not isinstance(item, Image.Image) for item in found)
+        placed = not (shows_video and self._row_says_image(job))
+        conversation = self._session.prompt(job.context, found, fit=job.fit, placed=placed)
         return conversation, sum(map(_picture_bytes, found))
+
+    def _row_says_image(self, job: Job) -> bool:
+        """Whether an `<image>` of the prompt is the row's own text, not placed by the task."""
+        if IMAGE_PLACEHOLDER not in job.context:
+            return False
+        document = self.task_dict[job.task][self._requests[job.task].args[-1]][job.document]
+        return IMAGE_PLACEHOLDER in json.dumps(document, default=lambda _: "")
 
     def _media_of_job(self, job: Job) -> list[Media]:
         if job.media is not None:

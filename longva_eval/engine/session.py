@@ -10,6 +10,7 @@ lmms-eval adapter and the needle test are thin layers over it, and so is a noteb
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,7 @@ from longva_eval.prompts.pieces import (
     TextPiece,
     Turn,
     VisualPiece,
+    as_text,
     placeholder_ids,
     tokenize,
 )
@@ -125,6 +127,12 @@ class Session:
     encoder: VisualEncoder
     engine: PrefixEngine
 
+    @functools.cached_property
+    def _control_tokens(self) -> frozenset[str]:
+        tokenizer = self.checkpoint.tokenizer
+        known = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+        return frozenset(known - {*self.template.placeholders})
+
     def prompt(
         self,
         text: str,
@@ -133,8 +141,12 @@ class Session:
         history: Sequence[Turn] = (),
         aspect: ImageAspectRatio | None = None,
         fit: bool = True,
+        placed: bool = True,
     ) -> Conversation:
         """The prompt for a question about pictures and videos.
+
+        Control tokens of the tokenizer in the text, in earlier turns and in subtitles are plain
+        text.
 
         Args:
             text: The question; may say `<image>` where each picture or video belongs.
@@ -142,6 +154,8 @@ class Session:
             history: Earlier turns; pictures and videos belong to the first of them.
             aspect: How pictures are encoded, instead of the session's own way.
             fit: Whether the prompt must fit the context; False for tests of what lies beyond it.
+            placed: Whether an `<image>` in the text is a place; False if it is only somebody's
+                words, and what is shown stands before the question.
 
         Raises:
             MediaError: If a picture or video cannot be read.
@@ -158,13 +172,21 @@ class Session:
             kinds.append("picture" if sample is None else "video")
             if sample is not None:
                 samples.append(sample)
-        text, subtitles = fill_subtitles(text, [sample.timestamps_seconds for sample in samples])
-        turns = [*history, ("user", text)]
+        if not placed:
+            text = as_text(text, self.template.placeholders)
+        text, subtitles = fill_subtitles(
+            text,
+            [sample.timestamps_seconds for sample in samples],
+            written=lambda shown: as_text(shown, self.template.placeholders),
+        )
+        turns: list[Turn] = [
+            (role, as_text(said, self._control_tokens)) for role, said in (*history, ("user", text))
+        ]
         role, first = turns[0]
         # A template may show pictures before videos; the order among videos stays.
-        placed, order = self.template.place(first, kinds)
+        first, order = self.template.place(first, kinds)
         visuals = [visuals[number] for number in order]
-        rendered = self.template.render([(role, placed), *turns[1:]])
+        rendered = self.template.render([(role, first), *turns[1:]])
         prompt = self.template.build(self.checkpoint.tokenizer, rendered, visuals)
         fitted, cut = self._fit(prompt) if fit else (prompt, 0)
         return Conversation(

@@ -21,7 +21,7 @@ import json
 import math
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -294,13 +294,17 @@ def _file_digest(path: Path) -> str:
 
 
 def fill_subtitles(
-    text: str, videos: Sequence[Sequence[float]]
+    text: str,
+    videos: Sequence[Sequence[float]],
+    *,
+    written: Callable[[str], str] = str,
 ) -> tuple[str, dict[str, Any] | None]:
     """Put the subtitles of the frames where the marker stands.
 
     Args:
         text: A prompt, with one marker or none.
         videos: For each video of the prompt, when its frames are shown, in seconds.
+        written: How the subtitles' text is put into the prompt.
 
     Returns:
         The prompt, and what its record is to say: the rule, the file, and how many of its cues are
@@ -335,7 +339,7 @@ def fill_subtitles(
         "num_cues_shown": len(shown),
         **({"cues_left_out": list(cues.left_out)} if cues.left_out else {}),
     }
-    return text[:start] + subtitle_block(shown) + text[end:], report
+    return text[:start] + written(subtitle_block(shown)) + text[end:], report
 
 
 def evenly_spread_seconds(video: str | Path, num_frames: int) -> list[float]:

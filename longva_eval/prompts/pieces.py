@@ -7,13 +7,15 @@ Two prompts share a prefix exactly where their pieces are equal, which is what t
 
 As in the original, the text is cut at each literal `<image>`, the parts are tokenised on their
 own and the visual tokens stand between them, with nothing before, after or between. A picture and
-a whole video take one `<image>` each.
+a whole video take one `<image>` each. Control tokens in what somebody says are plain text
+(`as_text`), and so is an `<image>` that no task has placed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,6 +31,7 @@ __all__ = [
     "TextPiece",
     "Turn",
     "VisualPiece",
+    "as_text",
     "build_prompt",
     "hash_text",
     "join_placeholders",
@@ -40,6 +43,9 @@ __all__ = [
 
 IMAGE_PLACEHOLDER = "<image>"
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+# Around and within a token that is only its letters: private characters, never seen by a model.
+_LITERAL_START, _LITERAL_END, _WITHIN = "\ue0f0", "\ue0f1", "\ue0f2"
+_LITERAL = re.compile(f"({_LITERAL_START}[^{_LITERAL_END}]*{_LITERAL_END})")
 
 Turn = tuple[Literal["user", "assistant"], str]
 """Who speaks, and what."""
@@ -194,6 +200,11 @@ class ChatTemplate:
         after = tokenize(tokenizer, question) + tokenize(tokenizer, self.after_question)
         return tokenize(tokenizer, self.before_question), after
 
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """What stands for something to see."""
+        return (IMAGE_PLACEHOLDER,)
+
     def render(self, turns: Sequence[Turn]) -> str:
         """The conversation up to the point where the assistant is to speak."""
         text = self.system
@@ -333,9 +344,38 @@ def join_placeholders(tokens: Sequence[str], between: str, after: str) -> str:
     return between.join(tokens) + after
 
 
-def tokenize(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Token ids of a text on its own, with nothing added."""
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+def as_text(text: str, tokens: Iterable[str]) -> str:
+    """The text with every one of `tokens` marked: `tokenize` reads it as plain letters.
+
+    Without this a question that quotes `<|im_end|>` would end its own turn, and one that quotes
+    `<image>` would move the video to where it says so.
+    """
+    found = sorted((token for token in set(tokens) if token and token in text), key=len)
+    if not found:
+        return text
+
+    def mark(match: re.Match[str]) -> str:
+        return _LITERAL_START + _WITHIN.join(match[0]) + _LITERAL_END
+
+    return re.sub("|".join(map(re.escape, reversed(found))), mark, text)
+
+
+def tokenize(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> tuple[int, ...]:
+    """Token ids of a text on its own, with nothing added unless asked.
+
+    What `as_text` has marked becomes the tokens of its letters, never a control token.
+    """
+    ids: list[int] = []
+    for part in _LITERAL.split(text):
+        if part.startswith(_LITERAL_START):
+            letters = part[1:-1].replace(_WITHIN, "")
+            ids += tokenizer(letters, add_special_tokens=False, split_special_tokens=True)[
+                "input_ids"
+            ]
+        elif part or add_special_tokens:
+            ids += tokenizer(part, add_special_tokens=add_special_tokens)["input_ids"]
+        add_special_tokens = False  # they stand at the beginning
+    return tuple(ids)
 
 
 def placeholder_ids(

@@ -29,6 +29,7 @@ from longva_eval.prompts.pieces import (
     VisualPiece,
     hash_text,
     join_placeholders,
+    tokenize,
 )
 
 __all__ = [
@@ -134,7 +135,7 @@ class ProcessorTemplate(ChatTemplate):
         """Token ids of the text, divided at its placeholders."""
         # A template may write the beginning of sequence itself; transformers' rule.
         begins = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-        ids = tokenizer(text, add_special_tokens=not begins)["input_ids"]
+        ids = tokenize(tokenizer, text, add_special_tokens=not begins)
         places = {tokenizer.convert_tokens_to_ids(token) for token in self.placeholders}
         parts: list[list[int]] = [[]]
         for token_id in ids:

@@ -20,6 +20,7 @@ from longva_eval.prompts.pieces import (
     TextPiece,
     Turn,
     VisualPiece,
+    as_text,
     build_prompt,
     load_template,
     place_images,
@@ -377,3 +378,41 @@ def test_turns_of_one_side_in_a_row_are_rendered_one_by_one() -> None:
     )
     turns: list[Turn] = [("user", "a"), ("user", "b"), ("assistant", "c")]
     assert template.render(turns) == "S<a><b>[c]["
+
+
+CONTROL = ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
+
+
+def test_control_tokens_in_a_question_are_letters(open_golden: Golden) -> None:
+    session = open_golden.session
+    tokenizer = session.checkpoint.tokenizer
+    control = set(tokenizer.convert_tokens_to_ids(list(CONTROL)))
+    plain = session.prompt("What does it say?").prompt
+    asked = session.prompt(f"What does {CONTROL[0]} say?{CONTROL[2]}").prompt
+    ids = [token for piece in asked.pieces for token in piece.token_ids]  # type: ignore[union-attr]
+    usual = [token for piece in plain.pieces for token in piece.token_ids]  # type: ignore[union-attr]
+    assert sum(token in control for token in ids) == sum(token in control for token in usual)
+    assert CONTROL[0] in tokenizer.decode(
+        [token for token in ids if token not in control], skip_special_tokens=False
+    )
+    turns = session.prompt("And now?", history=[("user", CONTROL[0]), ("assistant", CONTROL[1])])
+    said = [token for piece in turns.prompt.pieces for token in piece.token_ids]  # type: ignore[union-attr]
+    assert said.count(tokenizer.convert_tokens_to_ids(CONTROL[0])) == 4  # system and three turns
+
+
+def test_an_image_that_nobody_placed_is_text(open_golden: Golden) -> None:
+    session = open_golden.session
+    video = open_golden.haystack_videos()[0]
+    question = "What does <image> mean in HTML?"
+    moved = session.prompt(question, [video]).prompt
+    prompt = session.prompt(question, [video], placed=False).prompt
+    usual = session.prompt("What does it mean?", [video]).prompt
+    first = [isinstance(piece, VisualPiece) for piece in prompt.pieces].index(True)
+    assert prompt.pieces[:first] == usual.pieces[:first]
+    assert moved.pieces[:first] != prompt.pieces[:first]
+    text = session.checkpoint.tokenizer.decode(prompt.pieces[-1].token_ids)  # type: ignore[union-attr]
+    assert question in text
+
+
+def test_text_without_control_tokens_is_not_touched() -> None:
+    assert as_text("A < B, <b>bold</b>", CONTROL) == "A < B, <b>bold</b>"
