@@ -84,6 +84,11 @@ class Template(Protocol):
         """What an answer is closed with."""
         ...
 
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """What stands for something to see in a question."""
+        ...
+
     def place(
         self, text: str, kinds: Sequence[Literal["picture", "video"]]
     ) -> tuple[str, list[int]]:

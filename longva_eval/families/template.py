@@ -70,6 +70,11 @@ class FamilyTemplate:
             )
 
     @property
+    def placeholders(self) -> tuple[str, ...]:
+        """What stands for something to see in a question."""
+        return (IMAGE_PLACEHOLDER,)
+
+    @property
     def _tokenizer(self) -> Any:
         return self.family.processor.tokenizer
 
@@ -189,7 +194,7 @@ class FamilyTemplate:
             )
         # transformers' own rule for templates that write the beginning of sequence themselves.
         begins = bool(tokenizer.bos_token) and expanded.startswith(tokenizer.bos_token)
-        ids = tokenizer(expanded, add_special_tokens=not begins)["input_ids"]
+        ids = tokenize(tokenizer, expanded, add_special_tokens=not begins)
         pads = set(tokenizer.convert_tokens_to_ids(list(self.family.pads)))
         pieces: list[Piece] = []
         part: list[int] = []
