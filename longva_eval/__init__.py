@@ -1,7 +1,7 @@
 """longva-eval: long-video evaluation for lmms-eval, with LongVA on today's transformers.
 
-The public names below are imported when they are first asked for, so that `import longva_eval` needs
-neither torch nor a decoder. docs/api.md shows each at work.
+The public names below are imported when they are first asked for, so that `import longva_eval`
+needs neither torch nor a decoder. docs/api.md shows each at work.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def test_the_examples_of_the_page_run(
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
     out = capsys.readouterr().out
-    assert "(8, 224, 224, 3) uint8" in out
+    assert "(8, 96, 96, 3) uint8" in out
     assert "1.0 2.5 Hello." in out
     assert "\nB\nNone\n" in out
     assert names["frames"].pixels.shape[0] == len(names["frames"].indices)
