@@ -283,6 +283,7 @@ def test_the_tasks_folder_is_printed(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out.strip() == str(tasks_folder())
 
 
+@pytest.mark.process
 def test_help_starts_without_torch() -> None:
     code = (
         "import sys; from longva_eval.cli import main; main(['--help']); "

@@ -376,7 +376,7 @@ def test_a_point_can_be_added_but_not_beside_other_weights(
         run_study(study(frames=(3, 8), rope_theta=(None,)), folder)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_killed_study_goes_on_where_it_was(swept: Path, hf_home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     command = [

@@ -34,6 +34,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = longva_eval.read_film
 
 
+@pytest.mark.process
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = (
         "import sys, longva_eval; longva_eval.read_choice('B', ['x', 'y']); "

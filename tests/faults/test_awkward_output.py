@@ -53,7 +53,7 @@ def test_nothing_in_a_file_commands_the_terminal(
     assert "日本" in shown or "--question" in command or "--failed" in command
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_terminal_in_latin_1_and_one_that_shows_colours(run_folder: Path) -> None:
     status, shown, error = call("show", str(run_folder), PYTHONIOENCODING="latin-1")
     assert (status, error) == (0, "")
@@ -70,7 +70,7 @@ def test_a_terminal_in_latin_1_and_one_that_shows_colours(run_folder: Path) -> N
     assert "\x07" not in shown
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize(
     "command", [["show"], ["compare"], ["--help"], ["show", "--help"], ["prepare", "--list"]],
     ids=" ".join,

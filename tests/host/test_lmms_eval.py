@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import OPEN
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def lmms_eval(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -19,6 +19,7 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.process
 def test_the_entry_point_needs_no_torch() -> None:
     code = (
         "import sys\n"
@@ -30,7 +31,7 @@ def test_the_entry_point_needs_no_torch() -> None:
     assert run_python(code).split() == ["False", "False"]
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_lmms_eval_takes_our_model_and_our_tasks(tmp_path: Path) -> None:
     code = (
         "from lmms_eval.models import get_model_manifest\n"
@@ -45,7 +46,7 @@ def test_lmms_eval_takes_our_model_and_our_tasks(tmp_path: Path) -> None:
     assert lines[-3:] == [MODEL_CLASSES["longva"], "True True True", "True"]
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_our_task_names_are_not_the_hosts() -> None:
     import lmms_eval.tasks as host
     import yaml

@@ -170,7 +170,7 @@ def load_offline(hf_home: Path, *call: object) -> dict[str, Any]:
 # ---- what is laid out ---------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_prepared_copy_is_what_datasets_loads_without_a_network(tmp_path: Path) -> None:
     lay_out(tmp_path, make_copy(tmp_path / "copy"))
     by_config = load_offline(tmp_path / "hf", "some-lab/Video-Quiz", "videos")
@@ -180,7 +180,7 @@ def test_a_prepared_copy_is_what_datasets_loads_without_a_network(tmp_path: Path
     assert by_config["test"][0]["options"] == str(rows()[0]["options"])
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_splits_and_configurations_of_one_data_set_lie_side_by_side(tmp_path: Path) -> None:
     source = tmp_path / "copy"
     picture = io.BytesIO()

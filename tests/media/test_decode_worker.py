@@ -18,6 +18,8 @@ from longva_eval.media.decode import read_frames
 from longva_eval.media.decode_worker import DecodeWorker
 from longva_eval.media.probe import probe_video
 
+pytestmark = pytest.mark.process
+
 VIDEO = OPEN / "inputs/landscape_320x180.mp4"
 
 

@@ -108,6 +108,7 @@ READ: dict[str, tuple[Make, Sequence[int], list[float]]] = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", READ)
 def test_an_unusual_video_shows_its_frames_at_their_times(tmp_path: Path, name: str) -> None:
     make, numbers, seconds = READ[name]
@@ -127,6 +128,7 @@ def test_an_unusual_video_shows_its_frames_at_their_times(tmp_path: Path, name: 
     np.testing.assert_array_equal(np.concatenate(blocks), found.pixels[some])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", hard.ORIENTATIONS)
 def test_a_video_is_turned_and_mirrored_as_its_display_matrix_says(
     tmp_path: Path, name: str
@@ -233,6 +235,7 @@ def worker() -> Iterator[DecodeWorker]:
     worker.close()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("backend", ["auto", "decord"])
 def test_a_video_that_was_replaced_since_it_was_looked_at_is_refused(
     tmp_path: Path, worker: DecodeWorker, backend: str
@@ -249,6 +252,7 @@ def test_a_video_that_was_replaced_since_it_was_looked_at_is_refused(
     assert len(list(worker.read_frames(again, [0]))) == 1
 
 
+@pytest.mark.process
 def test_a_video_that_is_written_to_while_it_is_read_is_refused(
     tmp_path: Path, worker: DecodeWorker
 ) -> None:
@@ -293,6 +297,7 @@ def test_a_file_name_that_is_no_utf8_is_only_a_name(tmp_path: Path) -> None:
         read_frames(odd, FramePolicy(max_frames=3))
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the ffmpeg command is not installed")
 @pytest.mark.parametrize("codec", ["libx265", "mpeg4"])
 def test_the_remedy_for_a_recording_that_begins_between_key_frames_works(

@@ -350,6 +350,7 @@ class VideoDecoder:
 """As torchcodec 0.17 behaves: it imports, and fails at the first file."""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("backend", "expected"),
     [("auto", "4 frames"), ("torchcodec", "SettingsError: torchcodec cannot be used")],

@@ -802,7 +802,7 @@ def test_our_ids_hide_none_of_the_hosts() -> None:
     assert {"longva_llava_next", "longva_llava_next_video"} < set(MODEL_CLASSES)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_an_evaluation_runs_as_a_process(opened: Callable[..., Baseline], tmp_path: Path) -> None:
     folder = opened("video-llama").folder
     environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}

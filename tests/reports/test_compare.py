@@ -329,7 +329,7 @@ def test_csv_has_all_that_is_known_of_each_number(run) -> None:
     assert {"sources disagree", ""} == {row["problems"] for row in theirs}
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(run, tmp_path: Path) -> None:
     tables = [
@@ -382,6 +382,7 @@ def test_wrong_calls_are_explained(run, tmp_path: Path) -> None:
     assert "does not exist" in run("show", str(tmp_path / "none"), status=1)
 
 
+@pytest.mark.process
 def test_compare_loads_no_torch() -> None:
     code = (
         "import sys; from longva_eval.cli import main; main(sys.argv[1:]); "

@@ -159,6 +159,7 @@ def test_data_for_the_script_cannot_end_its_element() -> None:
     assert json.loads(written[written.index("{") : written.rindex("}") + 1])["text"] == HOSTILE
 
 
+@pytest.mark.process
 def test_the_page_is_made_without_torch(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", questions(9))
     code = (

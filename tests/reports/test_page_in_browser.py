@@ -17,9 +17,12 @@ __all__ = ["needle_folder"]
 
 Show = Callable[..., Tab]
 
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="no Chromium is installed; set CHROMIUM to one"
-)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        find_chromium() is None, reason="no Chromium is installed; set CHROMIUM to one"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

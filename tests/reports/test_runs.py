@@ -334,6 +334,7 @@ def test_scores_beyond_a_share_stay_on_their_scale(copy) -> None:
     assert max(q.score for q in task.samples) == 5
 
 
+@pytest.mark.process
 def test_reading_needs_neither_torch_nor_scipy() -> None:
     code = (
         "import sys; from longva_eval.reports.reading.runs import read_run; read_run(sys.argv[1]); "

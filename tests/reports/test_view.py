@@ -96,6 +96,7 @@ def test_a_needle_test_below_the_folder_is_shown(needle_folder: Path) -> None:
     assert "Controls: needle only" in FolderView(needle_folder.parent).page().decode()
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 def test_in_a_browser_new_results_appear_and_frames_are_read_on_demand(
     folder: Path, port: int

@@ -186,6 +186,7 @@ def test_a_removed_journal_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.process
 def test_many_writers_share_a_folder(tmp_path: Path) -> None:
     code = (
         "import sys; from longva_eval.running.journal import Journal\n"

@@ -172,7 +172,7 @@ def test_the_documented_lines_for_vllm_and_sglang_have_arguments_of_the_hosts_mo
         assert {"model", "tensor_parallel_size", "nframes"} <= given <= known
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_our_tasks_and_reports_work_with_a_model_of_the_host(tmp_path: Path) -> None:
     (options, _) = documented_commands()
     tasks = options["--tasks"].replace("longva_videomme", "longva_mini_small")
@@ -202,6 +202,7 @@ def slurm_script() -> str:
     return str(script)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_the_slurm_script_starts_one_launcher_per_machine(tmp_path: Path) -> None:
     script = tmp_path / "job.sh"

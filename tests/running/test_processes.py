@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from kill_resume import kill_and_resume
 from small_task import result_files, run_command, run_environment, write_tasks
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def test_a_killed_run_is_resumed_on_two_processes_with_the_files_of_a_whole_one(

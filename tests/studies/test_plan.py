@@ -547,7 +547,7 @@ def test_an_embedded_checkpoint_is_known_by_name(capsys: pytest.CaptureFixture[s
     assert f"{name}, bfloat16: {4 * 4 + text_tokens:,} tokens" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_command_imports_no_torch() -> None:
     code = (
         "import sys; from longva_eval.commands.plan import main; "

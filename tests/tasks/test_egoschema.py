@@ -80,7 +80,7 @@ def test_two_questions_on_a_video_are_no_data_of_egoschema() -> None:
         utils().process_docs(Dataset.from_list(twice))
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_prepared_copy_runs_and_part_of_it_is_no_submission(tmp_path: Path) -> None:
     source = tmp_path / "copy"
     (source / "GENERATION").mkdir(parents=True)

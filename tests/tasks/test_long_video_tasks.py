@@ -675,7 +675,7 @@ def test_every_layout_of_these_folders_names_tasks_that_exist() -> None:
 # The process
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_all_of_them_run_offline_from_prepared_copies(tmp_path: Path) -> None:
     home, source = tmp_path / "hf", tmp_path / "downloads"
     home.mkdir()

@@ -158,7 +158,7 @@ def test_the_task_asks_as_video_mme_does(tmp_path: Path, monkeypatch: pytest.Mon
     assert without["categories"]["duration"] == "long"
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_small_suite_runs_without_any_preparation(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "lmms_eval", "--model", "longva",

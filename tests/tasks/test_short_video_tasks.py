@@ -545,7 +545,7 @@ def test_the_host_shows_our_message_and_not_that_it_gave_up(
         ConfigurableTask(config=config)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_pictures_and_short_videos_run_offline_and_print_in_the_papers_order(
     tmp_path: Path, nltk_data: Path, serve: Any
 ) -> None:

@@ -183,7 +183,7 @@ def test_the_data_of_a_task_is_that_of_its_layout() -> None:
             assert settings[task]["test_split"] == layout.split, task
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_ids_are_ours_alone_and_layouts_name_tasks_that_exist() -> None:
     """Where both have an id, lmms-eval's wins, silently."""
     from lmms_eval.models import get_model_manifest

@@ -566,7 +566,7 @@ def test_groups_that_are_not_whole_have_no_score() -> None:
 # The whole path
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_local_copy_runs_as_ours_and_as_the_hosts(tmp_path: Path) -> None:
     home, source = tmp_path / "hf", tmp_path / "downloads"
     data.write_videomme(source / "v1")
