@@ -26,6 +26,7 @@ from longva_eval.model.files import (
     read_tensor_names,
     some,
 )
+from longva_eval.model.modeling import cache_name
 from longva_eval.model.settings import LoadSettings
 from longva_eval.prompts.pieces import Prompt, VisualPiece
 
@@ -137,8 +138,8 @@ class FamilyModel(nn.Module):
             inputs_embeds=rows[None, :, :size],
             # Three rows for three axes: of four, the first would be read as packed sequences.
             position_ids=positions if len(positions) == 1 else positions[:, None],
-            cache=cache,
             use_cache=True,
+            **{cache_name(type(self.model)): cache},  # type: ignore[arg-type]  # as in modeling
             **more,
         )
         return output.last_hidden_state[0]  # type: ignore[no-any-return]

@@ -15,6 +15,8 @@ Reference: "Long Context Transfer from Language to Vision", arXiv:2406.16852.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Iterator
 from typing import Any, Literal, Protocol
 
@@ -110,6 +112,13 @@ class VisionLanguageModel(Protocol):
     ) -> torch.Tensor: ...
 
 
+@functools.cache
+def cache_name(model_class: type) -> str:
+    """What `forward` of a model of transformers calls the cache: 5.24 renamed `past_key_values`."""
+    names = inspect.signature(model_class.forward).parameters  # type: ignore[attr-defined]
+    return "past_key_values" if "past_key_values" in names else "cache"
+
+
 class PlainDecoder:
     """What the engine asks of a language model whose positions count."""
 
@@ -129,8 +138,12 @@ class PlainDecoder:
             is_visual: Not needed here.
         """
         del is_visual
-        output = self.model(  # type: ignore[attr-defined]
-            inputs_embeds=rows[None], position_ids=positions, past_key_values=cache, use_cache=True
+        model = self.model  # type: ignore[attr-defined]
+        output = model(
+            inputs_embeds=rows[None],
+            position_ids=positions,
+            use_cache=True,
+            **{cache_name(type(model)): cache},  # type: ignore[arg-type]  # classes are hashable
         )
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Golden
+from conftest import OPEN, Golden
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GenerationConfig
@@ -22,7 +22,9 @@ from longva_eval.engine.generation import (
     parse_gen_kwargs,
     score_tokens,
 )
+from longva_eval.engine.opening import open_session
 from longva_eval.errors import SettingsError
+from longva_eval.model.modeling import cache_name
 from longva_eval.prompts.pieces import Piece, Prompt, TextPiece, VisualPiece, tokenize
 from longva_eval.prompts.visits import Query
 
@@ -510,3 +512,26 @@ def test_settings_describe_themselves() -> None:
     assert described["seed"] == 1
     assert described["do_sample"] is True
     assert set(described) == set(GenerationSettings.__dataclass_fields__)
+
+
+# Ahead of transformers
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_a_question_uses_nothing_that_transformers_will_remove() -> None:
+    session = open_session("longva-tiny", device="cpu", dtype="float32", decode_process=False)
+    video = OPEN / "inputs/landscape_320x180.mp4"
+    prompt = session.prompt("What is shown?", [video])
+    (answer,) = session.generate([prompt], GenerationSettings(max_new_tokens=3))
+    assert isinstance(answer, Generation)
+
+
+def test_a_model_is_given_its_cache_under_the_name_that_it_knows() -> None:
+    class Older:
+        def forward(self, inputs_embeds: Any, past_key_values: Any = None, **more: Any) -> None: ...
+
+    class Newer:
+        def forward(self, inputs_embeds: Any, cache: Any = None, **more: Any) -> None: ...
+
+    assert cache_name(Older) == "past_key_values"
+    assert cache_name(Newer) == "cache"
