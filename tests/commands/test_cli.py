@@ -112,7 +112,7 @@ def test_a_short_haystack_is_noticed_before_the_model_is_loaded(
     needles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # A checkpoint that is not there would be the first error otherwise.
-    assert niah(needles, tmp_path / "out", "--frames", "99", "--pretrained", "nowhere") == 1
+    assert niah(needles, tmp_path / "out", "--frames", "99", "--pretrained", "nobody/nothing") == 1
     assert "has 25 frames at one a second; 99 are asked for" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
