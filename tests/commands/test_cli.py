@@ -111,8 +111,11 @@ def test_a_finished_test_that_is_damaged_is_not_shown(
 def test_a_short_haystack_is_noticed_before_the_model_is_loaded(
     needles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # A checkpoint that is not there would be the first error otherwise.
-    assert niah(needles, tmp_path / "out", "--frames", "99", "--pretrained", "nobody/nothing") == 1
+    # A folder without weights would be the first error otherwise.
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{}")
+    assert niah(needles, tmp_path / "out", "--frames", "99", "--pretrained", str(broken)) == 1
     assert "has 25 frames at one a second; 99 are asked for" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
