@@ -75,7 +75,7 @@ class Arguments:
     on_error: str = "stop"
     """What happens when a video cannot be read, a prompt is too long, or logits are NaN: `stop`
     ends the run; `skip` lets the document fail, by name."""
-    max_failed: float = 0.05
+    max_failed: int | float = 0.05
     """With `on_error=skip`, how many documents may fail: a count, or a share of them."""
     journal: str = "on"
     """Folder where answers are kept as they come; `on` is beside the results (or in the user's
@@ -210,6 +210,9 @@ def _read(name: str, value: Any, hint: Any) -> Any:
         return None
     if bool in options:
         return _truth(name, value)
+    if int in options and float in options:  # a count, or a share: 1 is not 1.0
+        is_count = isinstance(value, int) and not isinstance(value, bool)
+        return value if is_count else _number(name, value)
     if int in options:
         return _whole_number(name, value)
     if float in options:

@@ -157,7 +157,10 @@ def test_a_wrong_file_is_named_with_what_is_wrong(
 def test_what_is_missing_on_the_command_line_is_said_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert longva_eval(["sweep", "--tasks", "t", "--frames", "8", "--out", str(tmp_path)]) == 1
+    assert (
+        longva_eval(["sweep", "--tasks", "longva_mini", "--frames", "8", "--out", str(tmp_path)])
+        == 1
+    )
     told = capsys.readouterr().err
     assert told == "longva-eval sweep: command line: a study needs pretrained.\n"
 

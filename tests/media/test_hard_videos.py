@@ -162,7 +162,10 @@ REFUSED: dict[str, tuple[Make, str]] = {
         for lost in (range(24, 32), range(27, 28))
     },
     "lost transport packets": (hard.without_transport_packets, "lacks pictures in|is damaged"),
-    "a play list behind a comment": (hard.hidden_play_list, "no container that is read"),
+    "a play list behind a comment": (
+        hard.hidden_play_list,
+        "of no kind that holds its pictures itself",
+    ),
     "begins between key frames, HEVC": (
         hard.from_between_key_frames(".mkv", "libx265"),
         r"begins between key frames.*ffmpeg -ss 1\.\d+ -i IN OUT\.mp4",

@@ -124,7 +124,9 @@ def test_values_of_unknown_range_are_refused(kind: Any) -> None:
     fits = Image.fromarray(np.full((4, 4), 200, kind))
     assert pixel(open_image(fits)) == (200, 200, 200)
     for value in (300, -1):
-        with pytest.raises(MediaError, match=r"in memory cannot be read: its values .* 8 bits"):
+        with pytest.raises(
+            MediaError, match=r"in memory cannot be read: its values .* from 0 to 255"
+        ):
             open_image(Image.fromarray(np.full((4, 4), value, kind)))
 
 
@@ -141,12 +143,14 @@ def test_an_animation_is_no_picture(tmp_path: Path) -> None:
 def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"The picture .*absent\.png does not exist"):
         open_image(tmp_path / "absent.png")
-    with pytest.raises(MediaError, match=r"The picture .* cannot be read: .*directory"):
+    with pytest.raises(MediaError, match=r"The picture .* is a folder"):
         open_image(tmp_path)
-    for name, content in (("empty.png", b""), ("page.png", b"<html>404</html>" * 9)):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(MediaError, match=rf"{name} cannot be read: cannot identify"):
-            open_image(tmp_path / name)
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(MediaError, match=r"empty\.png is empty \(0 bytes\)"):
+        open_image(tmp_path / "empty.png")
+    (tmp_path / "page.png").write_bytes(b"<html>404</html>" * 9)
+    with pytest.raises(MediaError, match=r"page\.png cannot be read: cannot identify"):
+        open_image(tmp_path / "page.png")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "bmp", "tif"])

@@ -524,7 +524,7 @@ def test_the_command_writes_a_page_with_film_strips(
     assert len(strips) == 1 + 18  # twelve questions share one; each needle cell has its own
     assert {strip["seen"] for strip in strips} == {3, 17, 65}
     task = json.loads(page.scripts["task-0"])
-    assert {answer["z"] for row in task["rows"] for answer in row["r"].values()} == {0}
+    assert {answer["z"] for row in task["rows"] for answer in row["r"].values()} == {"0"}
 
 
 def test_pictures_of_this_machine_do_not_get_into_the_page_of_a_received_run(
@@ -568,7 +568,7 @@ def test_wrong_calls_of_the_command_say_what_to_do(
     assert "holds no run of lmms-eval" in capsys.readouterr().err
     run = write_run(tmp_path / "run", questions(3))
     assert main(["report", str(run), "--out", str(tmp_path)]) == 1
-    assert "is a folder; name a file" in capsys.readouterr().err
+    assert "it is a folder. Name a file." in capsys.readouterr().err
     assert main(["report", str(run), "--film-mb", "-1"]) == 1
     assert "--film-mb -1 must be from 0 to 1,000" in capsys.readouterr().err
     assert issubclass(SettingsError, Exception)
