@@ -183,5 +183,5 @@ def _usage() -> str:
         "usage: longva-eval COMMAND [OPTIONS]      (longva-eval COMMAND --help tells more)\n\n"
         + "\n".join(lines)
         + "\n\nEvaluations run in lmms-eval itself:\n"
-        "  lmms-eval --model longva --model_args pretrained=lmms-lab/LongVA-7B --tasks videomme"
+        "  lmms-eval --model longva --tasks longva_videomme --model_args pretrained=longva-tiny"
     )

@@ -21,7 +21,7 @@ from PIL import Image
 from transformers.video_utils import VideoMetadata
 
 from longva_eval.errors import MediaError
-from longva_eval.media.frames import FramePolicy, FrameSample
+from longva_eval.media.frames import FramePolicy, FrameSample, refuse_gaps
 from longva_eval.media.probe import VideoInfo
 from longva_eval.prompts.pieces import Prompt, VisualPiece
 
@@ -157,8 +157,11 @@ class Family:
         asked for `policy.max_frames`.
 
         Raises:
-            MediaError: If its rule gives nothing for this video.
+            MediaError: If its rule gives nothing for this video, or pictures are missing in it and
+                `policy.gaps` is `error`.
         """
+        if policy.gaps == "error":
+            refuse_gaps(info)
         processor = self.video_processor
         settings = {name: getattr(processor, name, None) for name in _names(processor)}
         if policy.fps is not None:
@@ -182,6 +185,7 @@ class Family:
             ),
             num_frames_asked=len(indices),
             num_frames_total=info.num_frames,
+            num_gaps=len(info.gaps),
         )
 
     # Where it stands.

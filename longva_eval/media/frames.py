@@ -29,6 +29,7 @@ __all__ = [
     "ShortVideoPolicy",
     "one_per_second",
     "read_frames",
+    "refuse_gaps",
     "sample_frames",
 ]
 
@@ -143,7 +144,7 @@ def sample_frames(info: VideoInfo, policy: FramePolicy) -> FrameSample:
             missing in it and `gaps` is `error`.
     """
     if policy.gaps == "error":
-        _refuse_gaps(info)
+        refuse_gaps(info)
     total = info.num_frames
     if policy.fps is None:
         wanted = policy.max_frames
@@ -179,7 +180,7 @@ def one_per_second(info: VideoInfo, *, gaps: GapPolicy = "error") -> Sequence[in
     Source: LongVA repository, commit f4c8781, vision_niah (haystack preparation).
     """
     if gaps == "error":
-        _refuse_gaps(info)
+        refuse_gaps(info)
     return [int(index) for index in _by_rate(info, 1.0, _MOST_FRAMES)]
 
 
@@ -200,7 +201,8 @@ def _by_rate(info: VideoInfo, fps: float, most: int) -> npt.NDArray[np.int64]:
     return np.searchsorted(after_first, times + _ROUNDING_SECONDS, side="right") - 1
 
 
-def _refuse_gaps(info: VideoInfo) -> None:
+def refuse_gaps(info: VideoInfo) -> None:
+    """Raise a MediaError that says where pictures are missing, if any are."""
     if info.gaps:
         longest = max(info.gaps, key=lambda gap: gap.missing_seconds)
         raise MediaError(
