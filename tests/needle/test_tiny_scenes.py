@@ -181,7 +181,9 @@ def test_shipped_needles_ask_for_what_they_show() -> None:
     captions = json.loads((DATA / "captions.json").read_text())["needles"]
     assert len(entries) >= 24
     for entry in entries:
-        assert set(entry) == {"path", "prompt", "answer"}
+        assert set(entry) == {"path", "prompt", "answer", "choices", "caption"}
+        assert entry["caption"].split() == captions[entry["path"]]
+        assert entry["answer"] in entry["choices"]
         assert (DATA / "needles" / entry["path"]).exists()
         noun, color, digit, _ = captions[entry["path"]]
         assert entry["prompt"].startswith(f"\nFind the frame with the {noun}. ")
