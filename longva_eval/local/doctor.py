@@ -61,7 +61,7 @@ print("FOUND", found.shape, difference)
 
 _LOAD = """
 import sys
-from longva_eval.model.loading import load_checkpoint
+from longva_eval.families.loading import load_checkpoint
 from longva_eval.model.settings import LoadSettings
 found = load_checkpoint(sys.argv[1], LoadSettings())
 kind, context = found.describe()["architecture"], found.context_length
