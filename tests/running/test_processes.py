@@ -62,7 +62,7 @@ def test_one_failed_process_ends_all_of_them(tmp_path: Path) -> None:
     assert time.monotonic() - began < 300  # mostly imports, on a busy machine
 
 
-def test_an_error_that_lmms_eval_only_prints_is_a_status(tmp_path: Path) -> None:
+def test_a_task_that_does_not_exist_is_a_status(tmp_path: Path) -> None:
     command = run_command(tmp_path, tmp_path / "out", names=["no_such_task"])
     done = subprocess.run(
         command,
@@ -74,4 +74,4 @@ def test_an_error_that_lmms_eval_only_prints_is_a_status(tmp_path: Path) -> None
         timeout=600,
     )
     assert done.returncode == 1
-    assert "longva-eval run: ValueError: Tasks not found: no_such_task" in done.stderr
+    assert "longva-eval run: There is no task 'no_such_task'." in done.stderr
