@@ -8,42 +8,13 @@ what was made is read back and counted.
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import os
 import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from longva_eval.errors import EvaluationError
-from longva_eval.questions.outcomes import FAILED
+from longva_eval.host.evaluation import problems_of, reason_of, run_host, summary_lines
 
-__all__ = ["Finished", "main", "problems_of", "reason_of", "summary_lines"]
-
-_TELLS = {"list", "list_groups", "list_tags", "list_subtasks"}
-"""Values of --tasks that only tell something."""
-_UNREACHED = {
-    "ConnectionError", "ConnectError", "ConnectTimeout", "ProxyError", "LocalEntryNotFoundError",
-    "OfflineModeIsEnabled", "DatasetNotFoundError",
-}  # fmt: skip
-"""Names of the errors with which datasets and the hub's client say that data is not here."""
-
-
-@dataclass(kw_only=True)
-class Finished:
-    """One evaluation of the host, as it ended."""
-
-    arguments: Mapping[str, Any]
-    """lmms-eval's, after it read them."""
-    results: Mapping[str, Any] | None = None
-    """None in a process that does not have them, or if there was an error."""
-    samples: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
-    error: BaseException | None = None
-    files: list[Path] = field(default_factory=list)
-    """Written by it."""
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -57,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         from longva_eval.host.patches import start_over
 
         start_over()
-    status, runs = _run_host(given)
+    status, runs = run_host(given)
     if not runs:  # it ended before an evaluation began, or was only asked to tell something
         return status
     is_leader = int(os.environ.get("RANK", "0")) == 0
@@ -73,233 +44,6 @@ def main(arguments: Sequence[str]) -> int:
     if not problems and is_leader and status == 0:
         print("Everything that was asked for is there.")
     return 1 if problems else status
-
-
-def _run_host(arguments: Sequence[str]) -> tuple[int, list[Finished]]:
-    """Let lmms-eval evaluate; the status it would end with, and what became of each evaluation."""
-    import lmms_eval.__main__ as host
-
-    runs: list[Finished] = []
-    evaluate_by_host = host.cli_evaluate_single
-
-    def evaluate(args: Any) -> Any:
-        run = Finished(arguments=dict(vars(args)))
-        output = Path(args.output_path) if args.output_path else None
-        before = set(_files(output))
-        try:
-            results, samples = evaluate_by_host(args)
-        except SystemExit as error:
-            if error.code not in (None, 0) or args.tasks not in _TELLS:
-                run.error = error
-                runs.append(run)
-            raise
-        except BaseException as error:
-            run.error = error
-            runs.append(run)
-            if _says_all(error) and not args.config and args.verbosity != "DEBUG":
-                # The host would print it twice more. It goes on only with further runs of a file.
-                raise SystemExit(1) from error
-            raise
-        run.results, run.samples = results, samples
-        run.files = sorted(set(_files(output)) - before)
-        runs.append(run)
-        return results, samples
-
-    host.cli_evaluate_single = evaluate
-    argv, sys.argv = sys.argv, ["lmms-eval", *arguments]
-    try:
-        host.cli_evaluate()
-    except SystemExit as error:
-        code = error.code
-        return (code if isinstance(code, int) else int(code is not None)), runs
-    except Exception:  # with --verbosity DEBUG errors pass through
-        if not runs or runs[-1].error is None:
-            raise
-        traceback.print_exc()
-        return 1, runs
-    finally:
-        sys.argv = argv
-        host.cli_evaluate_single = evaluate_by_host
-    return 0, runs
-
-
-def reason_of(run: Finished) -> str:
-    """Why an evaluation ended with an error, and what to do about it."""
-    error = run.error
-    assert error is not None
-    if isinstance(error, SystemExit) and error.code in (None, 0):
-        what = "" if run.arguments.get("tasks") else " without --tasks"
-        return f"lmms-eval ended{what} before it evaluated anything."
-    error = _unwrapped(error)
-    if isinstance(error, EvaluationError):
-        return str(error)
-    text = f"{type(error).__name__}: {error}"
-    return f"{text}\n{_data_hint(run)}" if _is_unreached(error) else text
-
-
-def _unwrapped(error: BaseException) -> BaseException:
-    """What went wrong the last time, where the host tried several times."""
-    attempt = getattr(error, "last_attempt", None)
-    return (attempt.exception() if attempt is not None else None) or error
-
-
-def _says_all(error: BaseException) -> bool:
-    """Whether a message is enough: nobody needs to see where in the code it came up."""
-    error = _unwrapped(error)
-    unknown_task = isinstance(error, ValueError) and str(error).startswith("Tasks not found: ")
-    return isinstance(error, EvaluationError) or unknown_task or _is_unreached(error)
-
-
-def _is_unreached(error: BaseException) -> bool:
-    """Whether data could not be fetched, as this error or one that it came from says."""
-    seen: list[BaseException] = []
-    now: BaseException | None = error
-    while now is not None and now not in seen:
-        if isinstance(now, EvaluationError):
-            return False
-        if type(now).__name__ in _UNREACHED:
-            return True
-        seen.append(now)
-        now = now.__cause__ or (None if now.__suppress_context__ else now.__context__)
-    return False
-
-
-def _data_hint(run: Finished) -> str:
-    """How data comes to where there is no network."""
-    from longva_eval.local.layouts import read_layouts
-
-    asked = str(run.arguments.get("tasks") or "").split(",")
-    names = [name for name, layout in read_layouts().items() if set(asked) & set(layout.tasks)]
-    commands = "; ".join(f"longva-eval prepare {name} --from DIR" for name in names or ["NAME"])
-    return (
-        f"If a task's data is not here: {commands}. "
-        f"What else is missing: longva-eval doctor --tasks {','.join(asked)}"
-    )
-
-
-def problems_of(run: Finished) -> list[str]:
-    """What was asked for and is not there.
-
-    Args:
-        run: That ended without an error, in the process that has its results.
-    """
-    if run.results is None:
-        return ["The run ended without results."]
-    problems = []
-    configs = run.results.get("configs") or {}
-    if not configs:
-        problems.append("No task was evaluated.")
-    for task in configs:
-        metrics = _metrics((run.results.get("results") or {}).get(task, {}))
-        if not metrics:
-            problems.append(f"Task {task} has no result.")
-        for name, value in metrics.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                problems.append(f"Task {task}: {name} is {value}.")
-        asked = (run.results.get("n-samples") or {}).get(task, {}).get("effective")
-        if run.samples is not None:
-            got = len(run.samples.get(task, ()))
-            if isinstance(asked, int) and got < asked:
-                problems.append(f"Task {task}: {asked} documents were asked for, {got} are there.")
-    if run.arguments.get("output_path"):
-        problems.extend(_file_problems(run, configs))
-    return problems
-
-
-def _file_problems(run: Finished, tasks: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with the files of a run: they are read back."""
-    folder = run.arguments["output_path"]
-    written = [path for path in run.files if path.name.endswith("_results.json")]
-    if not written:
-        yield f"No results file was written to {folder}: is it full or read-only?"
-    for path in written:
-        try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            yield _half_written(path, error)
-    for task in tasks if run.samples is not None else ():
-        lines = [path for path in run.files if path.name.endswith(f"_samples_{task}.jsonl")]
-        if not lines:
-            yield f"No samples of task {task} were written to {folder}."
-        for path in lines:
-            wanted = len((run.samples or {}).get(task, ()))
-            try:
-                with path.open(encoding="utf-8") as file:
-                    found = sum(isinstance(json.loads(line), dict) for line in file)
-                if found != wanted:
-                    raise ValueError(f"it holds {found} of {wanted} lines")
-            except (OSError, ValueError) as error:
-                yield _half_written(path, error)
-
-
-def _half_written(path: Path, error: Exception) -> str:
-    """Rename a file that is not complete, so that nobody reads it for one that is."""
-    target = path.with_name(path.name + ".incomplete")
-    try:
-        path.rename(target)
-    except OSError:
-        target = path
-    return (
-        f"{target} is incomplete ({error}). The answers are in the journal: make room and run the "
-        "same command again."
-    )
-
-
-def summary_lines(run: Finished) -> list[str]:
-    """Tasks with their scores, how many failed or had no answer, and the files."""
-    if run.results is None:
-        return []
-    lines = ["", "Task, score, failed, no answer"]
-    outcomes = (run.results.get("longva_eval") or {}).get("outcomes", {})
-    for task in run.results.get("configs") or {}:
-        metrics = _metrics((run.results.get("results") or {}).get(task, {}))
-        score = ", ".join(f"{name} {_shown(value)}" for name, value in metrics.items())
-        failed, silent = _unanswered(task, outcomes, run.samples)
-        lines.append(f"  {task}: {score or 'no result'}; {failed} failed, {silent} no answer")
-    lines.extend(f"  {path}" for path in run.files)
-    return lines
-
-
-def _unanswered(
-    task: str,
-    outcomes: Mapping[str, Mapping[str, int]],
-    samples: Mapping[str, Sequence[Mapping[str, Any]]] | None,
-) -> tuple[int, int]:
-    """Failed questions, and questions without an answer, of a task."""
-    lines = (samples or {}).get(task, ())
-    records = [
-        value
-        for line in lines
-        for value in line.values()
-        if isinstance(value, dict) and "outcome" in value and "score" in value
-    ]
-    if records:
-        failed = sum(record["outcome"] == "failed" for record in records)
-        return failed, sum(record["outcome"] == "no answer" for record in records)
-    counts = outcomes.get(task, {})
-    if counts:
-        return counts.get("failed", 0), counts.get("empty", 0)
-    texts = [line.get("filtered_resps") for line in lines]
-    return sum(FAILED in (text if isinstance(text, list) else [text]) for text in texts), 0
-
-
-def _metrics(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's metrics by name, without their errors and the task's alias."""
-    return {
-        name.removesuffix(",none"): value
-        for name, value in found.items()
-        if "," in name and "_stderr" not in name
-    }
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)[:60]
-
-
-def _files(folder: Path | None) -> Iterator[Path]:
-    if folder is not None and folder.is_dir():
-        yield from folder.rglob("*_results.json")
-        yield from folder.rglob("*_samples_*.jsonl")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,8 +11,8 @@ import pytest
 from conftest import OPEN, Golden
 from lmms_eval.api.instance import Instance
 
-from longva_eval.commands.run import Finished, problems_of, summary_lines
 from longva_eval.errors import EvaluationError, NumericalError, SettingsError
+from longva_eval.host.evaluation import Finished, problems_of, summary_lines
 from longva_eval.host.patches import HostRun
 from longva_eval.model_adapters.longva import LongVA
 from longva_eval.needle.grid import NeedleGrid

@@ -6,8 +6,8 @@ import pytest
 from tenacity import RetryError, retry, stop_after_attempt
 
 from longva_eval.cli import main
-from longva_eval.commands.run import Finished, reason_of
 from longva_eval.errors import SettingsError
+from longva_eval.host.evaluation import Finished, reason_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),

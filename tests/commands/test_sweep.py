@@ -175,7 +175,7 @@ def test_numbers_of_frames_can_be_a_range(tmp_path: Path) -> None:
 
 def test_one_point_is_told_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (point,) = study(frames=(8,), rope_theta=(None,)).points()
-    run = sweep._PointRun(point=point, folder=tmp_path)
+    run = sweep.PointRun(point=point, folder=tmp_path)
     sweep._say_what_is_there([run], [run])
     assert capsys.readouterr().out == "1 point.\n"
 

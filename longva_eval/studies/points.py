@@ -1,0 +1,160 @@
+"""The points of a study on disk: which are complete, with which settings, and what they took."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from longva_eval.embedded import RECIPE_KEY
+from longva_eval.errors import SettingsError
+from longva_eval.running.journal import journal_settings, settings_difference
+from longva_eval.studies.definition import RECORD_NAME, Point, Study, write_json
+
+__all__ = [
+    "PointRun",
+    "check_same_model",
+    "complete_point",
+    "remove_incomplete",
+    "write_record",
+]
+
+_POINT_NAME = "point.json"
+"""In a point's folder, once it is complete."""
+
+
+@dataclass(kw_only=True)
+class PointRun:
+    """A point, and what became of it."""
+
+    point: Point
+    folder: Path
+    record: dict[str, Any] = field(default_factory=dict)
+    """Empty until it is complete."""
+    reason: str = "it was not begun."
+
+    @property
+    def is_complete(self) -> bool:
+        return bool(self.record)
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal"
+
+    def read(self) -> None:
+        """Take over a complete point of an earlier run."""
+        path = self.folder / _POINT_NAME
+        if not path.is_file():
+            return
+        record = json.loads(path.read_text(encoding="utf-8"))
+        files = [self.folder / name for name in record.get("files", ())]
+        if files and all(file.is_file() for file in files):
+            self.record = record
+
+    def describe(self, folder: Path) -> dict[str, Any]:
+        """For the study's record; paths are from the study's folder on."""
+        place = self.folder.relative_to(folder)
+        told: dict[str, Any] = {
+            "name": self.point.name,
+            "frames": self.point.frames,
+            "rope": self.point.rope.describe(),
+            "rope_label": self.point.rope_label,
+            "model_args": self.point.arguments,
+            "status": "complete" if self.is_complete else "missing",
+        }
+        if not self.is_complete:
+            return told | {"reason": self.reason}
+        results = next(name for name in self.record["files"] if name.endswith("_results.json"))
+        facts = {name: v for name, v in self.record.items() if name not in ("files", "settings")}
+        return told | {"results": str(place / results)} | facts
+
+
+def complete_point(
+    run: PointRun,
+    results: Mapping[str, Any],
+    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+    files: Sequence[Path],
+    *,
+    num_taken_over: int,
+    num_computed: int,
+) -> None:
+    """Note that a point is there.
+
+    Args:
+        run: The point.
+        results: Of lmms-eval.
+        samples: Their lines, by task.
+        files: Written for them.
+        num_taken_over: Answers that a journal had.
+        num_computed: Answers that were computed.
+    """
+    recipe: Mapping[str, Any] = results.get(RECIPE_KEY, {})
+    outcomes: dict[str, dict[str, int]] = {}
+    for task, lines in samples.items():
+        counts: dict[str, int] = {}
+        for line in lines:
+            for value in line.values():
+                if isinstance(value, dict) and "outcome" in value and "score" in value:
+                    counts[value["outcome"]] = counts.get(value["outcome"], 0) + 1
+                    break
+        outcomes[task] = counts or dict(recipe.get("outcomes", {}).get(task, {}))
+    run.record = {
+        "files": [str(path.relative_to(run.folder)) for path in files],
+        "outcomes": outcomes,
+        "answers": {"taken_over": num_taken_over, "computed": num_computed},
+        "engine": dict(recipe.get("engine", {})),
+        "settings": settings_of(recipe),
+    }
+    write_json(run.folder / _POINT_NAME, run.record)
+
+
+def settings_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a point's recipe must be equal at all points: nothing that the grid changes."""
+    left_out = {"model", "failures", "outcomes", "journal", "ignored_generation_settings",
+                "rope", "frames"}  # fmt: skip
+    kept = {name: value for name, value in recipe.items() if name not in left_out}
+    return journal_settings(kept)
+
+
+def check_same_model(session: Any, complete: Sequence[PointRun]) -> None:
+    """Refuse to put points beside others that were made with other weights or packages."""
+    now = json.loads(json.dumps(settings_of(session.describe()), default=str))
+    for run in complete:
+        there = run.record.get("settings", {})
+        if there != now:
+            raise SettingsError(
+                f"{run.folder} was made under other settings: {settings_difference(there, now)}. "
+                "Points of one study must not differ in them: choose another folder, or start over "
+                "with --fresh."
+            )
+
+
+def remove_incomplete(folder: Path) -> None:
+    """Files of a point that was interrupted while they were written."""
+    for pattern in ("*_results.json", "*_samples_*.jsonl", "*_breakdown_*.json", "*.incomplete"):
+        for path in folder.rglob(pattern):
+            path.unlink()
+
+
+def write_record(
+    study: Study,
+    folder: Path,
+    runs: Sequence[PointRun],
+    seconds: float,
+) -> None:
+    """Say in the study's folder which points there are, and what they took."""
+    work: dict[str, int] = {}
+    for run in runs:
+        for name, value in run.record.get("engine", {}).items():
+            if name != "smallest_chunk" and isinstance(value, int):
+                work[name] = work.get(name, 0) + value
+    record = {
+        "study": 1,
+        "settings": study.describe(),
+        "points": [run.describe(folder) for run in runs],
+        "work": work,
+        "seconds": round(seconds, 1),
+    }
+    write_json(folder / RECORD_NAME, record)
