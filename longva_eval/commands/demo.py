@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from longva_eval.commands.niah import control_text, heatmap_panel, save_tests
 from longva_eval.commands.sweep import run_study
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
-from longva_eval.errors import SettingsError
+from longva_eval.errors import EvaluationError, SettingsError
 from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.items import ItemSettings
@@ -79,10 +80,38 @@ def main(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(arguments)
     out: Path = options.out
+    quick: bool = options.quick
+    parts: dict[str, Callable[[], int]] = {
+        "V-NIAH": lambda: _find_needles(out, quick=quick),
+        "the sweep": lambda: _sweep(out, quick=quick),
+        "the comparison": lambda: _compare(out, quick=quick),
+        "the page": lambda: _make_page(out),
+    }
+    for name, part in parts.items():
+        try:
+            status = part()
+            why = f"it ended with status {status}; its messages stand above."
+        except BrokenPipeError:
+            raise  # the reader of our output has seen enough
+        except (EvaluationError, OSError) as error:
+            status, why = 1, str(error)
+        if status:
+            print(f"longva-eval demo stopped at {name}: {why}", file=sys.stderr)
+            return 1
+    figure = next((out / "sweep").glob("frames_*.png"), out / "sweep")
+    print(
+        f"{_WHAT_IT_SHOWS}\n\nFigures\n  {out / 'heatmaps.png'}\n  {out / 'tests.png'}\n  {figure}"
+        f"\nEverything, on a page to open in a browser:\n{out / 'report.html'}"
+    )
+    return 0
+
+
+def _find_needles(out: Path, *, quick: bool) -> int:
+    """V-NIAH on the embedded models, with heatmaps, and two harder tests."""
     needles = load_needles(embedded.NEEDLES)
     haystack = open_haystack([embedded.HAYSTACK])
     grid = _GRID
-    if options.quick:
+    if quick:
         needles, grid = needles[:4], NeedleGrid(frame_counts=(16, 64), depths=(0.0, 0.5, 1.0))
     print(_NEEDLES_INTRODUCTION.format(needles=len(needles), frames=max(grid.frame_counts)))
     sessions = {name: _open(name) for name in embedded.CHECKPOINTS}
@@ -104,21 +133,8 @@ def main(arguments: Sequence[str]) -> int:
         print(control_text(run.summary), end="\n\n")
         panels.append((title, run))
     _draw(panels, out / "heatmaps.png", len(needles))
-    _run_tests(sessions, haystack, out, quick=options.quick)
-
-    print(_SWEEP_INTRODUCTION.format(questions=18 if options.quick else 180))
-    del sessions
-    status = _sweep(out, quick=options.quick)
-    print(_PAGE_INTRODUCTION)
-    page = out / "report.html"
-    where = ["--out", str(page), "--media", os.environ["HF_HOME"]]
-    report.main([str(out / "sweep"), str(out / "vniah"), "--title", "longva-eval demo", *where])
-    figure = next((out / "sweep").glob("frames_*.png"), out / "sweep")
-    print(
-        f"{_WHAT_IT_SHOWS}\n\nLook at\n  {page}   in a browser: everything"
-        f"\n  {out / 'heatmaps.png'}\n  {out / 'tests.png'}\n  {figure}"
-    )
-    return status
+    _run_tests(sessions, haystack, out, quick=quick)
+    return 0
 
 
 def _run_tests(
@@ -164,18 +180,33 @@ def _draw(panels: Sequence[tuple[str, NiahRun]], path: Path, num_needles: int) -
 
 
 def _sweep(out: Path, *, quick: bool) -> int:
-    """The sweep, and what its points say about each other."""
+    print(_SWEEP_INTRODUCTION.format(questions=18 if quick else 180))
     # The mini suite is drawn below HF_HOME; without one the demo keeps to its own folder.
     os.environ.setdefault("HF_HOME", str((out / "hf").absolute()))
-    study = replace(_SWEEP, tasks=("longva_mini_small",), frames=(4, 8, 16)) if quick else _SWEEP
+    study = _study(quick=quick)
     try:
-        status = run_study(study, out / "sweep")
+        return run_study(study, out / "sweep")
     except SettingsError:  # what lies there was made by another version of this package
-        status = run_study(study, out / "sweep", fresh=True)
+        return run_study(study, out / "sweep", fresh=True)
+
+
+def _study(*, quick: bool) -> Study:
+    return replace(_SWEEP, tasks=("longva_mini_small",), frames=(4, 8, 16)) if quick else _SWEEP
+
+
+def _compare(out: Path, *, quick: bool) -> int:
+    """What points of the sweep say about each other."""
     print(_COMPARE_INTRODUCTION)
     few, base, many = (
         str(out / "sweep" / "points" / f"frames-{frames}")
-        for frames in (study.frames if quick else _COMPARED)
+        for frames in (_study(quick=True).frames if quick else _COMPARED)
     )
-    compare.main([few, base, many, "--baseline", base])
-    return status
+    return compare.main([few, base, many, "--baseline", base])
+
+
+def _make_page(out: Path) -> int:
+    """One page about all of it."""
+    print(_PAGE_INTRODUCTION)
+    where = ["--out", str(out / "report.html"), "--media", os.environ["HF_HOME"]]
+    runs = [str(out / "sweep"), str(out / "vniah")]
+    return report.main([*runs, "--title", "longva-eval demo", *where])
