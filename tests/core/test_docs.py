@@ -1,0 +1,67 @@
+"""The pages point at what exists: links, headings, files, and options of commands."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import TESTS
+
+from longva_eval.cli import COMMANDS, main
+
+ROOT = TESTS.parent
+PAGES = sorted(
+    page
+    for folder in (".", "docs", "tasks/*", "tasks", "benchmarks", "training")
+    for page in ROOT.glob(f"{folder}/*.md")
+)
+FOLDERS = "longva_eval|model_adapters|tasks|reports|tests|benchmarks|training|docs|[.]ci"
+OF_THE_HOST = {"run"}
+"""Commands whose further options are lmms-eval's."""
+
+pytestmark = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_links_lead_to_a_file_and_a_heading(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    for link in links:
+        if link.startswith("http"):
+            continue
+        name, _, heading = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not heading or heading in headings(target), link
+
+
+def test_files_that_are_named_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(rf"`((?:{FOLDERS})/[\w/.]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+@cache
+def options(command: str) -> frozenset[str]:
+    """The options in a command's help."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), pytest.raises(SystemExit):
+        main([command, "--help"])
+    return frozenset(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text.getvalue()))
+
+
+def test_commands_have_the_options_that_are_shown(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for command, rest in re.findall(r"longva-eval ([a-z-]+)\b([^`\n]*)", text):
+        if command not in COMMANDS or command in OF_THE_HOST:
+            continue
+        shown = re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest.partition(" #")[0])
+        assert set(shown) <= options(command), f"longva-eval {command}: {shown}"
