@@ -14,21 +14,18 @@ import numpy as np
 __all__ = ["main", "median_run"]
 
 
-def _values(text: Sequence[float]) -> str:
-    return " | ".join(f"{value:.3f}" for value in text)
-
-
-def _table(title: str, header: Sequence[object], rows: dict[str, Sequence[float]]) -> list[str]:
+def _table(title: str, header: Sequence[object], rows: dict[str, Sequence[Any]]) -> list[str]:
+    """Lines of a table; numbers with three decimals, texts as they are."""
     lines = [f"| {title} | " + " | ".join(map(str, header)) + " |"]
     lines.append("|---" * (len(header) + 1) + "|")
-    lines += [f"| {name} | {_values(values)} |" for name, values in rows.items()]
+    for name, values in rows.items():
+        cells = [value if isinstance(value, str) else f"{value:.3f}" for value in values]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
 def _with_mean(rows: dict[str, Sequence[float]]) -> dict[str, Sequence[float]]:
-    stacked = np.array(list(rows.values()))
-    spread = stacked.std(0, ddof=1) if len(stacked) > 1 else np.zeros(stacked.shape[1])
-    return {**rows, "**mean**": stacked.mean(0), "standard deviation": spread}
+    return {**rows, "**mean**": np.mean(list(rows.values()), axis=0)}
 
 
 def long_score(result: dict[str, Any]) -> float:
@@ -55,49 +52,42 @@ def render(results: dict[str, dict[str, Any]]) -> str:
             if name in result["grids"]
         }
         lines += _table(name, grid["num_frames"], _with_mean(rows))
-    lines.append("Long model at 512 frames, by depth:\n")
     index = first["grids"]["long"]["num_frames"].index(512)
     rows = {run: r["grids"]["long"]["by_depth"][index] for run, r in results.items()}
-    lines += _table("long, 512 frames", first["grids"]["long"]["depths"], _with_mean(rows))
+    title = "long at 512 frames, by depth"
+    lines += _table(title, first["grids"]["long"]["depths"], _with_mean(rows))
     lines.append(f"Guess floor: {first['guess_floor']:.3f}.\n")
     rows = {run: [r["long_needle_only"], r["short_needle_only"]] for run, r in results.items()}
     lines += _table("needle only", ["long", "short"], _with_mean(rows))
-    lines.append("Raised theta (chosen on the tuning media) minus the short baseline:\n")
-    lines.append("| run | theta | frames | difference | p |\n|---|---|---|---|---|")
-    for run, result in results.items():
-        for test in result.get("raised_theta_minus_short", []):
-            lines.append(
-                f"| {run} | {result['scaled_theta']:g} | {test['num_frames']} | "
-                f"{test['difference']:+.3f} | {test['p']:.2g} |"
-            )
-    lines.append("\nLong minus the baseline with raised theta:\n")
-    lines.append("| run | frames | difference | p |\n|---|---|---|---|")
-    for run, result in results.items():
-        for test in result.get("long_minus_raised_theta", []):
-            lines.append(
-                f"| {run} | {test['num_frames']} | {test['difference']:+.3f} | {test['p']:.2g} |"
-            )
-    lines.append("")
+    for title, key in (
+        ("raised theta minus short (p)", "raised_theta_minus_short"),
+        ("long minus raised theta (p)", "long_minus_raised_theta"),
+    ):
+        tested = {run: r for run, r in results.items() if r.get(key)}
+        if tested:
+            header = [test["num_frames"] for test in next(iter(tested.values()))[key]]
+            differences = {
+                f"{run}, theta {r['scaled_theta']:g}": [
+                    f"{test['difference']:+.3f} ({test['p']:.2g})" for test in r[key]
+                ]
+                for run, r in tested.items()
+            }
+            lines += _table(title, header, differences)
+    gains: dict[str, list[str]] = {}
     for model in ("long", "short"):
         key = f"{model}_mini_benchmark"
         for duration in ("short", "medium", "long"):
             counts = list(first[key]["accuracy"][duration])
             rows = {run: list(r[key]["accuracy"][duration].values()) for run, r in results.items()}
-            title = f"{model} model, {duration} videos"
-            lines += _table(title, [f"{count} frames" for count in counts], _with_mean(rows))
-    lines.append("| run | model | videos | gain, points | p | no answer at each count |")
-    lines.append("|---|---|---|---|---|---|")
-    for run, result in results.items():
-        for model in ("long", "short"):
-            mini = result[f"{model}_mini_benchmark"]
-            for duration, gain in mini["gain"].items():
-                unread = " ".join(map(str, mini["no_answer"].values()))
-                lines.append(
-                    f"| {run} | {model} | {duration} | {gain['points']:+.1f} | {gain['p']:.2g} | "
-                    f"{unread} |"
-                )
+            lines += _table(f"{model} model, {duration} videos", counts, _with_mean(rows))
+        for run, result in results.items():
+            mini = result[key]
+            found = [f"{gain['points']:+.1f} ({gain['p']:.2g})" for gain in mini["gain"].values()]
+            gains[f"{run}, {model}"] = [*found, " ".join(map(str, mini["no_answer"].values()))]
+    header = ["short videos", "medium", "long", "no answer at each number of frames"]
+    lines += _table("gain in points (p)", header, gains)
     scores = {run: round(long_score(result), 4) for run, result in results.items()}
-    lines.append(f"\nMean of the long model over 16 to 512 frames: {scores}.")
+    lines.append(f"Mean of the long model over 16 to 512 frames: {scores}.")
     lines.append(f"Median: {median_run(results)}.")
     return "\n".join(lines) + "\n"
 
