@@ -5,7 +5,7 @@ python -m training.report runs/seed0 runs/seed1 runs/seed2
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 __all__ = ["main", "median_run"]
 
 
-def _table(title: str, header: Sequence[object], rows: dict[str, Sequence[Any]]) -> list[str]:
+def _table(title: str, header: Sequence[object], rows: Mapping[str, Sequence[Any]]) -> list[str]:
     """Lines of a table; numbers with three decimals, texts as they are."""
     lines = [f"| {title} | " + " | ".join(map(str, header)) + " |"]
     lines.append("|---" * (len(header) + 1) + "|")
