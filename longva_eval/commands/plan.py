@@ -494,7 +494,7 @@ def _parser() -> argparse.ArgumentParser:
         default=DECODE_SECONDS_PER_FRAME,
         metavar="S",
         help=f"CPU seconds that a frame takes to decode ({DECODE_SECONDS_PER_FRAME}, of an hour of "
-        "720p)",
+        "640x360)",
     )
     add("--dtype", default="bfloat16", choices=get_args(PlanDType), help="bfloat16 (default)")
     add("--chunk-tokens", type=int, default=2048, help="prefill chunk (2048)")
