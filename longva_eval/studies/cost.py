@@ -68,8 +68,8 @@ An allowance, not a derivation."""
 DECODE_SECONDS_PER_FRAME = 0.04
 """CPU seconds of one frame of many spread over a video.
 
-Measured, docs/performance.md: 15.43 s for 384 frames of an hour of 640x360 H.264. Another size, codec
-or distance of key frames takes another time."""
+Measured, docs/performance.md: 15.43 s for 384 frames of an hour of 640x360 H.264. Another size,
+codec or distance of key frames takes another time."""
 
 _BYTES_PER_NUMBER: dict[PlanDType, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 
