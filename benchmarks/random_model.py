@@ -14,7 +14,7 @@ from longva_eval.engine.session import Session
 from longva_eval.engine.vision import ClipVision
 from longva_eval.model.attention import SPLIT_SDPA, register_split_sdpa
 from longva_eval.model.checkpoint import Checkpoint, Origin
-from longva_eval.model.longva_layout import KNOWN_TOWERS
+from longva_eval.model.config_files import KNOWN_TOWERS
 from longva_eval.model.modeling import LongVAConfig, LongVAForCausalLM
 from longva_eval.prompts.pieces import QWEN_1_5
 

@@ -12,50 +12,94 @@ by each point's own run. So nothing depends on this module but the time a study 
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from lmms_eval.api.instance import Instance
 from loguru import logger
 
 from longva_eval.engine.conversation import Conversation
-from longva_eval.errors import EvaluationError, MediaError, PromptError
+from longva_eval.errors import (
+    EvaluationError,
+    MediaError,
+    PromptError,
+    ResourceError,
+    SettingsError,
+)
+from longva_eval.host.evaluation import Host, problems_of, reason_of
 from longva_eval.model_adapters.longva import LongVA
 from longva_eval.running.answering import Answering
 from longva_eval.running.jobs import Job, JobKind, job_key
 from longva_eval.running.journal import Journal, journal_settings
 from longva_eval.running.ranks import Ranks
 from longva_eval.running.run_log import FailurePolicy, RunLog, progress_bar
-from longva_eval.studies.definition import Point
+from longva_eval.studies.definition import Point, Study
+from longva_eval.studies.points import (
+    PointRun,
+    check_same_model,
+    complete_point,
+    remove_incomplete,
+)
 
-__all__ = ["PointState", "Together"]
+__all__ = ["run_points"]
 
 _KEPT_BYTES = 2 << 30
 """Visual tokens of the videos that are taken through all RoPE settings together: half of what an
 encoder keeps."""
 
 
-@dataclass(kw_only=True)
-class PointState:
-    """A point of a study that is to be run."""
+def run_points(study: Study, runs: Sequence[PointRun], on_done: Callable[[PointRun], None]) -> None:
+    """Run the points of a study that are not complete. What cannot be run has its `reason`.
 
-    point: Point
-    journal: Path
-    """Folder of its answers."""
-    num_taken_over: int = 0
-    """Answers of an earlier run."""
-    num_computed: int = 0
-    error: EvaluationError | None = None
-    """Why it was left out, where a document that cannot be asked ends a run."""
+    Args:
+        study: What is asked.
+        runs: All its points.
+        on_done: Called after each that was not complete.
+
+    Raises:
+        SettingsError: If a task is unknown, a setting impossible, or a complete point was made with
+            another model.
+        EvaluationError: If the model cannot be loaded, or memory or disk are not enough.
+    """
+    host = Host(study.model, study.tasks, include_path=study.include_path, limit=study.limit)
+    left = [run for run in runs if not run.is_complete]
+    model = host.load_model(left[0].point.arguments)
+    for run in runs:
+        model.session.change_rope(run.point.rope)  # one that does not fit shows now
+    check_same_model(model.session, [run for run in runs if run.is_complete])
+    together = _Together(model, left)
+    for run in left:
+        if run.error is not None:
+            run.reason = str(run.error)
+        else:
+            remove_incomplete(run.folder)
+            _run_point(host, together.adapter_of(run), run)
+        on_done(run)
+
+
+def _run_point(host: Host, adapter: LongVA, run: PointRun) -> None:
+    try:
+        found = host.run(adapter, run.point.arguments, run.folder)
+    except (SettingsError, ResourceError):
+        raise
+    except SystemExit as error:
+        run.reason = f"a task gave up: {error.code}"
+    except Exception as error:
+        run.reason = reason_of(error)
+        logger.debug("{}", traceback.format_exc())
+    else:
+        run.reason = " ".join(problems_of(found))
+        if not run.reason:
+            complete_point(run, found.results or {}, found.samples or {}, found.files)
 
 
 @dataclass(kw_only=True)
 class _PointJob(Job):
     """A job at a point."""
 
-    state: PointState
+    point_run: PointRun
 
 
 @dataclass
@@ -66,46 +110,46 @@ class _Media:
     tokens: dict[str, int]
 
 
-class Together:
+class _Together:
     """Answers the requests of one run for all points of a study.
 
     Args:
-        model: Loaded; `run_of` gives the runs.
-        states: The points that are to be run.
+        model: Loaded; `adapter_of` gives what is handed to lmms-eval.
+        runs: The points that are to be run.
     """
 
-    def __init__(self, model: LongVA, states: Sequence[PointState]) -> None:
+    def __init__(self, model: LongVA, runs: Sequence[PointRun]) -> None:
         self._model = model
-        self._states = list(states)
-        model.fix_frame_size(max((state.point.frames for state in states), default=1))
+        self._runs = list(runs)
+        model.fix_frame_size(max((run.point.frames for run in runs), default=1))
         self._is_done = False
 
-    def run_of(self, state: PointState) -> LongVA:
+    def adapter_of(self, run: PointRun) -> LongVA:
         """The model for the run of a point, ready for lmms-eval."""
-        run = self._model.another_run(
-            max_frames=state.point.frames, rope=state.point.rope, journal=state.journal
+        adapter = self._model.another_run(
+            max_frames=run.point.frames, rope=run.point.rope, journal=run.journal
         )
-        run.before_answers = lambda requests: self._answer(run, state, requests)
-        return run
+        adapter.before_answers = lambda requests: self._answer(adapter, run, requests)
+        return adapter
 
-    def _answer(self, run: LongVA, current: PointState, requests: Sequence[Instance]) -> None:
+    def _answer(self, adapter: LongVA, current: PointRun, requests: Sequence[Instance]) -> None:
         """Before the first run is answered: answer for all."""
         if self._is_done:
             return
         self._is_done = True
         journals: dict[int, Journal] = {}
         try:
-            for state in self._states:
-                own = run.journal if state is current else None
-                self._set(state.point)
+            for run in self._runs:
+                own = adapter.journal if run is current else None
+                self._set(run.point)
                 settings = journal_settings(self._model.session.describe())
-                journals[id(state)] = own if own is not None else Journal(state.journal, settings)
-            for kind, jobs in run.jobs_of(requests).items():
-                _Pass(run, kind, jobs, self._states, journals).run()
+                journals[id(run)] = own if own is not None else Journal(run.journal, settings)
+            for kind, jobs in adapter.jobs_of(requests).items():
+                _Pass(adapter, kind, jobs, self._runs, journals).run()
         finally:
-            for state in self._states:
-                if state is not current and id(state) in journals:
-                    journals[id(state)].close()
+            for run in self._runs:
+                if run is not current and id(run) in journals:
+                    journals[id(run)].close()
             self._set(current.point)
 
     def _set(self, point: Point) -> None:
@@ -119,16 +163,16 @@ class _Pass:
 
     def __init__(
         self,
-        run: LongVA,
+        adapter: LongVA,
         kind: JobKind,
         jobs: Sequence[Job],
-        states: Sequence[PointState],
+        runs: Sequence[PointRun],
         journals: dict[int, Journal],
     ) -> None:
-        self._run = run
+        self._adapter = adapter
         self._kind = kind
         self._jobs = jobs
-        self._states = states
+        self._runs = runs
         self._journals = journals
         self._usable: dict[int, set[int]] = {}
         """Number of frames -> the jobs that have a prompt of videos there."""
@@ -142,13 +186,13 @@ class _Pass:
         if not self._jobs:
             return
         self._look()
-        open_states = self._open()
-        ropes = list(dict.fromkeys(state.point.rope for state in open_states))
-        if not self._num_left or not open_states:
+        open_runs = self._open()
+        ropes = list(dict.fromkeys(run.point.rope for run in open_runs))
+        if not self._num_left or not open_runs:
             return
         self._written_before = self._written()
-        session = self._run.session
-        what = f"{len(open_states)} points together"
+        session = self._adapter.session
+        what = f"{len(open_runs)} points together"
         with progress_bar(self._num_left, what, unit="answer") as self._bar:
             for block in self._blocks(len(ropes)):
                 session.encoder.keep_all = len(ropes) > 1
@@ -156,45 +200,45 @@ class _Pass:
                     for rope in ropes:
                         session.change_rope(rope)
                         self._compute(
-                            block, [state for state in self._open() if state.point.rope == rope]
+                            block, [run for run in self._open() if run.point.rope == rope]
                         )
                 finally:
                     session.encoder.keep_all = False
                     session.encoder.expect([])  # lets go of what was kept
 
-    def _open(self) -> list[PointState]:
-        return [state for state in self._states if state.error is None]
+    def _open(self) -> list[PointRun]:
+        return [run for run in self._runs if run.error is None]
 
     def _look(self) -> None:
         """Make every prompt once, so that what is wrong shows before anything is computed."""
-        session = self._run.session
-        counts = list(dict.fromkeys(state.point.frames for state in self._states))
-        several_ropes = len({state.point.rope for state in self._states}) > 1
+        session = self._adapter.session
+        counts = list(dict.fromkeys(run.point.frames for run in self._runs))
+        several_ropes = len({run.point.rope for run in self._runs}) > 1
         with progress_bar(len(counts) * len(self._jobs), "Reading", unit="prompt") as bar:
             for frames in counts:
                 session.frames = replace(session.frames, max_frames=frames)
                 usable = self._usable[frames] = set()
-                here = [state for state in self._open() if state.point.frames == frames]
+                here = [run for run in self._open() if run.point.frames == frames]
                 for number, job in enumerate(self._jobs):
                     bar.update(1)
                     try:
-                        conversation, picture_bytes = self._run.prompt_of(job)
+                        conversation, picture_bytes = self._adapter.prompt_of(job)
                     except (MediaError, PromptError) as error:
-                        if self._run.skips_failures:
+                        if self._adapter.skips_failures:
                             continue
-                        for state in here:
-                            state.error = type(error)(f"{job.place}: {error}")
+                        for run in here:
+                            run.error = type(error)(f"{job.place}: {error}")
                         break
                     if picture_bytes:
                         continue
                     usable.add(number)
                     self._note(number, conversation, several_ropes)
                     asked = replace(job, conversation=conversation)
-                    for state in here:
-                        if self._journals[id(state)].get(job_key(self._kind, asked)) is None:
+                    for run in here:
+                        if self._journals[id(run)].get(job_key(self._kind, asked)) is None:
                             self._num_left += 1
                         else:
-                            state.num_taken_over += 1
+                            run.num_taken_over += 1
 
     def _note(self, number: int, conversation: Conversation, several_ropes: bool) -> None:
         pieces = conversation.prompt.visual_pieces
@@ -211,7 +255,7 @@ class _Pass:
 
         Which these are does not depend on what was answered before.
         """
-        model = self._run.session.checkpoint.model
+        model = self._adapter.session.checkpoint.model
         token_bytes = int(model.config.hidden_size) * model.dtype.itemsize
         block: list[int] = []
         held = 0
@@ -225,51 +269,51 @@ class _Pass:
         if block:
             yield sorted(set(block))
 
-    def _compute(self, block: Sequence[int], states: Sequence[PointState]) -> None:
+    def _compute(self, block: Sequence[int], runs: Sequence[PointRun]) -> None:
         """Answer a block at the points of one RoPE setting; without a point that is given up."""
-        session = self._run.session
-        while states:
-            jobs = self._point_jobs(block, states)
+        session = self._adapter.session
+        while runs:
+            jobs = self._point_jobs(block, runs)
             answering = Answering(
-                session, _Log(self._run.skips_failures), ranks=Ranks(), prompt=self._prompt
+                session, _Log(self._adapter.skips_failures), ranks=Ranks(), prompt=self._prompt
             )
             try:
                 answering.run(self._kind, jobs, on_done=self._count)
             except EvaluationError as error:
-                lost = next((job.state for job in jobs if job.failure is error), None)
+                lost = next((job.point_run for job in jobs if job.failure is error), None)
                 if lost is None:
                     raise
                 lost.error = error
                 logger.warning("Point {} is left out: {}", lost.point.name, error)
-                states = [state for state in states if state is not lost]
+                runs = [run for run in runs if run is not lost]
             else:
                 self._num_failed += sum(job.failure is not None for job in jobs)
                 self._count()
                 return
 
-    def _point_jobs(self, block: Sequence[int], states: Sequence[PointState]) -> list[_PointJob]:
+    def _point_jobs(self, block: Sequence[int], runs: Sequence[PointRun]) -> list[_PointJob]:
         jobs: list[_PointJob] = []
-        for state in states:
+        for run in runs:
             for number in block:
-                if number in self._usable[state.point.frames]:
+                if number in self._usable[run.point.frames]:
                     job = self._jobs[number]
                     values = {each.name: getattr(job, each.name) for each in fields(Job)}
-                    values |= {"number": len(jobs), "journal": self._journals[id(state)]}
-                    jobs.append(_PointJob(**values, state=state))
+                    values |= {"number": len(jobs), "journal": self._journals[id(run)]}
+                    jobs.append(_PointJob(**values, point_run=run))
         return jobs
 
     def _prompt(self, job: Job) -> tuple[Conversation, int]:
         assert isinstance(job, _PointJob)
-        session = self._run.session
-        session.frames = replace(session.frames, max_frames=job.state.point.frames)
-        return self._run.prompt_of(job)
+        session = self._adapter.session
+        session.frames = replace(session.frames, max_frames=job.point_run.point.frames)
+        return self._adapter.prompt_of(job)
 
     def _written(self) -> int:
         return sum(journal.num_written for journal in self._journals.values())
 
     def _count(self) -> None:
-        for state in self._states:
-            state.num_computed = self._journals[id(state)].num_written
+        for run in self._runs:
+            run.num_computed = self._journals[id(run)].num_written
         done = self._written() - self._written_before
         self._bar.update(min(self._num_left, done + self._num_failed) - self._bar.n)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from longva_eval import embedded
 from longva_eval.commands import compare, report
-from longva_eval.commands.niah import control_text, heatmap_panel, save_tests
 from longva_eval.commands.sweep import run_study
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
@@ -21,8 +20,10 @@ from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.items import ItemSettings
 from longva_eval.needle.media import Haystack, load_needles, open_haystack
 from longva_eval.needle.run import NiahRun, run_and_write
+from longva_eval.needle.summary import summary_text
 from longva_eval.needle.tests import make_tests
-from longva_eval.reports.figures.heatmap import accuracy_table, save_heatmaps
+from longva_eval.reports.figures.heatmap import accuracy_table, needle_panel, save_heatmaps
+from longva_eval.reports.figures.needle_tests import save_tests
 from longva_eval.studies.definition import Study
 
 __all__ = ["main"]
@@ -130,7 +131,7 @@ def _find_needles(out: Path, *, quick: bool) -> int:
             print(f"{folder} is complete already: nothing is computed.")
         session.change_rope(RopeSettings())
         print(accuracy_table(run.rows))
-        print(control_text(run.summary), end="\n\n")
+        print(summary_text(run.summary), end="\n\n")
         panels.append((title, run))
     _draw(panels, out / "heatmaps.png", len(needles))
     _run_tests(sessions, haystack, out, quick=quick)
@@ -173,7 +174,7 @@ def _open(name: str) -> Session:
 
 def _draw(panels: Sequence[tuple[str, NiahRun]], path: Path, num_needles: int) -> None:
     drawn = [
-        heatmap_panel(run, title=title, note=f"{num_needles} needles a cell")
+        needle_panel(run.rows, run.summary, title=title, note=f"{num_needles} needles a cell")
         for title, run in panels
     ]
     save_heatmaps(drawn, path, path.with_suffix(".svg"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,19 @@ from longva_eval.needle.items import ItemSettings
 from longva_eval.needle.kinds import DRAWN_TESTS, TEST_NAMES
 from longva_eval.needle.media import HUB_NEEDLES, Haystack, open_haystack, read_captions
 from longva_eval.needle.run import NiahRun, run_and_write
+from longva_eval.needle.summary import summary_text
 from longva_eval.needle.tests import NeedleTest, make_tests, write_tasks
-from longva_eval.reports.figures.heatmap import HeatmapPanel, accuracy_table, save_heatmaps
+from longva_eval.reports.figures.heatmap import accuracy_table, needle_panel, save_heatmaps
 from longva_eval.reports.figures.needle_tests import (
-    draw_tests,
     draw_twin,
     lost_in_vision,
     read_test,
+    save_tests,
 )
 from longva_eval.reports.figures.paper import save_figure
-from longva_eval.stats import EffectiveFrames
 from longva_eval.text import parse_range, parse_whole_range
 
-__all__ = ["control_text", "draw", "heatmap_panel", "main", "save_tests"]
+__all__ = ["main"]
 
 _ITEM_OPTIONS = (
     "items", "seed", "answer", "n", "most", "hops", "period", "likeness", "motion_frames",
@@ -142,93 +142,24 @@ def _tests(options: argparse.Namespace, haystack: Haystack) -> list[NeedleTest]:
 
 
 def _show(run: NiahRun, *, title: str) -> None:
-
     if run.was_there:
         print(f"{run.folder} is complete already: nothing is computed. --fresh starts over.")
     print(f"\n{title}")
     print(accuracy_table(run.rows))
-    print(control_text(run.summary))
+    print(summary_text(run.summary))
     if not (run.was_there and (run.folder / "heatmap.svg").exists()):
-        items = len({cell.needle for cell in run.cells})
-        draw(run, title=title, note=f"{items} needles a cell")
+        note = f"{len({cell.needle for cell in run.cells})} needles a cell"
+        panel = needle_panel(run.rows, run.summary, title=title, note=note)
+        save_heatmaps([panel], run.folder / "heatmap.png", run.folder / "heatmap.svg")
     print(f"\nHeatmap: {run.folder / 'heatmap.png'}\nEvery answer: {run.folder / 'cells.jsonl'}")
 
 
-def save_tests(folders: Mapping[str, Sequence[Path]], *paths: Path) -> None:
-    """Draw finished tests of several models, by the model's name."""
-    scores = {name: [read_test(folder) for folder in each] for name, each in folders.items()}
-    save_figure(draw_tests(scores, title="Needle tests"), *paths)
-
-
 def _draw_twin(folder: Path, *, title: str) -> None:
-
     video, text = read_test(folder), read_test(folder / "text")
     save_figure(draw_twin(video, text, title=title), folder / "twin.png", folder / "twin.svg")
     for frames, share in lost_in_vision(video, text).items():
         print(f"Lost in vision at {frames:,} frames: {100 * share:+.1f} points")
     print(f"Video beside its text twin: {folder / 'twin.png'}")
-
-
-def control_text(summary: Mapping[str, Any]) -> str:
-    """The conclusions of `summary.json` in a few lines."""
-    lines = []
-    reach, controls, circular = (
-        summary[name] for name in ("effective_frames", "controls", "circular")
-    )
-    if reach is not None:
-        found = EffectiveFrames(**reach)
-        lines.append(
-            f"Effective frames: {found} (lower bound above {100 * found.threshold:.0f} % over "
-            f"{found.num_needles} needles)"
-        )
-    if controls is not None:
-        lines.append(
-            f"Needle only {100 * controls['needle_only']:.1f} %, no needle "
-            f"{100 * controls['no_needle']:.1f} %, blind {100 * controls['blind']:.1f} %"
-        )
-        if controls["known_without_seeing"]:
-            names = ", ".join(controls["known_without_seeing"])
-            lines.append(f"Answered without being seen, so they prove nothing: {names}")
-        others = summary.get("without_known")
-        if others is not None:
-            shares = (
-                f"{int(frames):,} frames {100 * column['found'] / column['asked']:.1f} %"
-                for frames, column in others["columns"].items()
-            )
-            lines.append(f"Without them: {', '.join(shares)}")
-    floors = {column.get("floor") for column in summary["columns"].values()} - {None}
-    if floors:
-        lines.append(f"Guessing: {100 * max(floors):.1f} %")
-    if summary.get("left_out"):
-        names = ", ".join(summary["left_out"])
-        lines.append(f"Left out, not answered on their pictures alone: {names}")
-    refused = summary.get("refused_cells") or []
-    if refused:
-        lines.append(f"{len(refused)} places cannot hold the test, as {refused[0]}")
-    if circular is not None:
-        lines.append(
-            f"{circular['num_needles']} lettered needles: {100 * circular['as_they_are']:.1f} %; "
-            f"right for every rotation of their options {100 * circular['all_rotations']:.1f} %"
-        )
-    return "\n".join(lines)
-
-
-def heatmap_panel(run: NiahRun, *, title: str, note: str = "") -> HeatmapPanel:
-    """The run as a panel of a heatmap, with its controls."""
-    controls = run.summary["controls"]
-    clean = {}
-    if controls is not None:
-        clean = {int(n): score for n, score in controls["no_needle_by_frames"].items()}
-        note = f"{note}; needle alone {100 * controls['needle_only']:.0f} %, blind " + (
-            f"{100 * controls['blind']:.0f} %"
-        )
-    return HeatmapPanel(title=title, rows=run.rows, note=note.removeprefix("; "), no_needle=clean)
-
-
-def draw(run: NiahRun, *, title: str, note: str = "") -> None:
-    """Write `heatmap.png` and `heatmap.svg` beside the results."""
-    panel = heatmap_panel(run, title=title, note=note)
-    save_heatmaps([panel], run.folder / "heatmap.png", run.folder / "heatmap.svg")
 
 
 def _names(text: str) -> list[str]:

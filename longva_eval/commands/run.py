@@ -12,9 +12,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from longva_eval.host.evaluation import problems_of, reason_of, run_host, summary_lines
+from longva_eval.host.evaluation import Finished, is_unreached, problems_of, reason_of, run_host
+from longva_eval.questions.outcomes import FAILED, record_of
 
-__all__ = ["main"]
+__all__ = ["main", "summary_lines"]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     problems = []
     for run in runs:
         if run.error is not None:
-            problems.append(reason_of(run))
+            problems.append(_reason(run, run.error))
         elif is_leader:
             problems.extend(problems_of(run))
             print("\n".join(summary_lines(run)))
@@ -44,6 +45,46 @@ def main(arguments: Sequence[str]) -> int:
     if not problems and is_leader and status == 0:
         print("Everything that was asked for is there.")
     return 1 if problems else status
+
+
+def _reason(run: Finished, error: BaseException) -> str:
+    """Why an evaluation ended with an error, and what to do about it."""
+    tasks = str(run.arguments.get("tasks") or "")
+    if isinstance(error, SystemExit) and error.code in (None, 0):
+        return f"lmms-eval ended{'' if tasks else ' without --tasks'} before it evaluated anything."
+    if not is_unreached(error):
+        return reason_of(error)
+    from longva_eval.local.layouts import fetch_hint
+
+    return f"{reason_of(error)}\n{fetch_hint(tasks.split(','))}"
+
+
+def summary_lines(run: Finished) -> list[str]:
+    """Tasks with their scores, how many failed or had no answer, and the files."""
+    if run.results is None:
+        return []
+    lines = ["", "Task, score, failed, no answer"]
+    for task in run.results.get("configs") or {}:
+        score = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {str(value)[:60]}"
+            for name, value in run.metrics(task).items()
+        )
+        failed, silent = _unanswered(run, task)
+        lines.append(f"  {task}: {score or 'no result'}; {failed} failed, {silent} no answer")
+    return lines + [f"  {path}" for path in run.files]
+
+
+def _unanswered(run: Finished, task: str) -> tuple[int, int]:
+    """Failed questions, and questions without an answer."""
+    lines = (run.samples or {}).get(task, ())
+    outcomes = [record["outcome"] for record in map(record_of, lines) if record is not None]
+    if outcomes:
+        return outcomes.count("failed"), outcomes.count("no answer")
+    counts = ((run.results or {}).get("longva_eval") or {}).get("outcomes", {}).get(task)
+    if counts:
+        return counts.get("failed", 0), counts.get("empty", 0)
+    texts = [line.get("filtered_resps") for line in lines]
+    return sum(FAILED in (text if isinstance(text, list) else [text]) for text in texts), 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,16 +12,15 @@ import argparse
 import os
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from loguru import logger
 
 from longva_eval.embedded import MODEL_CLASSES
-from longva_eval.errors import EvaluationError, ResourceError, SettingsError
+from longva_eval.errors import SettingsError
 from longva_eval.files import check_writable, set_aside
-from longva_eval.host.evaluation import Host, problems_of, quiet_host
+from longva_eval.host.evaluation import quiet_host
 from longva_eval.studies.definition import (
     SETTINGS_NAME,
     Study,
@@ -32,9 +31,6 @@ from longva_eval.studies.definition import (
 )
 from longva_eval.studies.points import (
     PointRun,
-    check_same_model,
-    complete_point,
-    remove_incomplete,
     write_record,
 )
 from longva_eval.text import parse_whole_range
@@ -104,12 +100,18 @@ def run_study(
     _say_what_is_there(runs, left)
     if left:
         with quiet_host(verbose):
-            _run_points(study, runs, left, began)
-    write_record(study, folder, runs, time.monotonic() - began)
-    from longva_eval.reports.study import write_study
+            from longva_eval.model_adapters.together import run_points
 
+            run_points(
+                study,
+                runs,
+                lambda run: _say(run, left.index(run) + 1, len(left), time.monotonic() - began),
+            )
+    write_record(study, folder, runs, time.monotonic() - began)
     complete = [run for run in runs if run.is_complete]
     if complete:
+        from longva_eval.reports.study import write_study
+
         written, shown = write_study(folder, by=by, published=published)
         print(f"\n{shown}\n")
         for path in written:
@@ -125,59 +127,6 @@ def run_study(
             file=sys.stderr,
         )
     return 1 if missing else 0
-
-
-def _run_points(
-    study: Study, runs: Sequence[PointRun], left: Sequence[PointRun], began: float
-) -> None:
-    """Run the points that are left. What cannot be run says why in its `reason`."""
-    host = Host(study)
-    model = host.load_model(left[0].point)
-    for run in runs:
-        model.session.change_rope(run.point.rope)  # one that does not fit shows now
-    check_same_model(model.session, [run for run in runs if run.is_complete])
-    from longva_eval.model_adapters.together import PointState, Together
-
-    states = [PointState(point=run.point, journal=run.journal) for run in left]
-    together = Together(model, states)
-    for number, (run, state) in enumerate(zip(left, states, strict=True), start=1):
-        if state.error is not None:
-            run.reason = str(state.error)
-            _say(run, number, len(left), time.monotonic() - began)
-            continue
-        remove_incomplete(run.folder)
-        adapter = together.run_of(state)
-        try:
-            finished = host.run(adapter, run.point, run.folder)
-        except (SettingsError, ResourceError):
-            raise
-        except EvaluationError as error:
-            run.reason = str(error)
-        except SystemExit as error:
-            run.reason = f"a task gave up: {error.code}"
-        except Exception as error:
-            run.reason = _reason(error)
-            logger.debug("{}", traceback.format_exc())
-        else:
-            problems = problems_of(finished)
-            run.reason = " ".join(problems)
-            if not problems:
-                complete_point(
-                    run,
-                    finished.results or {},
-                    finished.samples or {},
-                    finished.files,
-                    num_taken_over=state.num_taken_over,
-                    num_computed=state.num_computed,
-                )
-        _say(run, number, len(left), time.monotonic() - began)
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong; where lmms-eval tried several times, what was wrong the last time."""
-    attempt = getattr(error, "last_attempt", None)
-    cause = attempt.exception() if attempt is not None else None
-    return f"{type(cause or error).__name__}: {cause or error}"
 
 
 # What is said -------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from longva_eval.embedded import check_pretrained, embedded_checkpoint
 from longva_eval.errors import CheckpointError, EvaluationError, SettingsError
 from longva_eval.families.layout import FAMILIES, is_family, load_family
 from longva_eval.model.checkpoint import LONGVA, Checkpoint, Origin
-from longva_eval.model.files import check_sizes, hash_weights, read_json
+from longva_eval.model.config_files import check_sizes, read_json
+from longva_eval.model.files import hash_weights
 from longva_eval.model.llava_next_layout import ARCHITECTURES, is_llava_next, load_llava_next
 from longva_eval.model.longva_layout import load_longva
 from longva_eval.model.settings import LoadSettings

@@ -7,6 +7,7 @@ line in the log; here each of these has its reason, and what was made is read ba
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import functools
 import importlib
 import json
@@ -21,20 +22,16 @@ from typing import Any
 
 from loguru import logger
 
-from longva_eval.cli import load
-from longva_eval.embedded import MODEL_CLASSES
-from longva_eval.errors import EvaluationError, SettingsError
-from longva_eval.questions.outcomes import FAILED
-from longva_eval.studies.definition import Point, Study
+from longva_eval.errors import EvaluationError, SettingsError, nearest
 
 __all__ = [
     "Finished",
     "Host",
+    "is_unreached",
     "problems_of",
     "quiet_host",
     "reason_of",
     "run_host",
-    "summary_lines",
 ]
 
 _TELLS = {"list", "list_groups", "list_tags", "list_subtasks"}
@@ -58,6 +55,15 @@ class Finished:
     error: BaseException | None = None
     files: list[Path] = field(default_factory=list)
     """Written by it."""
+
+    def metrics(self, task: str) -> dict[str, Any]:
+        """A task's metrics by name, without their errors and the task's alias."""
+        found = ((self.results or {}).get("results") or {}).get(task, {})
+        return {
+            name.removesuffix(",none"): value
+            for name, value in found.items()
+            if "," in name and "_stderr" not in name
+        }
 
 
 def run_host(arguments: Sequence[str]) -> tuple[int, list[Finished]]:
@@ -108,18 +114,10 @@ def run_host(arguments: Sequence[str]) -> tuple[int, list[Finished]]:
     return 0, runs
 
 
-def reason_of(run: Finished) -> str:
-    """Why an evaluation ended with an error, and what to do about it."""
-    error = run.error
-    assert error is not None
-    if isinstance(error, SystemExit) and error.code in (None, 0):
-        what = "" if run.arguments.get("tasks") else " without --tasks"
-        return f"lmms-eval ended{what} before it evaluated anything."
+def reason_of(error: BaseException) -> str:
+    """Why an evaluation ended with an error."""
     error = _unwrapped(error)
-    if isinstance(error, EvaluationError):
-        return str(error)
-    text = f"{type(error).__name__}: {error}"
-    return f"{text}\n{_data_hint(run)}" if _is_unreached(error) else text
+    return str(error) if isinstance(error, EvaluationError) else f"{type(error).__name__}: {error}"
 
 
 def _unwrapped(error: BaseException) -> BaseException:
@@ -132,13 +130,13 @@ def _says_all(error: BaseException) -> bool:
     """Whether a message is enough: nobody needs to see where in the code it came up."""
     error = _unwrapped(error)
     unknown_task = isinstance(error, ValueError) and str(error).startswith("Tasks not found: ")
-    return isinstance(error, EvaluationError) or unknown_task or _is_unreached(error)
+    return isinstance(error, EvaluationError) or unknown_task or is_unreached(error)
 
 
-def _is_unreached(error: BaseException) -> bool:
+def is_unreached(error: BaseException) -> bool:
     """Whether data could not be fetched, as this error or one that it came from says."""
     seen: list[BaseException] = []
-    now: BaseException | None = error
+    now: BaseException | None = _unwrapped(error)
     while now is not None and now not in seen:
         if isinstance(now, EvaluationError):
             return False
@@ -147,19 +145,6 @@ def _is_unreached(error: BaseException) -> bool:
         seen.append(now)
         now = now.__cause__ or (None if now.__suppress_context__ else now.__context__)
     return False
-
-
-def _data_hint(run: Finished) -> str:
-    """How data comes to where there is no network."""
-    from longva_eval.local.layouts import read_layouts
-
-    asked = str(run.arguments.get("tasks") or "").split(",")
-    names = [name for name, layout in read_layouts().items() if set(asked) & set(layout.tasks)]
-    commands = "; ".join(f"longva-eval prepare {name} --from DIR" for name in names or ["NAME"])
-    return (
-        f"If a task's data is not here: {commands}. "
-        f"What else is missing: longva-eval doctor --tasks {','.join(asked)}"
-    )
 
 
 def problems_of(run: Finished) -> list[str]:
@@ -175,7 +160,7 @@ def problems_of(run: Finished) -> list[str]:
     if not configs:
         problems.append("No task was evaluated.")
     for task in configs:
-        metrics = _metrics((run.results.get("results") or {}).get(task, {}))
+        metrics = run.metrics(task)
         if not metrics:
             problems.append(f"Task {task} has no result.")
         for name, value in metrics.items():
@@ -230,57 +215,6 @@ def _half_written(path: Path, error: Exception) -> str:
     )
 
 
-def summary_lines(run: Finished) -> list[str]:
-    """Tasks with their scores, how many failed or had no answer, and the files."""
-    if run.results is None:
-        return []
-    lines = ["", "Task, score, failed, no answer"]
-    outcomes = (run.results.get("longva_eval") or {}).get("outcomes", {})
-    for task in run.results.get("configs") or {}:
-        metrics = _metrics((run.results.get("results") or {}).get(task, {}))
-        score = ", ".join(f"{name} {_shown(value)}" for name, value in metrics.items())
-        failed, silent = _unanswered(task, outcomes, run.samples)
-        lines.append(f"  {task}: {score or 'no result'}; {failed} failed, {silent} no answer")
-    lines.extend(f"  {path}" for path in run.files)
-    return lines
-
-
-def _unanswered(
-    task: str,
-    outcomes: Mapping[str, Mapping[str, int]],
-    samples: Mapping[str, Sequence[Mapping[str, Any]]] | None,
-) -> tuple[int, int]:
-    """Failed questions, and questions without an answer, of a task."""
-    lines = (samples or {}).get(task, ())
-    records = [
-        value
-        for line in lines
-        for value in line.values()
-        if isinstance(value, dict) and "outcome" in value and "score" in value
-    ]
-    if records:
-        failed = sum(record["outcome"] == "failed" for record in records)
-        return failed, sum(record["outcome"] == "no answer" for record in records)
-    counts = outcomes.get(task, {})
-    if counts:
-        return counts.get("failed", 0), counts.get("empty", 0)
-    texts = [line.get("filtered_resps") for line in lines]
-    return sum(FAILED in (text if isinstance(text, list) else [text]) for text in texts), 0
-
-
-def _metrics(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's metrics by name, without their errors and the task's alias."""
-    return {
-        name.removesuffix(",none"): value
-        for name, value in found.items()
-        if "," in name and "_stderr" not in name
-    }
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)[:60]
-
-
 def _files(folder: Path | None) -> Iterator[Path]:
     if folder is not None and folder.is_dir():
         yield from folder.rglob("*_results.json")
@@ -299,38 +233,43 @@ def _task_manager(include_path: str | None, model: str) -> Any:
 
 
 class Host:
-    """lmms-eval, driven as its own command line drives it."""
+    """lmms-eval, driven as its own command line drives it.
 
-    def __init__(self, study: Study) -> None:
+    Args:
+        model: Its id.
+        tasks: Names and patterns.
+        include_path: Of tasks that it does not have.
+        limit: Docs of each task; a share of them below 1.
+
+    Raises:
+        SettingsError: If a task is unknown.
+    """
+
+    def __init__(
+        self, model: str, tasks: Sequence[str], *, include_path: str | None, limit: float | None
+    ) -> None:
         import lmms_eval.__main__ as host
 
         self._host: Any = host
-        self._study = study
-        self._manager = _task_manager(study.include_path, study.model)
-        self._tasks: list[str] = self._manager.match_tasks(list(study.tasks))
-        for task in study.tasks:
-            if task not in self._tasks and "*" not in task:
-                raise SettingsError(self._unknown(task))
-        if not self._tasks:
-            raise SettingsError(f"No task is called {', '.join(study.tasks)}.")
+        self._model = model
+        self._limit = limit
+        self._manager = _task_manager(include_path, model)
+        self._tasks: list[str] = self._manager.match_tasks(list(tasks))
+        unknown = [task for task in tasks if not fnmatch.filter(self._tasks, task)]
+        if unknown:
+            known = self._manager.all_tasks
+            told = " ".join(f"There is no task {name!r}.{nearest(name, known)}" for name in unknown)
+            raise SettingsError(f"{told} All: lmms-eval --tasks list")
 
-    def _unknown(self, task: str) -> str:
-        import difflib
+    def load_model(self, model_args: str) -> Any:
+        """The model with these arguments."""
+        from lmms_eval.models import get_model
 
-        close = difflib.get_close_matches(task, self._manager.all_tasks, n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        return f"lmms-eval knows no task {task!r}.{hint} `lmms-eval --tasks list` names all."
+        return get_model(self._model).create_from_arg_string(model_args)
 
-    def load_model(self, point: Point) -> Any:
-        """The model with the settings of a point."""
-        model_class = load(MODEL_CLASSES[self._study.model])
-        from lmms_eval.utils import simple_parse_args_string
-
-        return model_class(**simple_parse_args_string(point.arguments))
-
-    def run(self, adapter: Any, point: Point, folder: Path) -> Finished:
-        """One evaluation, with its files."""
-        host, args = self._host, self._arguments(point, folder)
+    def run(self, adapter: Any, model_args: str, folder: Path) -> Finished:
+        """One evaluation of an open model, with its files."""
+        host, args = self._host, self._arguments(model_args, folder)
         tracker = host.EvaluationTracker(output_path=str(folder))
         date = host.utils.get_datetime_str(timezone=args.timezone)
         results = host.evaluator.simple_evaluate(
@@ -352,8 +291,8 @@ class Host:
         )
         samples = results.pop("samples")
         # The host was given an open model, and would write down the object.
-        results["config"]["model"] = self._study.model
-        tracker.general_config_tracker.model_source = self._study.model
+        results["config"]["model"] = self._model
+        tracker.general_config_tracker.model_source = self._model
         tracker.save_results_aggregated(results=results, samples=samples, datetime_str=date)
         for task in results["configs"]:
             tracker.save_results_samples(task_name=task, samples=samples[task])
@@ -362,13 +301,13 @@ class Host:
         )
         return Finished(arguments=vars(args), results=results, samples=samples, files=files)
 
-    def _arguments(self, point: Point, folder: Path) -> argparse.Namespace:
+    def _arguments(self, model_args: str, folder: Path) -> argparse.Namespace:
         """What lmms-eval's own parser makes of the same run."""
-        given = ["--model", self._study.model, "--model_args", point.arguments,
+        given = ["--model", self._model, "--model_args", model_args,
                  "--tasks", ",".join(self._tasks), "--output_path", str(folder), "--log_samples",
                  "--verbosity", "WARNING"]  # fmt: skip
-        if self._study.limit is not None:
-            given += ["--limit", f"{self._study.limit}"]
+        if self._limit is not None:
+            given += ["--limit", f"{self._limit}"]
         argv, sys.argv = sys.argv, ["lmms-eval", *given]
         try:
             _, args = self._host.parse_eval_args()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
@@ -179,3 +179,13 @@ def checked_name(name: str) -> str | None:
     if ".." in PurePosixPath(name).parts:
         return "leads out of its folder (..)"
     return None
+
+
+def fetch_hint(tasks: Sequence[str]) -> str:
+    """How the data of these tasks comes to where there is no network."""
+    names = [name for name, layout in read_layouts().items() if set(tasks) & set(layout.tasks)]
+    commands = "; ".join(f"longva-eval prepare {name} --from DIR" for name in names or ["NAME"])
+    return (
+        f"If a task's data is not here: {commands}. "
+        f"What else is missing: longva-eval doctor --tasks {','.join(tasks)}"
+    )

@@ -1,4 +1,4 @@
-"""What lies in a checkpoint's folder: JSON files, safetensors shards, preprocessing.
+"""What lies in a checkpoint's folder: safetensors shards, tokenizer, preprocessing.
 
 Shared by the layouts that `longva_eval.model.checkpoint` loads. Weights are read from safetensors
 alone; every error names the file.
@@ -7,7 +7,6 @@ alone; every error names the file.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,17 +18,15 @@ from transformers import AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from longva_eval.errors import CheckpointError
+from longva_eval.model.config_files import LARGEST_SIZES, read_json
 
 __all__ = [
     "check_memory",
     "check_shapes",
-    "check_sizes",
     "hash_weights",
-    "kept_tower_layers",
     "no_bar_if_small",
     "read_chat_template",
     "read_generation_config",
-    "read_json",
     "read_processor_settings",
     "read_tensor_names",
     "read_tokenizer",
@@ -41,36 +38,11 @@ _CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 _CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 _BAR_FROM_BYTES = 1 << 28
-_MAX_JSON_BYTES = 64 << 20
-_LARGEST_SIZES = {
-    "vocab_size": 1 << 24, "hidden_size": 1 << 17, "intermediate_size": 1 << 19,
-    "num_hidden_layers": 1 << 10, "num_attention_heads": 1 << 10, "num_key_value_heads": 1 << 10,
-    "head_dim": 1 << 12, "max_position_embeddings": 1 << 32, "image_size": 1 << 13,
-    "patch_size": 1 << 10,
-}  # fmt: skip
-_MAY_BE_NULL = ("head_dim", "num_key_value_heads")
 _SMALL_MODEL = 1 << 24
 """Weights that any machine has room for."""
 _LARGE_TOWER = 1 << 29
 _HASHED_BLOCKS = 256
 _HASHED_BLOCK_BYTES = 1 << 16
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a checkpoint."""
-    try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes; no such file does.")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; a LongVA checkpoint has one.") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    except (ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits, too
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds {type(data).__name__}, not a JSON object.")
-    return data
 
 
 def read_tensor_names(folder: Path) -> set[str]:
@@ -110,18 +82,6 @@ def read_tensor_names(folder: Path) -> set[str]:
         except Exception as error:  # safetensors raises its own, undocumented type
             raise CheckpointError(f"{folder / name} cannot be read: {error}") from error
     return names
-
-
-def check_sizes(values: Mapping[str, Any], path: Path) -> None:
-    """Refuse sizes of a configuration that no model has, before anything is made of them."""
-    for name, largest in _LARGEST_SIZES.items():
-        if name not in values or (name in _MAY_BE_NULL and values[name] is None):
-            continue
-        value = values[name]
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-            raise CheckpointError(
-                f"{path} has {name}={value!r:.40}; it must be a whole number from 1 to {largest:,}."
-            )
 
 
 def check_memory(folder: Path, language: Any, tower: Any) -> None:
@@ -166,7 +126,7 @@ def read_processor_settings(raw: Mapping[str, Any], path: Path) -> dict[str, Any
     """Arguments of the CLIP processor from a `preprocessor_config.json`, old or new form."""
     size = raw.get("size")
     shortest = size.get("shortest_edge") if isinstance(size, dict) else size
-    if not isinstance(shortest, int) or not 1 <= shortest <= _LARGEST_SIZES["image_size"]:
+    if not isinstance(shortest, int) or not 1 <= shortest <= LARGEST_SIZES["image_size"]:
         raise CheckpointError(
             f'{path} has "size": {size}; CLIP\'s is the shortest edge in pixels, as a number or as '
             '{"shortest_edge": 336}.'
@@ -175,7 +135,7 @@ def read_processor_settings(raw: Mapping[str, Any], path: Path) -> dict[str, Any
     crop_size = crop if isinstance(crop, dict) else {"height": crop, "width": crop}
     for side in ("height", "width"):
         length = crop_size.get(side)
-        if not isinstance(length, int) or not 1 <= length <= _LARGEST_SIZES["image_size"]:
+        if not isinstance(length, int) or not 1 <= length <= LARGEST_SIZES["image_size"]:
             raise CheckpointError(f'{path} has "crop_size": {crop!r:.80}, which is no size.')
     return {
         "do_resize": True,
@@ -222,19 +182,6 @@ def some(names: Any, limit: int = 4) -> str:
         return "none"
     shown = ", ".join(ordered[:limit])
     return shown if len(ordered) <= limit else f"{shown} and {len(ordered) - limit} more"
-
-
-def kept_tower_layers(num_layers: int, select_layer: int, *, name: str) -> int:
-    """How many layers of a tower are computed if hidden state `select_layer` is read.
-
-    `hidden_states` has the embeddings first: entry k is the output of the k-th layer.
-    """
-    kept = select_layer if select_layer >= 0 else num_layers + 1 + select_layer
-    if not 1 <= kept <= num_layers:
-        raise CheckpointError(
-            f"{name}={select_layer} is outside of a tower of {num_layers} layers."
-        )
-    return kept
 
 
 def rope_parameters_of(

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from transformers import LlavaNextVideoForConditionalGeneration
 
-from longva_eval.model.files import kept_tower_layers
+from longva_eval.model.config_files import kept_tower_layers
 from longva_eval.model.modeling import (
     PlainDecoder,
     PoolMode,

@@ -22,13 +22,13 @@ from transformers import (
 from longva_eval.errors import CheckpointError
 from longva_eval.media.images import parse_grid_pinpoints
 from longva_eval.model.checkpoint import ClipCheckpoint, Origin, resolve_rope
+from longva_eval.model.config_files import read_json
 from longva_eval.model.files import (
     check_memory,
     check_shapes,
     no_bar_if_small,
     read_chat_template,
     read_generation_config,
-    read_json,
     read_processor_settings,
     read_tensor_names,
     read_tokenizer,

@@ -17,14 +17,12 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 from longva_eval.errors import CheckpointError
 from longva_eval.media.images import parse_grid_pinpoints
 from longva_eval.model.checkpoint import ClipCheckpoint, Origin, resolve_rope
+from longva_eval.model.config_files import kept_tower_layers, read_json, read_tower
 from longva_eval.model.files import (
     check_memory,
     check_shapes,
-    check_sizes,
-    kept_tower_layers,
     no_bar_if_small,
     read_generation_config,
-    read_json,
     read_processor_settings,
     read_tensor_names,
     read_tokenizer,
@@ -35,22 +33,7 @@ from longva_eval.model.llava_next_layout import ARCHITECTURES
 from longva_eval.model.modeling import LongVAConfig, LongVAForCausalLM
 from longva_eval.model.settings import LoadSettings
 
-__all__ = ["KNOWN_TOWERS", "load_longva"]
-
-KNOWN_TOWERS: dict[str, dict[str, Any]] = {
-    # huggingface.co/openai/clip-vit-large-patch14-336, config.json and preprocessor_config.json.
-    "openai/clip-vit-large-patch14-336": {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "image_size": 336,
-        "patch_size": 14,
-        "projection_dim": 768,
-        "hidden_act": "quick_gelu",
-    },
-}
-"""Architectures that need no download; their preprocessing is CLIP's, at `image_size`."""
+__all__ = ["load_longva"]
 
 
 def load_longva(raw: dict[str, Any], origin: Origin, settings: LoadSettings) -> ClipCheckpoint:
@@ -127,27 +110,13 @@ def _vision_tower(
     raw: Mapping[str, Any], folder: Path
 ) -> tuple[CLIPVisionConfig, dict[str, Any], Path | None]:
     """Architecture and preprocessing of the tower, and the folder of its untuned weights."""
-    name = raw.get("mm_vision_tower") or raw.get("vision_tower")
-    if not name or not isinstance(name, str):
-        raise CheckpointError(f"{folder}/config.json names no mm_vision_tower.")
-    for candidate in (folder / name, Path(name)):
-        if (candidate / "config.json").is_file():
-            settings = read_json(candidate / "config.json")
-            settings = settings.get("vision_config", settings)
-            check_sizes(settings, candidate / "config.json")
-            path = candidate / "preprocessor_config.json"
-            processor = read_processor_settings(read_json(path), path)
-            return CLIPVisionConfig(**settings), processor, candidate
-    if name in KNOWN_TOWERS:
-        size = KNOWN_TOWERS[name]["image_size"]
-        processor = read_processor_settings({"size": size}, Path(name))
-        return CLIPVisionConfig(**KNOWN_TOWERS[name]), processor, None
-    raise CheckpointError(
-        f"{folder}/config.json names the vision tower {name!r}, which is neither a folder in the "
-        f"checkpoint nor one of the known towers ({', '.join(KNOWN_TOWERS)}). Put its "
-        f"config.json and preprocessor_config.json in {folder / 'vision_tower'} and set "
-        '"mm_vision_tower": "vision_tower".'
-    )
+    settings, tower_folder = read_tower(raw, folder)
+    if tower_folder is not None:
+        path = tower_folder / "preprocessor_config.json"
+        processor = read_processor_settings(read_json(path), path)
+    else:
+        processor = read_processor_settings({"size": settings["image_size"]}, folder)
+    return CLIPVisionConfig(**settings), processor, tower_folder
 
 
 def _build_config(

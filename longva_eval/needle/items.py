@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image
 
 from longva_eval.errors import SettingsError
-from longva_eval.media.images import image_digest
 from longva_eval.needle.scenes import (
     Scene,
     caption_sentence,
@@ -116,6 +115,8 @@ class Item:
 
     def describe(self) -> dict[str, Any]:
         """For the record: what it asks and hashes of what it shows."""
+        from longva_eval.media.images import image_digest  # imports torch; plans are made without
+
         digests = [image_digest(shown.image) for shown in self.needles]
         described: dict[str, Any] = {"name": self.name}
         if self.test == "single":

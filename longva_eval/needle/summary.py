@@ -5,15 +5,15 @@ Intervals, how far it reaches, and what the questions are worth where the needle
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from longva_eval.needle.controls import CONTROLS
 from longva_eval.needle.results import NeedleAnswer
-from longva_eval.stats import effective_frames, estimate_mean
+from longva_eval.stats import EffectiveFrames, effective_frames, estimate_mean
 
-__all__ = ["original", "summarize_grid", "unanswerable"]
+__all__ = ["original", "summarize_grid", "summary_text", "unanswerable"]
 
 
 def summarize_grid(answers: Sequence[NeedleAnswer]) -> dict[str, Any]:
@@ -151,3 +151,47 @@ def _circular(cells: Sequence[NeedleAnswer]) -> dict[str, Any] | None:
 def _mean(values: Iterable[bool]) -> float:
     held = list(values)
     return sum(held) / len(held)
+
+
+def summary_text(summary: Mapping[str, Any]) -> str:
+    """The conclusions of `summary.json` in a few lines."""
+    lines = []
+    reach, controls, circular = (
+        summary[name] for name in ("effective_frames", "controls", "circular")
+    )
+    if reach is not None:
+        found = EffectiveFrames(**reach)
+        lines.append(
+            f"Effective frames: {found} (lower bound above {100 * found.threshold:.0f} % over "
+            f"{found.num_needles} needles)"
+        )
+    if controls is not None:
+        lines.append(
+            f"Needle only {100 * controls['needle_only']:.1f} %, no needle "
+            f"{100 * controls['no_needle']:.1f} %, blind {100 * controls['blind']:.1f} %"
+        )
+        if controls["known_without_seeing"]:
+            names = ", ".join(controls["known_without_seeing"])
+            lines.append(f"Answered without being seen, so they prove nothing: {names}")
+        others = summary.get("without_known")
+        if others is not None:
+            shares = (
+                f"{int(frames):,} frames {100 * column['found'] / column['asked']:.1f} %"
+                for frames, column in others["columns"].items()
+            )
+            lines.append(f"Without them: {', '.join(shares)}")
+    floors = {column.get("floor") for column in summary["columns"].values()} - {None}
+    if floors:
+        lines.append(f"Guessing: {100 * max(floors):.1f} %")
+    if summary.get("left_out"):
+        names = ", ".join(summary["left_out"])
+        lines.append(f"Left out, not answered on their pictures alone: {names}")
+    refused = summary.get("refused_cells") or []
+    if refused:
+        lines.append(f"{len(refused)} places cannot hold the test, as {refused[0]}")
+    if circular is not None:
+        lines.append(
+            f"{circular['num_needles']} lettered needles: {100 * circular['as_they_are']:.1f} %; "
+            f"right for every rotation of their options {100 * circular['all_rotations']:.1f} %"
+        )
+    return "\n".join(lines)

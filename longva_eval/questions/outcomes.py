@@ -29,6 +29,7 @@ __all__ = [
     "is_scored",
     "mean_score",
     "mean_with_breakdown",
+    "record_of",
     "results_folder",
     "scored_record",
     "share_answered",
@@ -173,6 +174,17 @@ def scored_record(
         **({} if answer else {"hidden_answer": True}),
         **more,
     }
+
+
+def record_of(line: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The record in a line of a samples file; None for a task that writes none.
+
+    A task with several metrics repeats it under each.
+    """
+    for value in line.values():
+        if isinstance(value, dict) and "outcome" in value and "score" in value:
+            return value
+    return None
 
 
 def mean_score(records: Iterable[Mapping[str, Any]]) -> float:

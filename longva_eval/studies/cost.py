@@ -4,29 +4,20 @@ Pure arithmetic over the shape of a model; imports no torch. A FLOP is one multi
 addition, so that a matrix product costs two per parameter and token. Norms, softmax, activations
 and rotary embeddings are left out, and the output layer too: it runs at the few positions that
 are read. Sizes are decimal (1 GB = 1e9 bytes).
-
-Needle grids are counted through the prefix tree that the engine visits: a cell that takes over `a`
-tokens of its `b` costs `prefill_flops(b) - prefill_flops(a)`, since causal attention makes costs of
-prefixes telescope.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from longva_eval.errors import SettingsError
-from longva_eval.prompts.pieces import Prompt, TextPiece, VisualPiece
-from longva_eval.prompts.visits import Query, plan_visits
 from longva_eval.studies.shape import ModelShape
 
 __all__ = [
     "DECODE_SECONDS_PER_FRAME",
     "GPUS",
     "Gpu",
-    "GridCost",
     "MemoryPlan",
     "PlanDType",
     "TaskCost",
@@ -34,15 +25,11 @@ __all__ = [
     "attention_flops",
     "estimate_seconds",
     "kv_bytes",
-    "lattice_indices",
     "linear_flops",
     "logits_bytes",
     "max_frames",
-    "needle_grid_cost",
     "plan_memory",
     "prefill_flops",
-    "prompts_cost",
-    "stock_indices",
     "task_cost",
     "vision_flops",
     "visual_token_bytes",
@@ -272,126 +259,6 @@ def estimate_seconds(
         )
     _bytes_per_number(dtype)
     return flops / (gpu.tflops(dtype) * 1e12 * utilization)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GridCost:
-    """Prompts, each alone and through the prefix tree; FLOPs of the language model alone.
-
-    Frames are encoded once in both, as the original does.
-    """
-
-    num_cells: int
-    """Prompts."""
-    num_indices: int = 0
-    """Distinct insertion indices."""
-    longest_tokens: int
-    """The longest prompt."""
-    naive_tokens: int
-    """One prefill a cell."""
-    shared_tokens: int
-    """Nodes of the prefix tree."""
-    naive_flops: int
-    """One prefill a cell, logits where they are read."""
-    shared_flops: int
-
-    @property
-    def factor(self) -> float:
-        """How many times less the prefix tree costs than one prefill a cell."""
-        return self.naive_flops / self.shared_flops
-
-
-def prompts_cost(shape: ModelShape, prompts: Sequence[Prompt], *, num_indices: int = 0) -> GridCost:
-    """What prompts cost as the engine visits them (`longva_eval.prompts.visits`).
-
-    Args:
-        shape: The model.
-        prompts: One for each question; equal ones are computed once.
-        num_indices: For the result.
-    """
-    lengths = [prompt.num_tokens for prompt in prompts]
-    distinct = list(dict.fromkeys(prompts))
-    kept = plan_visits([Query(prompt) for prompt in distinct], chunk_tokens=max(lengths)).kept
-    computed = [(prompt.num_tokens, taken) for prompt, taken in zip(distinct, kept, strict=True)]
-    return GridCost(
-        num_cells=len(prompts),
-        num_indices=num_indices,
-        longest_tokens=max(lengths),
-        naive_tokens=sum(lengths),
-        shared_tokens=sum(length - taken for length, taken in computed),
-        naive_flops=sum(prefill_flops(shape, length) for length in lengths),
-        shared_flops=sum(
-            prefill_flops(shape, length, cached_tokens=taken) for length, taken in computed
-        ),
-    )
-
-
-def needle_grid_cost(
-    shape: ModelShape,
-    *,
-    frame_counts: Sequence[int],
-    indices: Callable[[int], Iterable[int]],
-    num_needles: int = 5,
-    prefix_tokens: int = PREFIX_TOKENS,
-    question_tokens: int = QUESTION_TOKENS,
-) -> GridCost:
-    """A V-NIAH grid: every needle at every place of every length.
-
-    Args:
-        shape: The model.
-        frame_counts: Haystack lengths in frames, without the needle.
-        indices: The frames that the needle stands before, for a length (`stock_indices`,
-            `lattice_indices`).
-        num_needles: Pictures, each with its question.
-        prefix_tokens: Text before the frames.
-        question_tokens: Text after them.
-
-    Raises:
-        SettingsError: If a number is out of range or a list empty.
-    """
-    places = [(count, index) for count in frame_counts for index in indices(count)]
-    if not places:
-        raise SettingsError("A needle grid needs at least one frame count and one depth.")
-    _at_least_one(frames=min(frame_counts), needles=num_needles)
-    # Frames between two places stand for each other: one piece, however many they are.
-    marks = sorted({0, *(mark for place in places for mark in place)})
-    runs = [
-        (start, VisualPiece(f"frames {start}", (end - start) * shape.tokens_per_frame, None))
-        for start, end in itertools.pairwise(marks)
-    ]
-    before = TextPiece((0,) * prefix_tokens)
-    prompts = []
-    for number in range(num_needles):
-        needle = VisualPiece(f"needle {number}", shape.tokens_per_frame, None)
-        question = TextPiece((number + 1,) * question_tokens)
-        for count, index in places:
-            first = [run for start, run in runs if start < index]
-            rest = [run for start, run in runs if index <= start < count]
-            prompts.append(Prompt((before, *first, needle, *rest, question)))
-    return prompts_cost(shape, prompts, num_indices=len({index for _, index in places}))
-
-
-def stock_indices(depths: Sequence[float]) -> Callable[[int], list[int]]:
-    """Insertion indices of depths between 0 and 1, as `longva_eval.needle.grid.insert_index`.
-
-    Raises:
-        SettingsError: If a depth is out of range.
-    """
-    if not all(0 <= depth <= 1 for depth in depths):
-        raise SettingsError(f"depths={list(depths)} must lie between 0 and 1.")
-    return lambda count: [int(depth * count) for depth in depths]
-
-
-def lattice_indices(step: int) -> Callable[[int], range]:
-    """Insertion indices at multiples of `step` frames, from 0 on.
-
-    Each is met by many lengths, whose prompts are prefixes of each other.
-
-    Raises:
-        SettingsError: If the step is below 1.
-    """
-    _at_least_one(lattice=step)
-    return lambda count: range(0, count + 1, step)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from longva_eval.embedded import RECIPE_KEY
-from longva_eval.errors import SettingsError
+from longva_eval.errors import EvaluationError, SettingsError
+from longva_eval.questions.outcomes import record_of
 from longva_eval.running.journal import journal_settings, settings_difference
 from longva_eval.studies.definition import RECORD_NAME, Point, Study, write_json
 
@@ -34,6 +36,12 @@ class PointRun:
     record: dict[str, Any] = field(default_factory=dict)
     """Empty until it is complete."""
     reason: str = "it was not begun."
+    """Why it is not complete."""
+    error: EvaluationError | None = None
+    """What it was given up for, where a doc that cannot be asked ends a run."""
+    num_taken_over: int = 0
+    """Answers that its journal had."""
+    num_computed: int = 0
 
     @property
     def is_complete(self) -> bool:
@@ -76,9 +84,6 @@ def complete_point(
     results: Mapping[str, Any],
     samples: Mapping[str, Sequence[Mapping[str, Any]]],
     files: Sequence[Path],
-    *,
-    num_taken_over: int,
-    num_computed: int,
 ) -> None:
     """Note that a point is there.
 
@@ -87,23 +92,16 @@ def complete_point(
         results: Of lmms-eval.
         samples: Their lines, by task.
         files: Written for them.
-        num_taken_over: Answers that a journal had.
-        num_computed: Answers that were computed.
     """
     recipe: Mapping[str, Any] = results.get(RECIPE_KEY, {})
     outcomes: dict[str, dict[str, int]] = {}
     for task, lines in samples.items():
-        counts: dict[str, int] = {}
-        for line in lines:
-            for value in line.values():
-                if isinstance(value, dict) and "outcome" in value and "score" in value:
-                    counts[value["outcome"]] = counts.get(value["outcome"], 0) + 1
-                    break
-        outcomes[task] = counts or dict(recipe.get("outcomes", {}).get(task, {}))
+        found = [record["outcome"] for record in map(record_of, lines) if record is not None]
+        outcomes[task] = dict(Counter(found)) or dict(recipe.get("outcomes", {}).get(task, {}))
     run.record = {
         "files": [str(path.relative_to(run.folder)) for path in files],
         "outcomes": outcomes,
-        "answers": {"taken_over": num_taken_over, "computed": num_computed},
+        "answers": {"taken_over": run.num_taken_over, "computed": run.num_computed},
         "engine": dict(recipe.get("engine", {})),
         "settings": settings_of(recipe),
     }

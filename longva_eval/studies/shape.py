@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from longva_eval.errors import CheckpointError
+from longva_eval.model.config_files import kept_tower_layers, read_json, read_tower
 
 __all__ = ["LONGVA_7B", "ModelShape", "read_model_shape"]
 
@@ -130,15 +130,14 @@ def read_model_shape(folder: Path) -> ModelShape:
             unknown.
     """
     path = folder / "config.json"
-    raw = _read_json(path)
+    raw = read_json(path)
     if raw.get("model_type") in ("llava_next", "llava_next_video"):
         return _llava_next_shape(raw, folder.name or str(folder), path)
     # A LongVA checkpoint keeps the decoder's keys at the top.
     hidden, heads = _whole(raw, "hidden_size", path), _whole(raw, "num_attention_heads", path)
     layers = _whole(raw, "num_hidden_layers", path)
-    tower, tower_path = _tower(raw, folder)
-    select_layer = int(raw.get("mm_vision_select_layer", -2))
-    kept = _kept_layers(_whole(tower, "num_hidden_layers", tower_path), select_layer)
+    tower, tower_folder = read_tower(raw, folder)
+    tower_path = (tower_folder or folder) / "config.json"
     return ModelShape(
         name=folder.name or str(folder),
         hidden_size=hidden,
@@ -151,16 +150,15 @@ def read_model_shape(folder: Path) -> ModelShape:
         tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
         vision_hidden_size=_whole(tower, "hidden_size", tower_path),
         vision_intermediate_size=_whole(tower, "intermediate_size", tower_path),
-        vision_layers=kept,
+        vision_layers=kept_tower_layers(
+            _whole(tower, "num_hidden_layers", tower_path),
+            int(raw.get("mm_vision_select_layer", -2)),
+            name="mm_vision_select_layer",
+        ),
         image_size=_whole(tower, "image_size", tower_path),
         patch_size=_whole(tower, "patch_size", tower_path),
         pool_stride=int(raw.get("mm_spatial_pool_stride") or 2),
     )
-
-
-def _kept_layers(num_layers: int, select_layer: int) -> int:
-    """As in longva_eval.model.checkpoint: hidden_states has the embeddings first."""
-    return select_layer if select_layer >= 0 else num_layers + 1 + select_layer
 
 
 _LANGUAGE_DEFAULTS: dict[str, dict[str, int]] = {
@@ -184,7 +182,6 @@ def _llava_next_shape(raw: Mapping[str, Any], name: str, path: Path) -> ModelSha
         )
     text = {**_COMMON_DEFAULTS, **_LANGUAGE_DEFAULTS[kind], **text}
     hidden, heads = _whole(text, "hidden_size", path), _whole(text, "num_attention_heads", path)
-    layers = _whole(tower, "num_hidden_layers", path)
     return ModelShape(
         name=name,
         hidden_size=hidden,
@@ -198,47 +195,15 @@ def _llava_next_shape(raw: Mapping[str, Any], name: str, path: Path) -> ModelSha
         attention_bias=kind == "qwen2" or bool(text.get("attention_bias", False)),
         vision_hidden_size=_whole(tower, "hidden_size", path),
         vision_intermediate_size=_whole(tower, "intermediate_size", path),
-        vision_layers=_kept_layers(layers, int(raw.get("vision_feature_layer", -2))),
+        vision_layers=kept_tower_layers(
+            _whole(tower, "num_hidden_layers", path),
+            int(raw.get("vision_feature_layer", -2)),
+            name="vision_feature_layer",
+        ),
         image_size=_whole(tower, "image_size", path),
         patch_size=_whole(tower, "patch_size", path),
         pool_stride=int(raw.get("spatial_pool_stride") or 2),
     )
-
-
-_CLIP_LARGE = "openai/clip-vit-large-patch14-336"
-_CLIP_LARGE_CONFIG = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "image_size": 336,
-    "patch_size": 14,
-}
-
-
-def _tower(raw: Mapping[str, Any], folder: Path) -> tuple[Mapping[str, Any], Path]:
-    """Architecture of the vision tower, and the file that says it."""
-    name = str(raw.get("mm_vision_tower") or raw.get("vision_tower") or "")
-    for candidate in (folder / name, Path(name)) if name else ():
-        path = candidate / "config.json"
-        if path.is_file():
-            settings = _read_json(path)
-            return settings.get("vision_config", settings), path
-    if name == _CLIP_LARGE:
-        return _CLIP_LARGE_CONFIG, folder / "config.json"
-    raise CheckpointError(
-        f"{folder / 'config.json'} names the vision tower {name!r}, which is neither a folder with "
-        f"a config.json nor {_CLIP_LARGE}. Set mm_vision_tower to one of them."
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not settings by name.")
-    return content
 
 
 def _whole(settings: Mapping[str, Any], key: str, path: Path) -> int:

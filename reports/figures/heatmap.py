@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ __all__ = [
     "draw_grids",
     "draw_heatmaps",
     "mean_accuracy",
+    "needle_panel",
     "save_heatmaps",
 ]
 
@@ -53,6 +54,27 @@ class HeatmapPanel:
     """Score of the same questions on a clean haystack, by number of frames: a row of its own."""
     note: str = ""
     """Small print below the title: needles, haystack, dtype."""
+
+
+def needle_panel(
+    rows: Sequence[Mapping[str, float]], summary: Mapping[str, Any], *, title: str, note: str = ""
+) -> HeatmapPanel:
+    """A run of `longva-eval niah` with its controls.
+
+    Args:
+        rows: As in `all_accuracies.json`.
+        summary: As in `summary.json`.
+        title: Of the panel.
+        note: Below the title; the controls are added.
+    """
+    controls = summary["controls"]
+    clean = {}
+    if controls is not None:
+        clean = {int(n): score for n, score in controls["no_needle_by_frames"].items()}
+        note = f"{note}; needle alone {100 * controls['needle_only']:.0f} %, blind " + (
+            f"{100 * controls['blind']:.0f} %"
+        )
+    return HeatmapPanel(title=title, rows=rows, note=note.removeprefix("; "), no_needle=clean)
 
 
 def mean_accuracy(rows: Sequence[Mapping[str, float]]) -> float:

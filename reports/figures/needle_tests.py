@@ -19,9 +19,9 @@ from longva_eval.errors import MediaError
 from longva_eval.reports.figures.colours import INK, MUTED
 from longva_eval.reports.figures.curve import draw_curves
 from longva_eval.reports.figures.panels import CurveLine, CurvePanel
-from longva_eval.reports.figures.paper import FigureWidth, paper_style, start_figure
+from longva_eval.reports.figures.paper import FigureWidth, paper_style, save_figure, start_figure
 
-__all__ = ["TestScores", "draw_tests", "draw_twin", "lost_in_vision", "read_test"]
+__all__ = ["TestScores", "draw_tests", "draw_twin", "lost_in_vision", "read_test", "save_tests"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +104,12 @@ def draw_tests(
     ]
     note = f"Bands: Wilson 95 %. Pictures alone, {next(iter(runs), '')}: {', '.join(alone)}."
     return draw_curves(panels, title=title, note=note if alone else "", width=width)
+
+
+def save_tests(folders: Mapping[str, Sequence[Path]], *paths: Path) -> None:
+    """Draw finished tests of several models, by the model's name."""
+    scores = {name: [read_test(folder) for folder in each] for name, each in folders.items()}
+    save_figure(draw_tests(scores, title="Needle tests"), *paths)
 
 
 def lost_in_vision(video: TestScores, text: TestScores) -> dict[int, float]:

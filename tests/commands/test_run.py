@@ -11,8 +11,9 @@ import pytest
 from conftest import OPEN, Golden
 from lmms_eval.api.instance import Instance
 
+from longva_eval.commands.run import summary_lines
 from longva_eval.errors import EvaluationError, NumericalError, SettingsError
-from longva_eval.host.evaluation import Finished, problems_of, summary_lines
+from longva_eval.host.evaluation import Finished, problems_of
 from longva_eval.host.patches import HostRun
 from longva_eval.model_adapters.longva import LongVA
 from longva_eval.needle.grid import NeedleGrid
@@ -309,7 +310,8 @@ def finished(tmp_path: Path, **changes: Any) -> Finished:
         "results": {"t": {"alias": "t", "acc,none": 0.5, "acc_stderr,none": "N/A"}},
         "n-samples": {"t": {"original": 9, "effective": 2}},
     }
-    samples = {"t": [{"doc_id": n, "m": {"outcome": "failed", "score": 0}} for n in range(2)]}
+    record = {"outcome": "failed", "score": 0}
+    samples = {"t": [{"doc_id": n, "m": record, "by_group": record} for n in range(2)]}
     tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "1_results.json"
     path.write_text(json.dumps(results))

@@ -479,9 +479,9 @@ def test_videos_that_cannot_be_read_are_counted_or_end_it(
 
 def test_an_unknown_task_is_said_before_the_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(
-        SettingsError, match=r"no task 'longva_mini_smal'. Did you mean longva_mini_small"
+        SettingsError, match=r"no task 'longva_mini_smal'\. Did you mean 'longva_mini_small'"
     ):
-        run_study(study(tasks=("longva_mini_smal",), pretrained="/nowhere"), tmp_path)
+        run_study(study(tasks=(TASK, "longva_mini_smal"), pretrained="/nowhere"), tmp_path)
 
 
 def test_a_rope_setting_that_does_not_fit_is_said_at_once(hf_home: Path, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from longva_eval.embedded import CHECKPOINTS
 from longva_eval.errors import CheckpointError, SettingsError
 from longva_eval.families.loading import find_checkpoint, load_checkpoint
 from longva_eval.media.sources import Picture
-from longva_eval.model.longva_layout import KNOWN_TOWERS, _vision_tower
+from longva_eval.model.config_files import KNOWN_TOWERS
+from longva_eval.model.longva_layout import _vision_tower
 from longva_eval.model.rope import RopeSettings
 from longva_eval.model.settings import LoadSettings, resolve_dtype
 

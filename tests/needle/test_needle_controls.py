@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from longva_eval import embedded
-from longva_eval.commands.niah import control_text, heatmap_panel
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
 from longva_eval.errors import SettingsError
@@ -21,7 +20,8 @@ from longva_eval.needle.items import Item, Shown
 from longva_eval.needle.media import load_needles, open_haystack
 from longva_eval.needle.results import NeedleAnswer
 from longva_eval.needle.run import run_and_write, run_grid
-from longva_eval.needle.summary import summarize_grid
+from longva_eval.needle.summary import summarize_grid, summary_text
+from longva_eval.reports.figures.heatmap import needle_panel
 
 QUESTION = "\nWhere is the bear?\nA. Rome\nB. Oslo\nC. Cairo\nAnswer with the letter."
 GRID = NeedleGrid(frame_counts=(4, 8), depths=(0.0, 1.0))
@@ -125,9 +125,9 @@ def test_results_hold_controls_rotations_and_what_follows(session: Session, tmp_
     assert summary["circular"]["num_needles"] == 1
     assert summary["circular"]["all_rotations"] <= summary["circular"]["as_they_are"]
     assert summary["columns"]["8"]["asked"] == 6
-    assert set(heatmap_panel(run, title="t").no_needle) == {4, 8}
-    assert "Needle only" in control_text(summary)
-    assert "rotation of their options" in control_text(summary)
+    assert set(needle_panel(run.rows, run.summary, title="t").no_needle) == {4, 8}
+    assert "Needle only" in summary_text(summary)
+    assert "rotation of their options" in summary_text(summary)
 
 
 def test_without_controls_nothing_is_claimed_from_them(session: Session, tmp_path: Path) -> None:
@@ -136,4 +136,4 @@ def test_without_controls_nothing_is_claimed_from_them(session: Session, tmp_pat
                         max_new_tokens=0, controls=False)  # fmt: skip
     assert run.summary["controls"] is run.summary["effective_frames"] is None
     assert not (tmp_path / "controls.jsonl").exists()
-    assert control_text(run.summary) == "Guessing: 10.0 %"  # of one that asks for a digit
+    assert summary_text(run.summary) == "Guessing: 10.0 %"  # of one that asks for a digit

@@ -600,14 +600,14 @@ def test_published_grids_are_not_put_beside_other_tests(name: str) -> None:
 def test_the_plan_counts_what_the_engine_computes(test: str, session: Session) -> None:
     from longva_eval.embedded import CHECKPOINTS
     from longva_eval.studies.cost import PREFIX_TOKENS, QUESTION_TOKENS
-    from longva_eval.studies.needle_cost import needle_test_cost
+    from longva_eval.studies.needle_cost import needle_cost
     from longva_eval.studies.shape import read_model_shape
 
     settings = ItemSettings(items=3, period=4)
     items = drawn_items(test, settings)
     grid = grid_of(test, settings, frame_counts=(16, 32), depths=(0.3, 0.7))
     shape = read_model_shape(CHECKPOINTS["longva-tiny"])
-    cost = needle_test_cost(shape, items, grid)
+    cost = needle_cost(shape, items, grid)
     before = session.engine.counts.tokens_computed
     answers = run_grid(session, open_haystack([embedded.HAYSTACK]), items, grid, controls=True,
                        max_new_tokens=0)  # fmt: skip
