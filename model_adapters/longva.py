@@ -220,9 +220,9 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         finally:
             self._answering.ranks = ranks
 
-    def sample_info(self, task: str, document: Any) -> dict[str, Any] | None:
+    def sample_info(self, task: str, doc_id: Any) -> dict[str, Any] | None:
         """What is known of a document, for its line in the samples file."""
-        return self._log.entries.get(str(task), {}).get(str(document))
+        return self._log.entries.get(str(task), {}).get(str(doc_id))
 
     def recipe(self) -> dict[str, Any]:
         """How the scores were made; the plugin writes it into the results file.
@@ -346,17 +346,17 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
 
     def _rounds(self, request: Instance) -> list[str]:
         context, gen_kwargs, to_visual, to_text, doc_id, task, split = request.args
-        document = self.task_dict[task][split][doc_id]
+        doc = self.task_dict[task][split][doc_id]
         settings = self._settings(gen_kwargs)
         media: Callable[[], list[Media]]
-        media = functools.partial(self._media, request, to_visual, document)
+        media = functools.partial(self._media, request, to_visual, doc)
         said: list[str] = []
         info: Any = None
         failed = False
         while True:
             job = Job(
                 task=str(task),
-                document=doc_id,
+                doc_id=doc_id,
                 idx=len(said),
                 context=context or "",
                 detail=settings.describe(),
@@ -368,7 +368,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 failed = value is None
             said.append(FAILED if failed or value is None else value["text"])
             found, context, is_last, said, info = to_text(
-                document, previous_output=said, round_idx=len(said), previous_round_info=info
+                doc, previous_output=said, round_idx=len(said), previous_round_info=info
             )
             said = list(said)
             if is_last or (failed and len(said) >= _MOST_ROUNDS):
@@ -395,7 +395,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             jobs.append(
                 Job(
                     task=str(task),
-                    document=doc_id,
+                    doc_id=doc_id,
                     idx=request.idx,
                     repeat=repeat,
                     context=request.args[0],
@@ -414,7 +414,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
 
     def _forcing(self, request: Instance) -> dict[str, Any]:
         column = _score_column(request)
-        answer = self._document(request).get(column)
+        answer = self._doc(request).get(column)
         if not isinstance(answer, str) or not answer:
             raise SettingsError(
                 f"{_place(request)}: the task scores its column {column!r}, which holds "
@@ -428,7 +428,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     def _continuing(self, request: Instance) -> dict[str, Any]:
         continuation = request.args[1]
         if callable(continuation):
-            continuation = continuation(self._document(request))
+            continuation = continuation(self._doc(request))
         return {"continuation": str(continuation)}
 
     def prompt_of(self, job: Job) -> tuple[Conversation, int]:
@@ -453,25 +453,23 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         """Whether an `<image>` of the prompt is the row's own text, not placed by the task."""
         if IMAGE_PLACEHOLDER not in job.context:
             return False
-        document = self.task_dict[job.task][self._requests[job.task].args[-1]][job.document]
-        return IMAGE_PLACEHOLDER in json.dumps(document, default=lambda _: "")
+        doc = self.task_dict[job.task][self._requests[job.task].args[-1]][job.doc_id]
+        return IMAGE_PLACEHOLDER in json.dumps(doc, default=lambda _: "")
 
     def _media_of_job(self, job: Job) -> list[Media]:
         if job.media is not None:
             return job.media()
         # It comes from another process; requests of a task differ in their document only.
         request = self._requests[job.task]
-        document = self.task_dict[job.task][request.args[-1]][job.document]
-        return self._media(request, request.args[2], document)
+        doc = self.task_dict[job.task][request.args[-1]][job.doc_id]
+        return self._media(request, request.args[2], doc)
 
     def _media_of(self, request: Instance) -> list[Media]:
-        return self._media(request, request.args[2], self._document(request))
+        return self._media(request, request.args[2], self._doc(request))
 
-    def _media(
-        self, request: Instance, to_visual: Callable[[Any], Any], document: Any
-    ) -> list[Media]:
+    def _media(self, request: Instance, to_visual: Callable[[Any], Any], doc: Any) -> list[Media]:
         try:
-            found = to_visual(document)
+            found = to_visual(doc)
         except SystemExit as error:
             # Tasks end the whole process where a video is missing; the reason is worth keeping.
             raise MediaError(f"the task gave up: {error.code}") from error
@@ -487,7 +485,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             return [pictures]
         return list(found)
 
-    def _document(self, request: Instance) -> Any:
+    def _doc(self, request: Instance) -> Any:
         *_, doc_id, task, split = request.args
         return self.task_dict[task][split][doc_id]
 

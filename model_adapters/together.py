@@ -326,7 +326,7 @@ class _Log(RunLog):
         self._ends: Callable[[EvaluationError], None] = _nothing if skips else _raise
 
     def count_failure(
-        self, task: str, document: Any, error: EvaluationError, ranks: Ranks, *, kept: str = ""
+        self, task: str, doc_id: Any, error: EvaluationError, ranks: Ranks, *, kept: str = ""
     ) -> None:
         self._ends(error)
 

@@ -34,8 +34,8 @@ __all__ = [
     "run_host",
 ]
 
-_TELLS = {"list", "list_groups", "list_tags", "list_subtasks"}
-"""Values of --tasks that only tell something."""
+_LISTINGS = {"list", "list_groups", "list_tags", "list_subtasks"}
+"""Values of --tasks that list tasks, and evaluate nothing."""
 _UNREACHED = {
     "ConnectionError", "ConnectError", "ConnectTimeout", "ProxyError", "LocalEntryNotFoundError",
     "OfflineModeIsEnabled", "DatasetNotFoundError",
@@ -80,14 +80,14 @@ def run_host(arguments: Sequence[str]) -> tuple[int, list[Finished]]:
         try:
             results, samples = evaluate_by_host(args)
         except SystemExit as error:
-            if error.code not in (None, 0) or args.tasks not in _TELLS:
+            if error.code not in (None, 0) or args.tasks not in _LISTINGS:
                 run.error = error
                 runs.append(run)
             raise
         except BaseException as error:
             run.error = error
             runs.append(run)
-            if _says_all(error) and not args.config and args.verbosity != "DEBUG":
+            if _message_is_enough(error) and not args.config and args.verbosity != "DEBUG":
                 # The host would print it twice more. It goes on only with further runs of a file.
                 raise SystemExit(1) from error
             raise
@@ -126,8 +126,8 @@ def _unwrapped(error: BaseException) -> BaseException:
     return (attempt.exception() if attempt is not None else None) or error
 
 
-def _says_all(error: BaseException) -> bool:
-    """Whether a message is enough: nobody needs to see where in the code it came up."""
+def _message_is_enough(error: BaseException) -> bool:
+    """Whether nobody needs to see where in the code an error came up."""
     error = _unwrapped(error)
     unknown_task = isinstance(error, ValueError) and str(error).startswith("Tasks not found: ")
     return isinstance(error, EvaluationError) or unknown_task or is_unreached(error)

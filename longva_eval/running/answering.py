@@ -86,7 +86,7 @@ class Answering:
         """
         if self.ranks.size > 1:
             return self._run_together(kind, jobs, on_done)
-        self._log.begin_call(len({(job.task, job.document) for job in jobs}))
+        self._log.begin_call(len({(job.task, job.doc_id) for job in jobs}))
         for batch in self._batches(kind, jobs):
             for job in batch:
                 if job.value is not None or job.failure is not None:
@@ -102,9 +102,9 @@ class Answering:
         """Let go of the model."""
         del self._session
 
-    def begin(self, num_documents: int) -> None:
+    def begin(self, num_docs: int) -> None:
         """Before the first `one` of a call of the host."""
-        self._log.begin_call(num_documents)
+        self._log.begin_call(num_docs)
 
     def one(self, job: Job) -> dict[str, Any] | None:
         """Generate the answer of a single job here, whatever other processes do.
@@ -145,7 +145,7 @@ class Answering:
         facts = job.conversation.describe()
         self._log.describe(
             job.task,
-            job.document,
+            job.doc_id,
             {
                 "frames_asked": sum(video["num_frames_asked"] for video in facts["videos"]),
                 "frames_seen": sum(video["num_frames_seen"] for video in facts["videos"]),
@@ -203,7 +203,7 @@ class Answering:
                 "use a task whose answers are generated."
             ) from job.failure
         kept = "" if self.journal is None else f" Answers so far: {self.journal.folder}"
-        self._log.count_failure(job.task, job.document, job.failure, self.ranks, kept=kept)
+        self._log.count_failure(job.task, job.doc_id, job.failure, self.ranks, kept=kept)
 
     def _finish(self, kind: JobKind, jobs: Sequence[Job]) -> dict[int, dict[str, Any] | None]:
         """Note what became of this process's jobs."""
@@ -213,9 +213,9 @@ class Answering:
                 continue
             if job.failure is not None:
                 reason = f"{type(job.failure).__name__}: {job.failure}"
-                self._log.failed(job.task, job.document, reason)
+                self._log.failed(job.task, job.doc_id, reason)
             elif job.value is not None:
-                self._log.answered(job.task, job.document, **kind.facts(job.value))
+                self._log.answered(job.task, job.doc_id, **kind.facts(job.value))
             found[job.number] = None if job.failure is not None else job.value
         return found
 
@@ -232,8 +232,8 @@ class Answering:
         for rank, packed in enumerate(everything):
             jobs.extend(own if rank == self.ranks.rank else unpack_jobs(packed))
         # The order in which one process would have been given them.
-        jobs.sort(key=lambda job: (job.task_place, job.document, job.idx, job.repeat))
-        self._log.begin_call(len({(job.task, job.document) for job in jobs}))
+        jobs.sort(key=lambda job: (job.task_place, job.doc_id, job.idx, job.repeat))
+        self._log.begin_call(len({(job.task, job.doc_id) for job in jobs}))
         for job in own:
             if job.conversation is not None and job.picture_bytes:
                 job.conversation = light(job.conversation)  # its pictures are opened again
@@ -257,10 +257,10 @@ class Answering:
                 if job.conversation is not None and job.picture_bytes:
                     job.conversation = light(job.conversation)
         results = self.ranks.share("results", [pack_result(job) for job in computed])
-        by_place = {(job.task, job.document, job.idx, job.repeat): job for job in own}
+        by_place = {(job.task, job.doc_id, job.idx, job.repeat): job for job in own}
         for packed in results:
-            for task, document, idx, repeat, value, failure in packed:
-                job_here = by_place.get((task, document, idx, repeat))
+            for task, doc_id, idx, repeat, value, failure in packed:
+                job_here = by_place.get((task, doc_id, idx, repeat))
                 if job_here is not None:
                     job_here.value, job_here.failure = value, unpack_failure(failure)
         return self._finish(kind, own)

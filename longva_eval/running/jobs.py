@@ -33,7 +33,7 @@ class Job:
     """One request of the host, and what becomes of it."""
 
     task: str
-    document: Any
+    doc_id: Any
     """Its number in the task."""
     idx: int = 0
     """Which of the document's requests."""
@@ -60,7 +60,7 @@ class Job:
 
     @property
     def place(self) -> str:
-        return f"Task {self.task}, document {self.document}"
+        return f"Task {self.task}, document {self.doc_id}"
 
     @property
     def group(self) -> str:
@@ -68,7 +68,7 @@ class Job:
         assert self.conversation is not None
         for piece in self.conversation.prompt.visual_pieces:
             return piece.key
-        return f"{self.task}\0{self.document}"
+        return f"{self.task}\0{self.doc_id}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ def job_key(kind: JobKind, job: Job) -> dict[str, Any]:
     return {
         "kind": kind.name,
         "task": job.task,
-        "document": job.document,
+        "document": job.doc_id,  # named so in every journal that was written
         "prompt": job.conversation.prompt.digest,
         "detail": job.detail,
     }

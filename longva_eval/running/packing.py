@@ -64,22 +64,20 @@ def _unpack_conversation(packed: Mapping[str, Any], rows: Sequence[Sequence[Any]
     )
 
 
+_SENT_AS_THEY_ARE = (
+    "task", "doc_id", "idx", "repeat", "context", "fit", "detail", "task_place", "picture_bytes",
+    "value",
+)  # fmt: skip
+"""Fields of a job that are JSON already."""
+
+
 def pack_jobs(jobs: Sequence[Job]) -> dict[str, Any]:
     """Jobs without their media, each visual piece once."""
     table = _Table()
     packed = [
         {
-            "task": job.task,
-            "document": job.document,
-            "idx": job.idx,
-            "repeat": job.repeat,
-            "context": job.context,
-            "fit": job.fit,
-            "detail": job.detail,
-            "task_place": job.task_place,
-            "picture_bytes": job.picture_bytes,
+            **{name: getattr(job, name) for name in _SENT_AS_THEY_ARE},
             "conversation": job.conversation and _pack_conversation(job.conversation, table),
-            "value": job.value,
             "failure": _pack_failure(job.failure),
         }
         for job in jobs
@@ -106,7 +104,7 @@ def unpack_jobs(packed: Mapping[str, Any]) -> list[Job]:
 def pack_result(job: Job) -> list[Any]:
     """What became of a job, and which it is."""
     failure = _pack_failure(job.failure)
-    return [job.task, job.document, job.idx, job.repeat, job.value, failure]
+    return [job.task, job.doc_id, job.idx, job.repeat, job.value, failure]
 
 
 def _pack_failure(failure: EvaluationError | None) -> list[str] | None:

@@ -51,13 +51,13 @@ class FailurePolicy:
         self.skips = on_error == "skip"
         self.max_failed = max_failed
 
-    def limit(self, num_documents: int) -> int:
+    def limit(self, num_docs: int) -> int:
         """How many of so many may fail."""
         if isinstance(self.max_failed, int) or self.max_failed > 1:
             return int(self.max_failed)
         if self.max_failed == 0:
             return 0
-        return max(1, math.floor(self.max_failed * num_documents))
+        return max(1, math.floor(self.max_failed * num_docs))
 
     def describe(self) -> dict[str, Any]:
         return {"on_error": "skip" if self.skips else "stop", "max_failed": self.max_failed}
@@ -72,19 +72,19 @@ class RunLog:
         """Task -> document -> what is said about it."""
         self._calls = 0
         self._limit = 0
-        self._num_documents = 0
+        self._num_docs = 0
         self._failed: dict[tuple[str, str], str] = {}
 
-    def begin_call(self, num_documents: int) -> None:
+    def begin_call(self, num_docs: int) -> None:
         """A call of the host begins; the bound on failures is for its documents."""
         self._calls += 1
-        self._num_documents = num_documents
-        self._limit = self.policy.limit(num_documents)
+        self._num_docs = num_docs
+        self._limit = self.policy.limit(num_docs)
         self._failed = {}
 
-    def describe(self, task: str, document: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def describe(self, task: str, doc_id: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
         """The entry of a document, with what its prompt says about itself."""
-        entry = self.entries.setdefault(str(task), {}).setdefault(str(document), {})
+        entry = self.entries.setdefault(str(task), {}).setdefault(str(doc_id), {})
         if entry.get("outcome") != "failed":
             entry.update(facts)
         return entry
@@ -92,7 +92,7 @@ class RunLog:
     def answered(
         self,
         task: str,
-        document: Any,
+        doc_id: Any,
         *,
         text: str | None = None,
         num_tokens: int | None = None,
@@ -103,13 +103,13 @@ class RunLog:
 
         Args:
             task: Of which task.
-            document: Of which document.
+            doc_id: Of which document.
             text: What was said; None where nothing was generated.
             num_tokens: Its length.
             degenerate: Whether it repeats itself (`generation.is_degenerate`).
             finish: Why it ended: `stop` or `length`.
         """
-        entry = self.describe(task, document, {})
+        entry = self.describe(task, doc_id, {})
         if entry.get("outcome") == "failed":
             return
         entry.update(outcome="answered", reason=None, degenerate=degenerate)
@@ -119,19 +119,19 @@ class RunLog:
         if finish is not None:
             entry["finish"] = finish
 
-    def failed(self, task: str, document: Any, reason: str) -> None:
+    def failed(self, task: str, doc_id: Any, reason: str) -> None:
         """A document failed; its entry says why."""
-        entry = self.describe(task, document, {})
+        entry = self.describe(task, doc_id, {})
         entry.update(outcome="failed", reason=reason, degenerate=False, empty=False)
 
     def count_failure(
-        self, task: str, document: Any, error: EvaluationError, ranks: Ranks, *, kept: str = ""
+        self, task: str, doc_id: Any, error: EvaluationError, ranks: Ranks, *, kept: str = ""
     ) -> None:
         """Hold a failed document against the policy.
 
         Args:
             task: Of which task.
-            document: Which document; counted once.
+            doc_id: Which document; counted once.
             error: What is wrong, with its place.
             ranks: All processes count together.
             kept: Where the answers are that were computed.
@@ -142,7 +142,7 @@ class RunLog:
         """
         if not self.policy.skips:
             raise error
-        place = (str(task), str(document))
+        place = (str(task), str(doc_id))
         if place in self._failed:
             return
         self._failed[place] = str(error)
@@ -151,22 +151,22 @@ class RunLog:
         if total > self._limit:
             shown = "".join(f"\n  {text}" for text in list(self._failed.values())[:_SHOWN])
             raise EvaluationError(
-                f"{total} of {self._num_documents} documents failed, max_failed="
+                f"{total} of {self._num_docs} documents failed, max_failed="
                 f"{self.policy.max_failed:g} allows {self._limit}. The first in this process:"
                 f"{shown}\nMend them, or set max_failed higher.{kept}"
             ) from error
 
     def merge(self, entries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
         """Take over what another process has noted."""
-        for task, documents in entries.items():
-            for document, entry in documents.items():
-                self.entries.setdefault(task, {})[document] = dict(entry)
+        for task, docs in entries.items():
+            for doc_id, entry in docs.items():
+                self.entries.setdefault(task, {})[doc_id] = dict(entry)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Per task, how many documents were answered, failed, and so on."""
         found = {}
-        for task, documents in sorted(self.entries.items()):
-            entries = list(documents.values())
+        for task, docs in sorted(self.entries.items()):
+            entries = list(docs.values())
             found[task] = {
                 "answered": sum(entry.get("outcome") == "answered" for entry in entries),
                 "failed": sum(entry.get("outcome") == "failed" for entry in entries),
