@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from longva_eval.host.evaluation import Finished, is_unreached, problems_of, reason_of, run_host
 from longva_eval.questions.outcomes import FAILED, record_of
 
-__all__ = ["main", "summary_lines"]
+__all__ = ["failure_text", "main", "summary_lines"]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     problems = []
     for run in runs:
         if run.error is not None:
-            problems.append(_reason(run, run.error))
+            problems.append(failure_text(run, run.error))
         elif is_leader:
             problems.extend(problems_of(run))
             print("\n".join(summary_lines(run)))
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if problems else status
 
 
-def _reason(run: Finished, error: BaseException) -> str:
+def failure_text(run: Finished, error: BaseException) -> str:
     """Why an evaluation ended with an error, and what to do about it."""
     tasks = str(run.arguments.get("tasks") or "")
     if isinstance(error, SystemExit) and error.code in (None, 0):

@@ -62,7 +62,7 @@ class Journal:
 
     Raises:
         SettingsError: If the folder cannot be written, or holds an unfinished journal that was made
-            under other settings.
+            under other settings, or in another release's format.
     """
 
     def __init__(
@@ -235,7 +235,25 @@ class Journal:
                 found.append((place, settings, count))
         return found
 
+    def _of_other_formats(self) -> list[tuple[Path, Any]]:
+        """Unfinished journals that another release wrote: folder and format."""
+        stated = [(path.parent, _format_of(path)) for path in sorted(self.folder.glob("*/*.jsonl"))]
+        return [
+            (place, stated_format)
+            for place, stated_format in stated
+            if stated_format not in (None, _FORMAT)
+            and not (place / _FINISHED).exists()
+            and "." not in place.name
+        ]
+
     def _refuse_others(self) -> None:
+        for place, stated_format in self._of_other_formats():
+            raise SettingsError(
+                f"{place} is a journal in format {stated_format}, of another release of "
+                f"longva-eval; this one reads format {_FORMAT}. Run it to its end with its own "
+                "release, choose another folder, or start over with fresh=true in --model_args "
+                "(longva-eval: --fresh), which sets it aside."
+            )
         others = self._others()
         if others:
             place, settings, count = others[0]
@@ -247,7 +265,8 @@ class Journal:
             )
 
     def _set_aside(self) -> None:
-        for place in [self._place, *(place for place, _, _ in self._others())]:
+        others = [place for place, *_ in [*self._others(), *self._of_other_formats()]]
+        for place in dict.fromkeys([self._place, *others]):
             try:
                 number = set_aside(place)
             except OSError as error:
@@ -361,6 +380,18 @@ def _read_file(path: Path) -> tuple[dict[str, Any] | None, dict[str, dict[str, A
         with contextlib.suppress(OSError):
             os.truncate(path, len(data) - len(torn))
     return settings, answers
+
+
+def _format_of(path: Path) -> Any:
+    """The format that a file's first line states; None if it states none that can be read."""
+    try:
+        if not path.is_file():  # a pipe would wait for ever
+            return None
+        with path.open("rb") as file:
+            header = _parse(file.readline().removesuffix(b"\n"))
+    except OSError:
+        return None
+    return (header or {}).get("journal")
 
 
 def _is_running(path: Path) -> bool:

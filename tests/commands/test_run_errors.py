@@ -6,8 +6,9 @@ import pytest
 from tenacity import RetryError, retry, stop_after_attempt
 
 from longva_eval.cli import main
+from longva_eval.commands.run import failure_text
 from longva_eval.errors import SettingsError
-from longva_eval.host.evaluation import Finished, reason_of
+from longva_eval.host.evaluation import Finished
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
@@ -27,8 +28,8 @@ def retried(error: Exception) -> RetryError:
     return caught.value
 
 
-def failed(error: BaseException, tasks: str | None) -> Finished:
-    return Finished(arguments={"tasks": tasks}, error=error)
+def told_of(error: BaseException, tasks: str | None) -> str:
+    return failure_text(Finished(arguments={"tasks": tasks}, error=error), error)
 
 
 @pytest.mark.parametrize("given", [[], ["--fresh"]])
@@ -41,20 +42,20 @@ def test_without_arguments_the_usage_is_told(
 
 def test_data_out_of_reach_is_said_with_the_commands_that_mend_it() -> None:
     error = retried(ConnectionError("Couldn't reach 'lmms-lab/Video-MME' on the Hub"))
-    told = reason_of(failed(error, "longva_videomme"))
+    told = told_of(error, "longva_videomme")
     assert told.startswith("ConnectionError: Couldn't reach 'lmms-lab/Video-MME'")
     assert "longva-eval prepare videomme --from DIR" in told
     assert told.endswith("longva-eval doctor --tasks longva_videomme")
 
 
 def test_other_errors_are_named_without_a_word_on_data() -> None:
-    assert reason_of(failed(retried(KeyError("url")), "longva_videomme")) == "KeyError: 'url'"
-    assert reason_of(failed(BrokenPipeError("pipe"), "mme")) == "BrokenPipeError: pipe"
-    assert reason_of(failed(SettingsError("fps must be above 0."), "mme")) == "fps must be above 0."
+    assert told_of(retried(KeyError("url")), "longva_videomme") == "KeyError: 'url'"
+    assert told_of(BrokenPipeError("pipe"), "mme") == "BrokenPipeError: pipe"
+    assert told_of(SettingsError("fps must be above 0."), "mme") == "fps must be above 0."
 
 
 def test_an_evaluation_without_tasks_is_said() -> None:
-    told = reason_of(failed(SystemExit(), None))
+    told = told_of(SystemExit(), None)
     assert told == "lmms-eval ended without --tasks before it evaluated anything."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import OPEN, Golden
+from loguru import logger
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -206,6 +208,25 @@ def test_a_second_run_starts_from_the_tokens_on_disk(tmp_path: Path) -> None:
         assert session.encoder.num_encoded == (3 if run == 0 else 0)
         assert session.encoder.num_passes == (1 if run == 0 else 0)
     assert answers[0] == answers[1]
+
+
+def test_tokens_of_an_earlier_version_are_read_and_other_files_refused(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "32" / "9ec2651a2602df226e149c2b399720a3.safetensors"
+    path.parent.mkdir()
+    # Written by the cache's first version (commit 4e535fd) for this identity and key.
+    header = b'{"visual_tokens":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}    '
+    written = len(header).to_bytes(8, "little") + header + struct.pack("<2f", 1, 2)
+    path.write_bytes(written)
+    cache = FeatureCache(tmp_path, identity="weights")
+    assert torch.equal(cache.get("frame"), torch.tensor([[1.0, 2.0]]))
+    path.write_bytes(written.replace(b"visual_tokens", b"image_tokens1"))
+    told: list[str] = []
+    sink = logger.add(lambda message: told.append(str(message)), level="WARNING")
+    assert cache.get("frame") is None
+    logger.remove(sink)
+    assert "9720a3.safetensors is damaged (File does not contain tensor visual_tokens" in told[0]
 
 
 def test_a_damaged_file_is_computed_again(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from loguru import logger
 
 from longva_eval.errors import ResourceError, SettingsError
 from longva_eval.files import check_writable
-from longva_eval.running.journal import Journal, journal_settings, settings_difference
+from longva_eval.running.journal import Journal, _line, journal_settings, settings_difference
 
 SETTINGS = {"weights_fingerprint": "abc", "dtype": "float32", "frames": {"max_frames": 8}}
 
@@ -156,6 +156,47 @@ def test_an_unfinished_journal_with_other_settings_is_refused_by_name(tmp_path: 
     assert "dtype is float32 there and bfloat16 now" in str(caught.value)
     assert "frames.max_frames is 8 there and 16 now" in str(caught.value)
     assert "fresh=true" in str(caught.value)
+
+
+EARLIER = (
+    '{"crc":"32b668c6","host":"vm","journal":1,"pid":9179,"settings":{"dtype":"float32",'
+    '"frames":{"max_frames":8},"weights_fingerprint":"abc"}}\n'
+    '{"crc":"dbd96ca7","about":"Task t, document 0","key":"d40d9adfc29ffd7c96f5b08486a94dd2",'
+    '"value":{"text":"A"}}\n'
+    '{"crc":"4d89a78a","about":"Task t, document 1","key":"790461b2a092bd7815f4205160911ba8",'
+    '"value":{"text":"B"}}\n'
+)
+"""Written by the journal as it was in commit d211184, with SETTINGS and these keys."""
+
+
+def earlier_journal(folder: Path) -> Path:
+    path = folder / "36f986b5b412de1b293981e6cee0bf66" / "vm-9179-0.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text(EARLIER)
+    return path
+
+
+def test_a_journal_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    earlier_journal(tmp_path)
+    with Journal(tmp_path, SETTINGS) as journal:
+        assert (journal.get(key(0)), journal.get(key(1))) == ({"text": "A"}, {"text": "B"})
+        assert journal.num_taken_over == 2
+
+
+def test_a_journal_in_another_format_is_refused_and_set_aside_on_demand(tmp_path: Path) -> None:
+    path = earlier_journal(tmp_path)
+    header = {"journal": 0, "settings": SETTINGS}
+    path.write_bytes(_line(header) + EARLIER.partition("\n")[2].encode())
+    with pytest.raises(SettingsError, match="is a journal in format 0, of another release of long"):
+        Journal(tmp_path, SETTINGS)
+    with pytest.raises(SettingsError, match=r"reads format 1\. Run it to its end with its own rel"):
+        Journal(tmp_path, SETTINGS | {"dtype": "bfloat16"})  # in another folder of the same one
+    written = path.read_bytes()
+    with Journal(tmp_path, SETTINGS | {"dtype": "bfloat16"}, fresh=True) as journal:
+        assert len(journal) == 0
+    assert (path.parent.with_name(f"{path.parent.name}.1") / path.name).read_bytes() == written
+    with Journal(tmp_path, SETTINGS) as journal:
+        assert journal.get(key(0)) is None
 
 
 def test_a_finished_journal_makes_room_for_other_settings(tmp_path: Path) -> None:
