@@ -16,7 +16,15 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from longva_eval.errors import DataError
 
-__all__ = ["Layout", "MediaKind", "MediaLayout", "checked_name", "find_layouts", "read_layouts"]
+__all__ = [
+    "Layout",
+    "MediaKind",
+    "MediaLayout",
+    "checked_name",
+    "fetch_hint",
+    "find_layouts",
+    "read_layouts",
+]
 
 MediaKind = Literal["video", "subtitle", "picture"]
 _FIELD = re.compile(r"\{(\w+)\}")

@@ -52,9 +52,9 @@ class Difference:
 class Comparison:
     """The board's number and ours."""
 
-    rows: tuple[RuleScore, ...]
+    rows: tuple[RuleScore, ...] = ()
     """Empty where the board keeps the answers to itself."""
-    differences: tuple[Difference, ...]
+    differences: tuple[Difference, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +65,15 @@ class Board:
     title: str
     tasks: Mapping[str, int]
     """Our tasks whose runs it takes, with the number of questions of a whole run."""
-    layouts: Mapping[str, str]
-    """Task -> name of its local data (`longva-eval prepare`), for the names of questions."""
     build: Callable[[Sequence[Sample]], Any]
     """The content of the file."""
     check: Callable[[Any], list[str]]
     """What is wrong with such a content, by the board's form."""
-    compare: Callable[[Sequence[Sample]], Comparison]
+    compare: Callable[[Sequence[Sample]], Comparison] | None = None
+    """None where the board keeps the answers to itself."""
     where: str
     """What to do with the file."""
-    silence: str
+    silence: str = ""
     """How a question without a readable answer is handed in, where it is not as it was given."""
 
 
@@ -353,10 +352,6 @@ def _check_egoschema(content: Any) -> list[str]:
     ]
 
 
-def _nothing_to_compare(_questions: Sequence[Sample]) -> Comparison:
-    return Comparison(rows=(), differences=())
-
-
 # ---- comparing ----------------------------------------------------------------------------------
 
 
@@ -456,33 +451,25 @@ BOARDS: Final[Mapping[str, Board]] = {
             name="videomme",
             title="Video-MME",
             tasks={"longva_videomme": 2700, "longva_videomme_subtitles": 2700},
-            layouts={"longva_videomme": "videomme", "longva_videomme_subtitles": "videomme"},
             build=_build_videomme,
             check=_check_videomme,
             compare=_compare_videomme,
             where="Send it to bradyfu24@gmail.com with the model's name, the number of frames and "
             "whether subtitles were used; the board is https://video-mme.github.io.",
-            silence="",
         ),
         Board(
             name="longvideobench",
             title="LongVideoBench",
             tasks={"longva_longvideobench_test": 5341, "longva_longvideobench_val": 1337},
-            layouts={
-                "longva_longvideobench_test": "longvideobench_test",
-                "longva_longvideobench_val": "longvideobench_val",
-            },
             build=_build_longvideobench,
             check=_check_texts,
             compare=_compare_longvideobench,
             where="Upload it at https://huggingface.co/spaces/longvideobench/LongVideoBench.",
-            silence="",
         ),
         Board(
             name="mlvu",
             title="MLVU test",
             tasks={"longva_mlvu_test": 502},
-            layouts={"longva_mlvu_test": "mlvu_test"},
             build=_build_mlvu,
             check=_check_mlvu,
             compare=_compare_mlvu,
@@ -494,7 +481,6 @@ BOARDS: Final[Mapping[str, Board]] = {
             name="mmmu",
             title="MMMU",
             tasks={"longva_mmmu_test": 10500, "longva_mmmu_val": 900},
-            layouts={"longva_mmmu_test": "mmmu_test", "longva_mmmu_val": "mmmu_val"},
             build=_build_mmmu,
             check=_check_mmmu,
             compare=_compare_mmmu,
@@ -506,10 +492,8 @@ BOARDS: Final[Mapping[str, Board]] = {
             name="docvqa",
             title="DocVQA test",
             tasks={"longva_docvqa_test": 5188},
-            layouts={"longva_docvqa_test": "docvqa_test"},
             build=_build_spans,
             check=_check_spans,
-            compare=_nothing_to_compare,
             where="Upload it at https://rrc.cvc.uab.es/?ch=17 (task 1, login needed).",
             silence="handed in empty, which scores 0",
         ),
@@ -517,10 +501,8 @@ BOARDS: Final[Mapping[str, Board]] = {
             name="infovqa",
             title="InfographicVQA test",
             tasks={"longva_infovqa_test": 3288},
-            layouts={"longva_infovqa_test": "infovqa_test"},
             build=_build_spans,
             check=_check_spans,
-            compare=_nothing_to_compare,
             where="Upload it at https://rrc.cvc.uab.es/?ch=17 (task 3, login needed).",
             silence="handed in empty, which scores 0",
         ),
@@ -528,10 +510,8 @@ BOARDS: Final[Mapping[str, Board]] = {
             name="egoschema",
             title="EgoSchema",
             tasks={"longva_egoschema": 5031},
-            layouts={"longva_egoschema": "egoschema"},
             build=_build_egoschema,
             check=_check_egoschema,
-            compare=_nothing_to_compare,
             where="Nothing was sent. The benchmark's own validate.py takes it, or Kaggle's "
             "egoschema-public as a table: https://github.com/egoschema/EgoSchema.",
             silence="handed in as -1, which is no option",

@@ -19,6 +19,7 @@ from typing import Final
 
 from longva_eval.errors import DataError, SettingsError
 from longva_eval.files import write_atomically
+from longva_eval.local.layouts import find_layouts
 from longva_eval.local.prepare import read_prepared
 from longva_eval.reports.boards.boards import BOARDS, Board, Comparison, natural_order
 from longva_eval.reports.reading.runs import Run, TaskRun
@@ -96,7 +97,7 @@ def submit(
         path=out,
         num_questions=len(chosen.samples),
         num_silent=sum(question.outcome == "no answer" for question in chosen.samples),
-        comparison=board.compare(chosen.samples),
+        comparison=board.compare(chosen.samples) if board.compare else Comparison(),
         notes=tuple(problem.text for problem in run.problems if problem.kind == "several runs"),
     )
 
@@ -144,7 +145,7 @@ def _incomplete(board: Board, run: Run, task: TaskRun, hf_home: Path | None) -> 
             f"{count_of(len(repeated), 'question')} asked more than once: {_some(repeated)}"
         )
     expected = board.tasks[task.name]
-    known = _known_ids(board, task.name, hf_home, expected)
+    known = _known_ids(task.name, hf_home, expected)
     if known is not None:
         missing = [name for name in known if name not in set(ids)]
         strange = [name for name in ids if name not in set(known)]
@@ -165,11 +166,12 @@ def _incomplete(board: Board, run: Run, task: TaskRun, hf_home: Path | None) -> 
     return list(dict.fromkeys(problems))
 
 
-def _known_ids(board: Board, task: str, hf_home: Path | None, expected: int) -> list[str] | None:
+def _known_ids(task: str, hf_home: Path | None, expected: int) -> list[str] | None:
     """The benchmark's questions by name, where a whole copy was prepared."""
-    if hf_home is None or task not in board.layouts:
+    if hf_home is None:
         return None
-    prepared = read_prepared(board.layouts[task], hf_home)
+    (layout,) = find_layouts(task)
+    prepared = read_prepared(layout.name, hf_home)
     ids = (prepared or {}).get("ids")
     return [str(name) for name in ids] if ids and len(ids) == expected else None
 

@@ -12,6 +12,7 @@ import pytest
 
 from longva_eval.cli import main
 from longva_eval.errors import DataError, SettingsError
+from longva_eval.local.layouts import find_layouts
 from longva_eval.questions.outcomes import FAILED, choice_record, scored_record
 from longva_eval.reports.boards import official
 from longva_eval.reports.boards.boards import BOARDS
@@ -427,11 +428,8 @@ def test_every_task_that_a_board_takes_is_one_of_ours() -> None:
     assert {task for board in BOARDS.values() for task in board.tasks} <= names
 
 
-def test_prepared_data_is_named_as_its_layout_is() -> None:
-    from longva_eval.local.prepare import read_layouts
-
-    layouts = read_layouts()
+def test_every_task_that_a_board_takes_has_prepared_data_of_its_size() -> None:
     for board in BOARDS.values():
-        for task, name in board.layouts.items():
-            assert task in layouts[name].tasks
-            assert layouts[name].num_rows == board.tasks[task]
+        for task, num_questions in board.tasks.items():
+            (layout,) = find_layouts(task)
+            assert layout.num_rows == num_questions
