@@ -20,11 +20,10 @@ from longva_eval.families.tiles import InternVL, LlavaOnevision
 from longva_eval.model.attention import SPLIT_SDPA
 from longva_eval.model.checkpoint import Checkpoint, Origin, change_rope
 from longva_eval.model.files import (
-    check_shapes,
+    check_weights,
     no_bar_if_small,
     read_generation_config,
     read_tensor_names,
-    some,
 )
 from longva_eval.model.modeling import cache_name
 from longva_eval.model.settings import LoadSettings
@@ -187,12 +186,7 @@ def load_family(raw: dict[str, Any], origin: Origin, settings: LoadSettings) -> 
             trust_remote_code=False,
             **options,
         )
-    check_shapes(report, folder)
-    if report["missing_keys"] or report["unexpected_keys"]:
-        raise CheckpointError(
-            f"{folder} does not hold the weights of a {type(model).__name__}. Missing: "
-            f"{some(report['missing_keys'])}. Not part of it: {some(report['unexpected_keys'])}."
-        )
+    check_weights(report, folder, type(model).__name__)
     model.eval().requires_grad_(False)
     text = model.config.get_text_config()
     _check_language_model(text, settings.attn_implementation, folder)

@@ -23,6 +23,7 @@ from longva_eval.model.config_files import LARGEST_SIZES, read_json
 __all__ = [
     "check_memory",
     "check_shapes",
+    "check_weights",
     "hash_weights",
     "no_bar_if_small",
     "read_chat_template",
@@ -149,6 +150,27 @@ def read_processor_settings(raw: Mapping[str, Any], path: Path) -> dict[str, Any
         "image_std": list(raw.get("image_std", _CLIP_STD)),
         "do_convert_rgb": True,
     }
+
+
+def check_weights(report: Mapping[str, Any], folder: Path, model: str, *, filled: Any = ()) -> None:
+    """Refuse a folder whose weights are not those of its configuration.
+
+    Args:
+        report: `output_loading_info` of `from_pretrained`.
+        folder: Of the checkpoint.
+        model: Name of the model's class, for the error.
+        filled: Weights that come from elsewhere.
+
+    Raises:
+        CheckpointError: If weights are missing, left over or of another shape.
+    """
+    check_shapes(report, folder)
+    missing = set(report["missing_keys"]) - set(filled)
+    if missing or report["unexpected_keys"]:
+        raise CheckpointError(
+            f"{folder} does not hold the weights of a {model}. Missing: {some(missing)}. Not part "
+            f"of it: {some(report['unexpected_keys'])}."
+        )
 
 
 def check_shapes(report: Mapping[str, Any], folder: Path) -> None:

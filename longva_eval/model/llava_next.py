@@ -23,18 +23,12 @@ from torch import nn
 from transformers import LlavaNextVideoForConditionalGeneration
 
 from longva_eval.model.config_files import kept_tower_layers
-from longva_eval.model.modeling import (
-    PlainDecoder,
-    PoolMode,
-    execution_device,
-    own_parameter,
-    pool_visual_tokens,
-)
+from longva_eval.model.modeling import ClipVision, PlainDecoder, own_parameter
 
 __all__ = ["LlavaNext"]
 
 
-class LlavaNext(PlainDecoder, nn.Module):
+class LlavaNext(PlainDecoder, ClipVision, nn.Module):
     """transformers' LLaVA-NeXT or LLaVA-NeXT-Video, as the suite needs it.
 
     Args:
@@ -83,10 +77,6 @@ class LlavaNext(PlainDecoder, nn.Module):
         return self.inner.config.vision_config
 
     @property
-    def patches_per_side(self) -> int:
-        return int(self.vision_config.image_size // self.vision_config.patch_size)
-
-    @property
     def image_newline(self) -> torch.Tensor | None:
         return own_parameter(self.inner.model, "image_newline")
 
@@ -97,30 +87,6 @@ class LlavaNext(PlainDecoder, nn.Module):
             if name.startswith(parts):
                 yield name, weight
 
-    @torch.inference_mode()
-    def encode_pixels(
-        self,
-        pixel_values: torch.Tensor,
-        *,
-        pool_stride: int | None = None,
-        pool_mode: PoolMode = "average",
-    ) -> torch.Tensor:
-        """Projected patch features of frames or tiles.
-
-        Args:
-            pixel_values: (num_frames, 3, image_size, image_size), normalised floats.
-            pool_stride: Pool by this before the projector; for frames of a video.
-            pool_mode: Kind of that pooling.
-
-        Returns:
-            (num_frames, patches, hidden_size) in the model's dtype, row-major.
-        """
-        tower = self.inner.model.vision_tower
-        first = tower.embeddings.patch_embedding
-        pixel_values = pixel_values.to(execution_device(first), first.weight.dtype)
-        hidden = tower(pixel_values).last_hidden_state[:, 1:]  # without the class token
-        if pool_stride is not None:
-            hidden = pool_visual_tokens(hidden, pool_stride=pool_stride, pool_mode=pool_mode)
-        projector = self.inner.model.multi_modal_projector
-        device = execution_device(projector.linear_1)
-        return projector(hidden.to(device))  # type: ignore[no-any-return]
+    @property
+    def vision_parts(self) -> tuple[Any, Any]:
+        return self.inner.model.vision_tower, self.inner.model.multi_modal_projector

@@ -25,7 +25,7 @@ from longva_eval.model.checkpoint import ClipCheckpoint, Origin, resolve_rope
 from longva_eval.model.config_files import read_json
 from longva_eval.model.files import (
     check_memory,
-    check_shapes,
+    check_weights,
     no_bar_if_small,
     read_chat_template,
     read_generation_config,
@@ -89,12 +89,7 @@ def load_llava_next(raw: dict[str, Any], origin: Origin, settings: LoadSettings)
     )
     with no_bar_if_small(folder):
         model, report = model_class.from_pretrained(folder, config=config, **settings.options())
-    check_shapes(report, folder)
-    if report["missing_keys"] or report["unexpected_keys"]:
-        raise CheckpointError(
-            f"{folder} does not hold the weights of a {model_class.__name__}. Missing: "
-            f"{some(report['missing_keys'])}. Not part of it: {some(report['unexpected_keys'])}."
-        )
+    check_weights(report, folder, model_class.__name__)
     return ClipCheckpoint(
         model=LlavaNext(model).eval().requires_grad_(False),
         tokenizer=tokenizer,

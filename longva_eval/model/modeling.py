@@ -33,6 +33,7 @@ from transformers import (
 from longva_eval.errors import CheckpointError, SettingsError
 
 __all__ = [
+    "ClipVision",
     "LongVAConfig",
     "LongVAForCausalLM",
     "PlainDecoder",
@@ -148,6 +149,51 @@ class PlainDecoder:
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
 
+class ClipVision:
+    """Visual tokens of a CLIP tower that ends at the selected layer, and a projector of MLPs."""
+
+    vision_config: Any
+
+    @property
+    def vision_parts(self) -> tuple[Any, Any]:
+        """The tower and the projector."""
+        raise NotImplementedError
+
+    @property
+    def patches_per_side(self) -> int:
+        """Patches along one side of a frame; 24 for the 336-pixel tower."""
+        return int(self.vision_config.image_size // self.vision_config.patch_size)
+
+    @torch.inference_mode()
+    def encode_pixels(
+        self,
+        pixel_values: torch.Tensor,
+        *,
+        pool_stride: int | None = None,
+        pool_mode: PoolMode = "average",
+    ) -> torch.Tensor:
+        """Projected patch features of frames or tiles, before any pooling.
+
+        Args:
+            pixel_values: (num_frames, 3, image_size, image_size), normalised floats; any device
+                and floating dtype.
+            pool_stride: Pool by this before the projector, as LLaVA-NeXT-Video does with frames.
+            pool_mode: Kind of that pooling.
+
+        Returns:
+            (num_frames, patches_per_side**2, hidden_size) in the model's dtype, row-major.
+        """
+        tower, projector = self.vision_parts
+        first = tower.embeddings.patch_embedding
+        pixel_values = pixel_values.to(execution_device(first), first.weight.dtype)
+        # The tower has no layer after the selected one, so its last hidden state is the feature.
+        hidden = tower(pixel_values).last_hidden_state[:, 1:]  # without the class token
+        if pool_stride is not None:
+            hidden = pool_visual_tokens(hidden, pool_stride=pool_stride, pool_mode=pool_mode)
+        linear = next(part for part in projector.modules() if isinstance(part, nn.Linear))
+        return projector(hidden.to(execution_device(linear)))  # type: ignore[no-any-return]
+
+
 class LongVAConfig(Qwen2Config):  # type: ignore[misc]  # transformers is untyped
     """Qwen2's configuration with the vision tower's beside it; `mm_*` keys become attributes."""
 
@@ -194,7 +240,7 @@ class LongVAModel(Qwen2Model):  # type: ignore[misc]  # transformers is untyped
         self.post_init()
 
 
-class LongVAForCausalLM(PlainDecoder, Qwen2ForCausalLM):  # type: ignore[misc]  # transformers is untyped
+class LongVAForCausalLM(PlainDecoder, ClipVision, Qwen2ForCausalLM):  # type: ignore[misc]  # transformers is untyped
     """LongVA: `model.embed_tokens`, `model.layers`, `model.vision_tower`, `lm_head`."""
 
     config_class = LongVAConfig
@@ -219,11 +265,6 @@ class LongVAForCausalLM(PlainDecoder, Qwen2ForCausalLM):  # type: ignore[misc]  
         return self.config.vision_config
 
     @property
-    def patches_per_side(self) -> int:
-        """Patches along one side of a frame; 24 for the 336-pixel tower."""
-        return int(self.vision_config.image_size // self.vision_config.patch_size)
-
-    @property
     def image_newline(self) -> torch.Tensor | None:
         """What AnyRes puts after each row of a picture; None if the checkpoint has none."""
         return own_parameter(self.model, "image_newline")
@@ -234,34 +275,9 @@ class LongVAForCausalLM(PlainDecoder, Qwen2ForCausalLM):  # type: ignore[misc]  
             if name.startswith(("vision_tower.", "mm_projector.", "image_newline")):
                 yield name, weight
 
-    @torch.inference_mode()
-    def encode_pixels(
-        self,
-        pixel_values: torch.Tensor,
-        *,
-        pool_stride: int | None = None,
-        pool_mode: PoolMode = "average",
-    ) -> torch.Tensor:
-        """Projected patch features of frames or tiles, before any pooling.
-
-        Args:
-            pixel_values: (num_frames, 3, image_size, image_size), normalised floats; any device
-                and floating dtype.
-            pool_stride: Pool by this before the projector, as LLaVA-NeXT-Video does with frames.
-            pool_mode: Kind of that pooling.
-
-        Returns:
-            (num_frames, patches_per_side**2, hidden_size) in the model's dtype, row-major.
-        """
-        tower = self.model.vision_tower.vision_tower
-        first = tower.embeddings.patch_embedding
-        pixel_values = pixel_values.to(execution_device(first), first.weight.dtype)
-        # The tower has no layer after the selected one, so its last hidden state is the feature.
-        hidden = tower(pixel_values).last_hidden_state[:, 1:]  # without the class token
-        if pool_stride is not None:
-            hidden = pool_visual_tokens(hidden, pool_stride=pool_stride, pool_mode=pool_mode)
-        projector = self.model.mm_projector
-        return projector(hidden.to(execution_device(projector[0])))  # type: ignore[no-any-return]
+    @property
+    def vision_parts(self) -> tuple[Any, Any]:
+        return self.model.vision_tower.vision_tower, self.model.mm_projector
 
 
 def execution_device(module: Any) -> torch.device:

@@ -265,7 +265,8 @@ class Journal:
             )
 
     def _set_aside(self) -> None:
-        others = [place for place, *_ in [*self._others(), *self._of_other_formats()]]
+        others = [place for place, _, _ in self._others()]
+        others += [place for place, _ in self._of_other_formats()]
         for place in dict.fromkeys([self._place, *others]):
             try:
                 number = set_aside(place)
