@@ -323,17 +323,10 @@ class _Log(RunLog):
 
     def __init__(self, skips: bool) -> None:
         super().__init__(FailurePolicy("skip"))
-        self._ends: Callable[[EvaluationError], None] = _nothing if skips else _raise
+        self._skips = skips
 
     def count_failure(
         self, task: str, doc_id: Any, error: EvaluationError, ranks: Ranks, *, kept: str = ""
     ) -> None:
-        self._ends(error)
-
-
-def _nothing(error: EvaluationError) -> None:
-    del error
-
-
-def _raise(error: EvaluationError) -> None:
-    raise error
+        if not self._skips:
+            raise error

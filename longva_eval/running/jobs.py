@@ -15,9 +15,8 @@ from longva_eval.engine.conversation import (
     Conversation,
     ForcedAnswer,
     Media,
-    ScoredText,
 )
-from longva_eval.engine.generation import Generation, GenerationSettings, is_degenerate
+from longva_eval.engine.generation import GenerationSettings, is_degenerate
 from longva_eval.engine.session import Session
 from longva_eval.errors import EvaluationError
 from longva_eval.running.journal import Journal
@@ -153,10 +152,6 @@ def _score(session: Session, jobs: Sequence[Job], only: Sequence[int], keep: OnA
     )
 
 
-def _generation_value(answer: Generation) -> dict[str, Any]:
-    return asdict(answer) | {"token_ids": list(answer.token_ids)}
-
-
 def _generation_facts(value: Mapping[str, Any]) -> dict[str, Any]:
     reason = value["finish_reason"]
     return {
@@ -168,10 +163,6 @@ def _generation_facts(value: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _score_value(answer: ScoredText) -> dict[str, Any]:
-    return {"mean_loss": answer.mean_loss, "is_greedy": answer.continuation.is_greedy}
-
-
 _NUMBER = (int, float)
 GENERATE = JobKind(
     "generate",
@@ -180,7 +171,7 @@ GENERATE = JobKind(
         "min_margin": _NUMBER,
     },
     _generate,
-    _generation_value,
+    lambda answer: asdict(answer) | {"token_ids": list(answer.token_ids)},
     _generation_facts,
     {"thought": str},
 )  # fmt: skip
@@ -200,7 +191,7 @@ SCORE = JobKind(
     "score",
     {"mean_loss": _NUMBER, "is_greedy": bool, "num_prompt_tokens": int},
     _score,
-    _score_value,
+    lambda answer: {"mean_loss": answer.mean_loss, "is_greedy": answer.continuation.is_greedy},
     lambda _: {},
 )
 """Score a continuation."""
