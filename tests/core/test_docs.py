@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 from conftest import TESTS
 
 from longva_eval.cli import COMMANDS, main
+from longva_eval.embedded import tasks_folder
+from longva_eval.model.rope import RopeSettings
+from longva_eval.model_adapters.arguments import FamilyArguments, LongVAArguments
 
 ROOT = TESTS.parent
 PAGES = sorted(
@@ -22,8 +26,11 @@ PAGES = sorted(
 FOLDERS = "longva_eval|model_adapters|tasks|reports|tests|benchmarks|training|docs|[.]ci"
 OF_THE_HOST = {"run"}
 """Commands whose further options are lmms-eval's."""
+ARGUMENTS = {
+    field.name for kind in (LongVAArguments, FamilyArguments) for field in fields(kind)
+} | {f"rope_{field.name}".replace("rope_rope_", "rope_") for field in fields(RopeSettings)}
 
-pytestmark = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def headings(page: Path) -> set[str]:
@@ -32,6 +39,7 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
+@each_page
 def test_links_lead_to_a_file_and_a_heading(page: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     for link in links:
@@ -43,6 +51,7 @@ def test_links_lead_to_a_file_and_a_heading(page: Path) -> None:
         assert not heading or heading in headings(target), link
 
 
+@each_page
 def test_files_that_are_named_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for path in re.findall(rf"`((?:{FOLDERS})/[\w/.]+)`", text):
@@ -58,6 +67,7 @@ def options(command: str) -> frozenset[str]:
     return frozenset(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text.getvalue()))
 
 
+@each_page
 def test_commands_have_the_options_that_are_shown(page: Path) -> None:
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for command, rest in re.findall(r"longva-eval ([a-z-]+)\b([^`\n]*)", text):
@@ -65,3 +75,23 @@ def test_commands_have_the_options_that_are_shown(page: Path) -> None:
             continue
         shown = re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest.partition(" #")[0])
         assert set(shown) <= options(command), f"longva-eval {command}: {shown}"
+
+
+@each_page
+def test_arguments_and_tasks_in_commands_are_ours(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    ours = {path.stem for path in tasks_folder().glob("*/*.yaml")}
+    for line in text.splitlines():
+        if re.search(r"--model (vllm|sglang|dummy)", line):
+            continue
+        for given in re.findall(r"--model[_-]args ([\w.]+=[^\s`]+)", line):
+            names = {part.partition("=")[0] for part in given.split(",")}
+            assert names <= ARGUMENTS, line
+        for tasks in re.findall(r"--tasks ([\w,]+)", line):
+            named = {name for name in tasks.split(",") if name.startswith(("longva_", "vniah"))}
+            assert named <= ours, line
+
+
+def test_every_argument_of_a_model_is_documented() -> None:
+    settings = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    assert not [name for name in ARGUMENTS - {"rope"} if f"`{name}" not in settings]
