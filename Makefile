@@ -13,13 +13,15 @@ SHELL  := bash
 # Threads that wait by spinning make a busy machine several times slower.
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# 200 processes of the tests would each compile this package anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo test quick check newest oldest lock clean
 
 help:
 	@echo "make demo     run the suite's main job on what ships with it, and look at the result"
 	@echo "make test     lint, types and all tests"
-	@echo "make quick    lint, types and the tests that start no process, in about a minute"
+	@echo "make quick    lint, types and the quick tests, which start no process: a minute"
 	@echo "make setup    only the environment, in $(VENV)"
 	@echo "make newest   does it still work with the newest packages? (in .venv-newest)"
 	@echo "make oldest   and with the oldest that pyproject.toml admits? (in .venv-oldest)"
@@ -49,8 +51,8 @@ test: check
 	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 quick: check
-	@echo "== Tests that start no process =="
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not process and not browser"
+	@echo "== Quick tests =="
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not process and not browser and not slow"
 
 check: $(STAMP)
 	@echo "== Lint and types =="

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,9 +33,32 @@ GOLDEN_FOLDERS = {"open": OPEN, "shared": SHARED / "golden"}
 """Reference outputs of the original code; the second lies beside the repository, where it does."""
 
 
+_RUNNING: list[pytest.Item] = []
+"""The test that is running."""
+
+
+def _refuse_processes(event: str, arguments: tuple[Any, ...]) -> None:
+    """`make quick` leaves out what starts a process, so whatever starts one says so."""
+    marks = ("process", "browser")
+    if event != "subprocess.Popen" or not _RUNNING:
+        return
+    if not any(_RUNNING[0].get_closest_marker(mark) for mark in marks):
+        pytest.fail(f"This test starts a process; mark it `process`: {arguments[1]}")
+
+
 def pytest_configure() -> None:
     # Tiny tensors: more threads only wait for each other.
     torch.set_num_threads(1)
+    sys.addaudithook(_refuse_processes)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    _RUNNING[:] = [item]
+    try:
+        return (yield)
+    finally:
+        _RUNNING.clear()
 
 
 @dataclass

@@ -43,6 +43,7 @@ def niah(needles: Path, out: Path, *more: str) -> int:
     )  # fmt: skip
 
 
+@pytest.mark.process
 def test_niah_writes_what_the_original_writes_and_more(needles: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert niah(needles, out) == 0
@@ -66,6 +67,7 @@ def test_niah_writes_what_the_original_writes_and_more(needles: Path, tmp_path: 
     assert not list(out.glob("*part*"))
 
 
+@pytest.mark.process
 def test_finished_results_are_shown_again_and_others_never_replace_them(
     needles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +99,7 @@ def test_finished_results_are_shown_again_and_others_never_replace_them(
     assert json.loads((out / "run.json").read_text(encoding="utf-8"))["grid"]["frames"] == [2]
 
 
+@pytest.mark.process
 def test_a_finished_test_that_is_damaged_is_not_shown(
     needles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +123,7 @@ def test_a_short_haystack_is_noticed_before_the_model_is_loaded(
     assert not list((tmp_path / "out").glob("*"))
 
 
+@pytest.mark.process
 def test_several_thetas_go_into_folders_of_their_own(needles: Path, tmp_path: Path) -> None:
     assert niah(needles, tmp_path / "out", "--rope-theta", "1e6,1e9") == 0
     cells = {}
@@ -145,6 +149,7 @@ def test_a_theta_that_is_no_number_is_named(capsys: pytest.CaptureFixture[str]) 
     assert "--rope-theta: '1e6,own' is no number" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_a_lattice_asks_at_absolute_positions(needles: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     haystack = ["--haystack", str(VIDEOS[0])]
@@ -164,6 +169,7 @@ def test_a_lattice_asks_at_absolute_positions(needles: Path, tmp_path: Path) -> 
     assert (out / "heatmap.png").stat().st_size > 10_000
 
 
+@pytest.mark.process
 def test_the_order_of_work_does_not_change_a_number(needles: Path, tmp_path: Path) -> None:
     assert niah(needles, tmp_path / "shared") == 0
     assert niah(needles, tmp_path / "apart", "--no-reuse") == 0

@@ -60,6 +60,7 @@ def texts(model: LongVA, *requests: Instance) -> list[Any]:
     return [result.text for result in model.generate_until(requests)]
 
 
+@pytest.mark.process
 def test_a_missing_video_fails_by_name_and_the_others_are_answered() -> None:
     model = adapter(on_error="skip")
     hand_over(model, GOOD, BROKEN, GOOD)

@@ -59,6 +59,7 @@ def test_an_evaluation_without_tasks_is_said() -> None:
     assert told == "lmms-eval ended without --tasks before it evaluated anything."
 
 
+@pytest.mark.slow
 def test_a_misspelt_argument_of_the_model_is_told_once(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

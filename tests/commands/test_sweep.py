@@ -239,6 +239,7 @@ def samples_of(run: Run) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.process
 def test_every_answer_is_that_of_a_run_by_itself(swept: Path, hf_home: Path) -> None:
     manager = TaskManager("WARNING", model_name="longva")
     for point, path in zip(study().points(), study_results(swept), strict=True):
@@ -267,6 +268,7 @@ def test_every_answer_is_that_of_a_run_by_itself(swept: Path, hf_home: Path) -> 
         }.items()  # fmt: skip
 
 
+@pytest.mark.process
 def test_frames_are_decoded_and_encoded_once_for_all_points(swept: Path) -> None:
     record = read_record(swept)
     runs = [read_run(path) for path in study_results(swept)]
@@ -284,6 +286,7 @@ def test_frames_are_decoded_and_encoded_once_for_all_points(swept: Path) -> None
     ] * 6  # fmt: skip
 
 
+@pytest.mark.process
 def test_points_are_ordinary_runs_for_every_reader(swept: Path) -> None:
     runs = read_runs(swept / "points")
     assert len(runs) == 6
@@ -295,6 +298,7 @@ def test_points_are_ordinary_runs_for_every_reader(swept: Path) -> None:
     assert sorted(run.frames() for run in runs) == sorted([*"33", *"88", "16", "16"])
 
 
+@pytest.mark.process
 def test_the_page_and_the_comparison_read_a_study(
     swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -309,6 +313,7 @@ def test_the_page_and_the_comparison_read_a_study(
     assert "longva-tiny, 16 frames minus longva-tiny, 3 frames" in capsys.readouterr().out
 
 
+@pytest.mark.process
 def test_the_record_tables_and_figures_agree(swept: Path) -> None:
     record = read_record(swept)
     found = read_study(swept)
@@ -340,6 +345,7 @@ def test_the_record_tables_and_figures_agree(swept: Path) -> None:
     assert yaml.safe_load((swept / "study.yaml").read_text())["frames"] == [3, 8, 16]
 
 
+@pytest.mark.process
 def test_questions_can_be_split_by_another_category(swept: Path) -> None:
     (curves,) = study_curves(read_study(swept), by="domain")
     assert len(curves.subsets) > 2
@@ -347,6 +353,7 @@ def test_questions_can_be_split_by_another_category(swept: Path) -> None:
         study_curves(read_study(swept), by="colour")
 
 
+@pytest.mark.process
 def test_a_complete_study_is_only_drawn_again(
     swept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -358,6 +365,7 @@ def test_a_complete_study_is_only_drawn_again(
     assert "Published" not in told
 
 
+@pytest.mark.process
 def test_a_point_can_be_added_but_not_beside_other_weights(
     swept: Path, hf_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -417,6 +425,7 @@ def journal_lines(folder: Path) -> int:
 # Points that fail ---------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_a_point_whose_prompts_do_not_fit_is_missing_and_the_others_are_there(
     hf_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -433,6 +442,7 @@ def test_a_point_whose_prompts_do_not_fit_is_missing_and_the_others_are_there(
     assert len(study_results(tmp_path)) == 2
 
 
+@pytest.mark.process
 def test_videos_that_cannot_be_read_are_counted_or_end_it(
     hf_home: Path,
     tmp_path: Path,
@@ -477,6 +487,7 @@ def test_videos_that_cannot_be_read_are_counted_or_end_it(
     assert (overall.num_failed, overall.estimates[0].num_questions) == ((3, 3), 4)
 
 
+@pytest.mark.slow
 def test_an_unknown_task_is_said_before_the_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"no task 'longva_mini_smal'\. Did you mean 'longva_mini_small'"

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from longva_eval.engine.encoder import VisualEncoder
 from longva_eval.engine.feature_cache import FeatureCache
-from longva_eval.engine.generation import Generation
+from longva_eval.engine.generation import Generation, GenerationSettings
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
 from longva_eval.errors import MediaError, SettingsError
@@ -28,6 +28,7 @@ from longva_eval.prompts.pieces import VisualPiece
 
 LANDSCAPE = OPEN / "inputs/landscape_320x180.mp4"
 PORTRAIT = OPEN / "inputs/portrait_180x320.mp4"
+SHORT = GenerationSettings(max_new_tokens=16)
 
 
 class CountingReader:
@@ -156,12 +157,12 @@ def test_a_frame_sweep_decodes_each_video_once(open_golden: Golden) -> None:
             session.frames = FramePolicy(max_frames=count)
             prompts.append(session.prompt("What happens?", [LANDSCAPE]))
         before = session.encoder.num_encoded
-        together = session.generate(prompts)
+        together = session.generate(prompts, SHORT)
         distinct = {index for prompt in prompts for index in prompt.frames[0].indices}
         assert [name for name, _ in reader.asked] == [LANDSCAPE.name]
         assert session.encoder.num_encoded - before == len(distinct)
         for prompt, answer in zip(prompts, together, strict=True):
-            (alone,) = session.generate([prompt])
+            (alone,) = session.generate([prompt], SHORT)
             assert isinstance(answer, Generation)
             assert isinstance(alone, Generation)
             assert answer.token_ids == alone.token_ids
@@ -202,7 +203,7 @@ def test_a_second_run_starts_from_the_tokens_on_disk(tmp_path: Path) -> None:
     for run in range(2):
         session = with_cache(tmp_path / "cache")
         prompt = session.prompt("What happens?", [LANDSCAPE])
-        (answer,) = session.generate([prompt])
+        (answer,) = session.generate([prompt], SHORT)
         assert isinstance(answer, Generation)
         answers.append(answer.token_ids)
         assert session.encoder.num_encoded == (3 if run == 0 else 0)

@@ -24,9 +24,10 @@ from longva_eval.media.probe import probe_video
 from longva_eval.media.sources import VideoFrames
 from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.grid import NeedleGrid
-from longva_eval.needle.media import open_haystack
+from longva_eval.needle.media import Haystack, open_haystack
 from longva_eval.needle.results import rows_by_depth
 from longva_eval.needle.run import run_grid
+from longva_eval.prompts.visits import Query
 
 PIXEL_ATOL = 1e-5
 VISUAL_ATOL = 1e-4
@@ -35,24 +36,57 @@ LOGPROB_ATOL = 1e-3
 MARGIN_ATOL = 2e-4
 
 
-def ask(golden: Golden, case: dict[str, Any]) -> Conversation:
-    session = golden.session_for(case)
-    return session.prompt(golden.question(case), golden.media(case))
-
-
-def visual_rows(golden: Golden, conversation: Conversation) -> torch.Tensor:
-    pieces = [piece for visual in conversation.visuals for piece in visual]
-    return torch.cat(golden.session.encoder.encode(pieces))
-
-
+@pytest.mark.slow
 @pytest.mark.golden_cases("text", "image", "video", "image+video")
-def test_prompt_and_answer_equal_the_original(golden: Golden, case_id: str) -> None:
+def test_tokens_answers_and_logits_equal_the_original(golden: Golden, case_id: str) -> None:
     case = golden.cases[case_id]
-    conversation = ask(golden, case)
+    session = golden.session_for(case)
+    session.encoder.keep_all = True  # every check below looks at the same pictures
+    try:
+        conversation = session.prompt(golden.question(case), golden.media(case))
+        if not conversation.num_tokens_cut:
+            assert conversation.placeholder_ids() == case["input_ids"]
+        assert conversation.prompt.num_tokens == case["seq_len"]
+        if conversation.visuals:
+            check_visual_tokens(golden, case, conversation)
+        check_last_logits(golden, case, conversation)
+        check_answers(golden, case, conversation)
+    finally:
+        session.encoder.keep_all = False
+
+
+def check_visual_tokens(golden: Golden, case: dict[str, Any], conversation: Conversation) -> None:
+    assert [sum(piece.num_tokens for piece in visual) for visual in conversation.visuals] == case[
+        "visual_tokens_per_item"
+    ]
+    pieces = [piece for visual in conversation.visuals for piece in visual]
+    rows = torch.cat(golden.session.encoder.encode(pieces))
+    assert rows.shape[0] == case["num_visual_tokens"]
+    blocks = rows.view(-1, case["visual_block_size"], rows.shape[1]).mean(1)
+    for name, value in (
+        ("visual_first4", rows[:4]),
+        ("visual_last4", rows[-4:]),
+        ("visual_block_mean", blocks),
+    ):
+        torch.testing.assert_close(
+            value, golden.arrays[f"{case['id']}.{name}"], atol=VISUAL_ATOL, rtol=0
+        )
+    stats = case["visual_stats"]
+    for name, number in (("mean", rows.mean()), ("std", rows.std()), ("max", rows.max())):
+        assert float(number) == pytest.approx(stats[name], abs=VISUAL_ATOL)
+
+
+def check_last_logits(golden: Golden, case: dict[str, Any], conversation: Conversation) -> None:
+    (visit,) = golden.session.engine.visit([Query(conversation.prompt)])
+    entries = golden.session.checkpoint.num_tokenizer_entries
+    expected = golden.arrays[f"{case['id']}.last_logits"]
+    torch.testing.assert_close(visit.logits[-1, :entries], expected, atol=LOGIT_ATOL, rtol=0)
+    top = visit.logits[-1, :entries].topk(5).indices.tolist()
+    assert top == [token for token, _ in case["last_top5"]]
+
+
+def check_answers(golden: Golden, case: dict[str, Any], conversation: Conversation) -> None:
     session = golden.session
-    if not conversation.num_tokens_cut:
-        assert conversation.placeholder_ids() == case["input_ids"]
-    assert conversation.prompt.num_tokens == case["seq_len"]
     for name, changes in (
         ("generated", {}),
         ("generated_no_penalty", {"repetition_penalty": 1.0}),
@@ -65,43 +99,6 @@ def test_prompt_and_answer_equal_the_original(golden: Golden, case_id: str) -> N
         assert list(answer.token_ids) == case[name]["ids"]
         assert answer.text == case[name]["text"]
         assert answer.min_margin == pytest.approx(case[name]["min_margin"], abs=MARGIN_ATOL)
-
-
-@pytest.mark.golden_cases("text", "image", "video", "image+video")
-def test_last_logits_equal_the_original(golden: Golden, case_id: str) -> None:
-    case = golden.cases[case_id]
-    conversation = ask(golden, case)
-    from longva_eval.prompts.visits import Query
-
-    (visit,) = golden.session.engine.visit([Query(conversation.prompt)])
-    entries = golden.session.checkpoint.num_tokenizer_entries
-    expected = golden.arrays[f"{case_id}.last_logits"]
-    torch.testing.assert_close(visit.logits[-1, :entries], expected, atol=LOGIT_ATOL, rtol=0)
-    top = visit.logits[-1, :entries].topk(5).indices.tolist()
-    assert top == [token for token, _ in case["last_top5"]]
-
-
-@pytest.mark.golden_cases("image", "video", "image+video")
-def test_visual_tokens_equal_the_original(golden: Golden, case_id: str) -> None:
-    case = golden.cases[case_id]
-    conversation = ask(golden, case)
-    assert [sum(piece.num_tokens for piece in visual) for visual in conversation.visuals] == case[
-        "visual_tokens_per_item"
-    ]
-    rows = visual_rows(golden, conversation)
-    assert rows.shape[0] == case["num_visual_tokens"]
-    blocks = rows.view(-1, case["visual_block_size"], rows.shape[1]).mean(1)
-    for name, value in (
-        ("visual_first4", rows[:4]),
-        ("visual_last4", rows[-4:]),
-        ("visual_block_mean", blocks),
-    ):
-        torch.testing.assert_close(
-            value, golden.arrays[f"{case_id}.{name}"], atol=VISUAL_ATOL, rtol=0
-        )
-    stats = case["visual_stats"]
-    for name, number in (("mean", rows.mean()), ("std", rows.std()), ("max", rows.max())):
-        assert float(number) == pytest.approx(stats[name], abs=VISUAL_ATOL)
 
 
 @pytest.mark.golden_cases("image", "image+video")
@@ -117,6 +114,7 @@ def test_picture_tiles_equal_the_original(golden: Golden, case_id: str) -> None:
             check_pixels(golden, case, tiles, number)
 
 
+@pytest.mark.slow
 @pytest.mark.golden_cases("video", "image+video", "vniah_generation")
 def test_frames_equal_the_original(golden: Golden, case_id: str) -> None:
     case = golden.cases[case_id]
@@ -132,7 +130,7 @@ def test_frames_equal_the_original(golden: Golden, case_id: str) -> None:
     assert hashlib.sha256(frames.tobytes()).hexdigest() == case["frames_sha256"]
     assert [hashlib.sha256(frame.tobytes()).hexdigest() for frame in frames] == case["frame_sha256"]
     again = np.concatenate(list(read_frames(info, sample.indices, backend="pyav")))
-    np.testing.assert_array_equal(frames, again)
+    assert np.array_equal(frames, again)
     pieces = session.vision.pieces(VideoFrames(info=info, sample=sample))
     pixels = torch.cat(list(session.vision.pixel_values(pieces[0].source, sample.indices)))
     check_pixels(golden, case, pixels, 0)
@@ -196,29 +194,36 @@ def test_needle_by_generation_equals_the_original(golden: Golden, case_id: str) 
     assert list(answer.token_ids) == case["generated"]["ids"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(GOLDEN_FOLDERS))
-@pytest.mark.parametrize("key", ["cells", "rope_theta_1e6_cells", "linear_scaling_4_cells"])
-def test_needle_cells_equal_the_original(name: str, key: str) -> None:
+def test_needle_cells_equal_the_original(name: str) -> None:
     golden = golden_folder(name)
     reference = golden.data["v_niah"]
-    ropes = {
-        "cells": RopeSettings(),
-        "rope_theta_1e6_cells": RopeSettings(theta=1e6),
-        "linear_scaling_4_cells": RopeSettings(rope_type="linear", factor=4),
-    }
     haystack = open_haystack(golden.haystack_videos())
     assert len(haystack.frames) == reference["num_haystack_frames"]
-    cells = reference[key]
+    session = golden.session_for({})
+    session.encoder.keep_all = True  # the same frames under every RoPE
+    try:
+        for key, rope in (
+            ("cells", RopeSettings()),
+            ("rope_theta_1e6_cells", RopeSettings(theta=1e6)),
+            ("linear_scaling_4_cells", RopeSettings(rope_type="linear", factor=4)),
+        ):
+            session.change_rope(rope)
+            check_cells(golden, haystack, reference[key], with_summary=key == "cells")
+    finally:
+        session.change_rope(RopeSettings())
+        session.encoder.keep_all = False
+
+
+def check_cells(
+    golden: Golden, haystack: Haystack, cells: list[dict[str, Any]], *, with_summary: bool
+) -> None:
     grid = NeedleGrid(
         frame_counts=tuple(sorted({cell["num_frames"] for cell in cells})),
         depths=tuple(sorted({cell["depth"] for cell in cells})),
     )
-    session = golden.session_for({})
-    session.change_rope(ropes[key])
-    try:
-        results = run_grid(session, haystack, golden.needles(), grid, max_new_tokens=0)
-    finally:
-        session.change_rope(RopeSettings())
+    results = run_grid(golden.session, haystack, golden.needles(), grid, max_new_tokens=0)
     found = {(cell.num_frames, cell.depth, cell.needle): cell for cell in results}
     for cell in cells:
         ours = found[cell["num_frames"], cell["depth"], cell["needle"]]
@@ -229,7 +234,7 @@ def test_needle_cells_equal_the_original(name: str, key: str) -> None:
         assert ours.correct == cell["correct"]
         assert ours.logprob == pytest.approx(cell["logprob"], abs=LOGPROB_ATOL)
         assert ours.min_margin == pytest.approx(cell["min_margin"], abs=MARGIN_ATOL)
-    if key == "cells":
+    if with_summary:
         rows = rows_by_depth(results)
         # The original rounds depths to tens; ours keeps them (docs/differences.md).
         assert [
@@ -239,9 +244,9 @@ def test_needle_cells_equal_the_original(name: str, key: str) -> None:
                 "Score": pytest.approx(row["Score"]),
             }
             for row in rows
-        ] == reference["summary"]
+        ] == golden.data["v_niah"]["summary"]
         assert np.mean([row["Score"] for row in rows]) == pytest.approx(
-            reference["average_accuracy"]
+            golden.data["v_niah"]["average_accuracy"]
         )
 
 

@@ -93,6 +93,7 @@ def batches(draw: st.DrawFn) -> list[Query]:
     ]
 
 
+@pytest.mark.slow
 @given(queries=batches(), chunk_tokens=st.integers(1, 40))
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

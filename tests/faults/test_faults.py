@@ -19,6 +19,7 @@ def session() -> Session:
     return open_small_session()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_file_gives_its_frames_or_an_error_that_names_it(
     session: Session, tmp_path: Path, fault: Fault

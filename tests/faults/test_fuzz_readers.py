@@ -37,6 +37,7 @@ _WORDS = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @fuzz(400)
 @given(
     text=st.lists(_WORDS | TEXT, max_size=25).map(" ".join) | st.text(max_size=200),
@@ -89,6 +90,7 @@ def _write_run(folder: Path, results: bytes, samples: bytes, task: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @fuzz(250)
 @given(data=st.data())
 def test_a_run_of_any_shape_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:

@@ -94,6 +94,7 @@ def test_a_study_of_any_shape_is_read_or_refused(tmp_path: Path, values: Any) ->
     read_or_refused(lambda: study_from(read_study_file(path), where=str(path)), SettingsError, "")
 
 
+@pytest.mark.slow
 @fuzz(100)
 @given(content=damaged(yaml.safe_dump(_STUDY).encode()) | st.binary(max_size=60))
 @example(content=b"[" * 5000)

@@ -366,6 +366,7 @@ def session() -> Session:
     )
 
 
+@pytest.mark.process
 def test_names_with_blanks_other_scripts_and_line_breaks_work(
     session: Session, tmp_path: Path
 ) -> None:

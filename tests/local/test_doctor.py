@@ -126,6 +126,7 @@ def test_the_page_names_every_problem_with_its_way_out() -> None:
     assert max(map(len, page.splitlines())) <= 60
 
 
+@pytest.mark.process
 def test_a_decoder_that_does_not_load_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +139,7 @@ def test_a_decoder_that_does_not_load_is_a_problem(
     assert finding.mend == "pip install --force-reinstall decord"
 
 
+@pytest.mark.process
 def test_a_decoder_that_takes_the_process_down_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +150,7 @@ def test_a_decoder_that_takes_the_process_down_is_a_problem(
     assert (finding.status, finding.text) == ("problem", "the process was ended by signal 11")
 
 
+@pytest.mark.process
 def test_a_plugin_that_fails_and_takes_ours_with_it_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -173,6 +174,17 @@ def test_an_archive_that_unpacks_to_more_than_the_disk_holds_is_refused(tmp_path
     with pytest.raises(DataError, match=r"GB are to be written below .* GB free\. Make room"):
         place_files(wanted, files)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_that_claims_more_than_it_holds_is_refused_at_once(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "media.tar.gz", "w:gz", format=tarfile.GNU_FORMAT) as archive:
+        info = tarfile.TarInfo("huge.srt")
+        info.size = 1 << 60  # skipped in blocks of 10 kB, this takes years
+        archive.fileobj.write(info.tobuf(tarfile.GNU_FORMAT))  # type: ignore[union-attr]
+    files = SourceFiles(tmp_path)
+    files.open_archives()
+    (warning,) = files.warnings
+    assert re.search(r"media\.tar\.gz cannot be read .* ends before what its headers say", warning)
 
 
 def test_a_member_that_is_longer_than_announced_is_not_written(tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_video_that_lacks_pictures_is_refused_with_the_reason(tmp_path: Path, name: str) -> None:
     make, reason = REFUSED[name]
@@ -185,6 +186,7 @@ def test_a_video_that_lacks_pictures_is_refused_with_the_reason(tmp_path: Path, 
         read_frames(path, ALL)
 
 
+@pytest.mark.process
 def test_gaps_are_counted_where_that_is_asked_for(tmp_path: Path) -> None:
     path = hard.without_packets(".mkv", "libx264", range(24, 32))(tmp_path)
     info = probe_video(path)
@@ -290,6 +292,7 @@ def test_a_large_file_is_known_by_all_of_its_content(
     assert file_digest(copy) == file_digest(path)
 
 
+@pytest.mark.process
 def test_a_file_name_that_is_no_utf8_is_only_a_name(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip", FILM)
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 \xff.mp4"))

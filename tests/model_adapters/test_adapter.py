@@ -55,6 +55,7 @@ def media_of(golden: Golden, case: dict[str, Any]) -> list[Any]:
     return opened + ([str(golden.folder / case["video"])] if "video" in case else [])
 
 
+@pytest.mark.process
 @pytest.mark.golden_cases("text", "image", "video", "image+video", folders=("open",))
 def test_answers_equal_the_original(golden: Golden, case_id: str) -> None:
     case = golden.cases[case_id]
@@ -74,6 +75,7 @@ def test_answers_equal_the_original(golden: Golden, case_id: str) -> None:
     assert asked == GENERATE
 
 
+@pytest.mark.process
 @pytest.mark.golden_cases("loglikelihood", folders=("open",))
 def test_likelihoods_equal_the_original(golden: Golden, case_id: str) -> None:
     case = golden.cases[case_id]
@@ -87,6 +89,7 @@ def test_likelihoods_equal_the_original(golden: Golden, case_id: str) -> None:
     assert is_greedy == case["greedy_match_continuation"]
 
 
+@pytest.mark.process
 def test_many_requests_come_back_in_the_hosts_order(open_golden: Golden) -> None:
     cases = [
         open_golden.cases[name]
@@ -127,6 +130,7 @@ def test_a_likelihood_may_take_its_text_from_the_document(open_golden: Golden) -
     assert result.text[0] == pytest.approx(case["upstream_mean_loss"], abs=1e-4)
 
 
+@pytest.mark.process
 def test_several_videos_in_one_prompt(open_golden: Golden) -> None:
     model = adapter(max_frames_num=2)
     videos = [
@@ -270,6 +274,7 @@ def test_a_document_without_its_picture_is_an_error() -> None:
         model.generate_until([request(0, "What is it?", GENERATE)])
 
 
+@pytest.mark.process
 def test_a_prompt_beyond_the_context_is_refused_by_default(open_golden: Golden) -> None:
     model = adapter(max_context_tokens=700)
     hand_over(model, [{"media": [str(OPEN / "inputs/landscape_320x180.mp4")]}])
@@ -277,6 +282,7 @@ def test_a_prompt_beyond_the_context_is_refused_by_default(open_golden: Golden) 
         model.generate_until([request(0, "What happens?", GENERATE)])
 
 
+@pytest.mark.process
 def test_a_shortened_prompt_keeps_its_question_and_says_so() -> None:
     model = adapter(max_context_tokens=700, long_prompt="keep_question")
     hand_over(model, [{"media": [str(OPEN / "inputs/landscape_320x180.mp4")]}])
@@ -289,6 +295,7 @@ def test_a_shortened_prompt_keeps_its_question_and_says_so() -> None:
     )
 
 
+@pytest.mark.process
 def test_likelihoods_of_shortened_prompts_are_refused() -> None:
     model = adapter(max_context_tokens=700, long_prompt="keep_question")
     hand_over(model, [{"media": [str(OPEN / "inputs/landscape_320x180.mp4")]}])

@@ -210,6 +210,7 @@ def test_an_empty_or_missing_haystack_is_refused(tmp_path: Path) -> None:
         open_haystack([LANDSCAPE, tmp_path / "absent.mp4"])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("depth", [0.0, 0.3, 0.5, 1.0])
 def test_the_needle_stands_where_its_depth_says(depth: float) -> None:
     haystack = open_haystack([LANDSCAPE, PORTRAIT])
@@ -671,6 +672,7 @@ def test_any_json_gives_rows_or_a_media_error(tmp_path: Path, rows: Any) -> None
             assert file.name in str(error)  # noqa: PT017
 
 
+@pytest.mark.process
 def test_pictures_of_a_clip_are_what_the_haystack_shows() -> None:
     picture = open_image(OPEN / "inputs" / "tiny_40x40.png")
     item = Item(name="n", needles=(Shown(picture=picture),), question="\nWhat?", answer="x")

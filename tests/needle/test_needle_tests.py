@@ -311,6 +311,7 @@ def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) 
 # Through the engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", ["order", "distractor", "clip"])
 @pytest.mark.parametrize("as_text", [False, True], ids=["video", "text"])
 def test_the_tree_gives_what_one_prefill_per_cell_gives(test: str, as_text: bool) -> None:
@@ -461,6 +462,7 @@ def test_captions_of_ones_own_are_sentences_in_lines() -> None:
 # The command
 
 
+@pytest.mark.process
 def test_the_command_runs_several_tests_and_their_twins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -507,6 +509,7 @@ def tasks() -> ModuleType:
     return module
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("test", DRAWN_TESTS)
 def test_a_task_has_the_cells_of_the_command(test: str, tasks: ModuleType) -> None:
     (row,) = json.loads((TESTS.parent / f"grid_{test}.json").read_text())

@@ -399,6 +399,7 @@ def strips_of(*plans: StripPlan | str, budget: int = 10**6) -> list[Strip | str]
     return [made[plan.key()] for plan in wanted]
 
 
+@pytest.mark.process
 def test_a_strip_shows_the_frames_at_the_recorded_indices(tmp_path: Path) -> None:
     file = write_video(tmp_path / "clip", Clip())
     (strip,) = strips_of(plan_videos([file], [video(0, 7, 7, 19)]))
@@ -422,6 +423,7 @@ def test_a_long_strip_is_thinned_evenly_and_says_of_how_many(tmp_path: Path) -> 
     assert [frame.number for frame in plan.frames] == [round(127 * k / 15) for k in range(16)]
 
 
+@pytest.mark.process
 def test_another_file_under_the_same_name_gives_a_reason_instead_of_a_strip(tmp_path: Path) -> None:
     file = write_video(tmp_path / "clip", Clip(num_frames=20))
     (reason,) = strips_of(plan_videos([file], [video(0, 5, total=48)]))
@@ -429,6 +431,7 @@ def test_another_file_under_the_same_name_gives_a_reason_instead_of_a_strip(tmp_
     assert "has 20 frames, the run saw one of 48: it is not the same file any more" in reason
 
 
+@pytest.mark.process
 def test_a_damaged_file_gives_its_error_as_reason(tmp_path: Path) -> None:
     file = tmp_path / "clip.mp4"
     file.write_bytes(b"\x00" * 4096)
@@ -439,6 +442,7 @@ def test_a_damaged_file_gives_its_error_as_reason(tmp_path: Path) -> None:
     assert isinstance(fine, Strip)
 
 
+@pytest.mark.process
 def test_strips_stay_within_their_budget_and_share_it_evenly(tmp_path: Path) -> None:
     noise = Clip(num_frames=32, width=320, height=240)
     files = [write_video(tmp_path / f"clip{n}", noise) for n in range(4)]
@@ -508,6 +512,7 @@ def test_a_pictures_digest_is_the_one_that_needle_tests_record(tmp_path: Path) -
 # The command --------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_the_command_writes_a_page_with_film_strips(
     tmp_path: Path, needle_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

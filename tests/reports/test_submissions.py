@@ -153,6 +153,7 @@ def test_video_mme_gets_the_template_with_its_videos_in_order(tmp_path: Path) ->
     }
 
 
+@pytest.mark.slow
 def test_video_mme_shows_the_boards_number_beside_ours_and_why_they_differ(tmp_path: Path) -> None:
     done = submitted(tmp_path, "videomme", "longva_videomme_subtitles", videomme_records(spoken))
     rows = {row.label: row for row in done.comparison.rows}
@@ -257,6 +258,7 @@ def mmmu_records(count: int, split: str, answer: str = "B") -> list[dict[str, An
     return records
 
 
+@pytest.mark.slow
 def test_mmmu_gets_letters_and_open_answers(tmp_path: Path) -> None:
     records = mmmu_records(10500, "test", answer="")
     done = submitted(tmp_path, "mmmu", "longva_mmmu_test", records, metric="answered")
@@ -321,6 +323,7 @@ def test_egoschema_gets_option_numbers_and_nothing_is_sent(tmp_path: Path) -> No
 # ---- what is refused ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_with_questions_missing_is_refused_by_name(tmp_path: Path) -> None:
     records = [r for r in videomme_records() if r["question_id"] not in ("007-2", "450-1")]
     with pytest.raises(DataError, match=r"it has 2,698 questions, and the benchmark 2,700"):
@@ -379,6 +382,7 @@ def test_a_run_of_another_task_is_refused(tmp_path: Path) -> None:
         submit("mars", run, tmp_path / "out.json")
 
 
+@pytest.mark.slow
 def test_of_several_tasks_that_fit_one_is_chosen_by_name(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "longva_mmmu_val", mmmu_records(900, "validation"))
     results = json.loads((folder / f"{DATE}_results.json").read_text())

@@ -99,6 +99,7 @@ def spread(model: torch.nn.Module, folder: Path) -> None:
     dispatch_model(model, places, main_device="cpu", offload_dir=str(folder), force_hooks=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [offload_all, spread])
 def test_a_model_that_is_spread_gives_the_same_numbers(
     place: Callable[[torch.nn.Module, Path], None], tmp_path: Path

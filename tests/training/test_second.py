@@ -109,6 +109,7 @@ def test_documents_are_answered_by_their_notes(skill: str) -> None:
             assert answer == by_noun[nouns[0]][1 if "color" in text else 2]
 
 
+@pytest.mark.slow
 def test_the_grown_model_begins_as_the_first_and_old_words_stay(tmp_path: Path) -> None:
     base = load_model(CHECKPOINTS["longva-tiny"])
     model = grow(base.text, seed=1)
