@@ -62,6 +62,7 @@ def test_layout_is_that_of_longva(folder: Path) -> None:
     assert (folder / "README.md").read_text().startswith(f"# {folder.name}\n")
 
 
+@pytest.mark.filterwarnings("ignore:`rope_scaling` is deprecated:FutureWarning")
 def test_every_word_of_the_questions_is_known(folder: Path) -> None:
     from transformers import AutoTokenizer
 

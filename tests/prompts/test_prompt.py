@@ -28,6 +28,9 @@ from longva_eval.prompts.pieces import (
     tokenize,
 )
 
+# AutoTokenizer reads the config too, where LongVA's files say `rope_scaling: null`.
+pytestmark = pytest.mark.filterwarnings("ignore:`rope_scaling` is deprecated:FutureWarning")
+
 IM_START, IM_END = 1001, 1002
 
 

@@ -108,6 +108,7 @@ def test_pooling_is_row_major_over_windows() -> None:
     assert pool_patches(patches).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
 
 
+@pytest.mark.filterwarnings("ignore:`rope_scaling` is deprecated:FutureWarning")
 def test_tokenizer_splits_as_the_training_does(checkpoint: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -125,6 +126,7 @@ def test_tokenizer_splits_as_the_training_does(checkpoint: Path) -> None:
         assert tokenizer.decode(encode(answer)).strip() == answer
 
 
+@pytest.mark.filterwarnings("ignore:`rope_scaling` is deprecated:FutureWarning")
 def test_pieces_around_the_image_tokenise_to_the_whole(checkpoint: Path) -> None:
     from transformers import AutoTokenizer
 
