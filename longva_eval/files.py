@@ -76,12 +76,13 @@ def check_output(path: Path) -> None:
         ) from error
 
 
-def check_writable(folder: str | Path, name: str) -> None:
+def check_writable(folder: str | Path, name: str, *, make: bool = True) -> None:
     """Make sure that a folder can be written before anything is computed.
 
     Args:
-        folder: Made if it is not there.
+        folder: May be missing.
         name: How the user calls it.
+        make: Make the folder; otherwise nothing is left of the check.
 
     Raises:
         SettingsError: If it cannot: read-only, full, a file, or a name that is no UTF-8.
@@ -89,7 +90,10 @@ def check_writable(folder: str | Path, name: str) -> None:
     folder = Path(folder).expanduser()
     _check_name(folder.absolute(), name)
     try:
-        _try_to_write(folder)
+        tried = folder
+        while not (make or tried.exists()):
+            tried = tried.parent
+        _try_to_write(tried)
     except OSError as error:
         raise unwritable(folder, name, error) from error
 

@@ -8,23 +8,24 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from longva_eval import embedded
 from longva_eval.commands import compare, report
 from longva_eval.commands.sweep import run_study
-from longva_eval.engine.opening import open_session
-from longva_eval.engine.session import Session
 from longva_eval.errors import EvaluationError, SettingsError
 from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.items import ItemSettings
-from longva_eval.needle.media import Haystack, load_needles, open_haystack
-from longva_eval.needle.run import NiahRun, run_and_write
 from longva_eval.needle.summary import summary_text
-from longva_eval.needle.tests import make_tests
 from longva_eval.reports.figures.heatmap import accuracy_table, needle_panel, save_heatmaps
 from longva_eval.reports.figures.needle_tests import save_tests
 from longva_eval.studies.definition import Study
+
+if TYPE_CHECKING:  # they import torch, which only comes once the arguments are read
+    from longva_eval.engine.session import Session
+    from longva_eval.needle.media import Haystack
+    from longva_eval.needle.run import NiahRun
 
 __all__ = ["main"]
 
@@ -109,6 +110,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _find_needles(out: Path, *, quick: bool) -> int:
     """V-NIAH on the embedded models, with heatmaps, and two harder tests."""
+    from longva_eval.needle.media import load_needles, open_haystack
+    from longva_eval.needle.run import run_and_write
+
     needles = load_needles(embedded.NEEDLES)
     haystack = open_haystack([embedded.HAYSTACK])
     grid = _GRID
@@ -142,6 +146,9 @@ def _run_tests(
     sessions: Mapping[str, Session], haystack: Haystack, out: Path, *, quick: bool
 ) -> None:
     """Two harder needle tests on the embedded models, and a figure of both."""
+    from longva_eval.needle.run import run_and_write
+    from longva_eval.needle.tests import make_tests
+
     print(_TESTS_INTRODUCTION)
     tests = make_tests(
         _TESTS,
@@ -167,6 +174,8 @@ def _run_tests(
 
 
 def _open(name: str) -> Session:
+    from longva_eval.engine.opening import open_session
+
     session = open_session(name, dtype="float32", device="cpu", decode_process=False)
     session.encoder.keep_all = True  # two or more panels ask for the same frames
     return session

@@ -62,7 +62,7 @@ def _exists_or_hub(option: str, path: str) -> None:
 
 
 def _writable(option: str, folder: str) -> None:
-    check_writable(folder, option)
+    check_writable(folder, option, make=False)
 
 
 def _nothing(option: str, value: str) -> None:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longva_eval import embedded
-from longva_eval.engine.opening import open_session
 from longva_eval.errors import SettingsError
 from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.items import ItemSettings
 from longva_eval.needle.kinds import DRAWN_TESTS, TEST_NAMES
-from longva_eval.needle.media import HUB_NEEDLES, Haystack, open_haystack, read_captions
-from longva_eval.needle.run import NiahRun, run_and_write
 from longva_eval.needle.summary import summary_text
-from longva_eval.needle.tests import NeedleTest, make_tests, write_tasks
 from longva_eval.reports.figures.heatmap import accuracy_table, needle_panel, save_heatmaps
 from longva_eval.reports.figures.needle_tests import (
     draw_twin,
@@ -26,6 +22,11 @@ from longva_eval.reports.figures.needle_tests import (
 )
 from longva_eval.reports.figures.paper import save_figure
 from longva_eval.text import parse_range, parse_whole_range
+
+if TYPE_CHECKING:  # they import torch, which only comes once the arguments are read
+    from longva_eval.needle.media import Haystack
+    from longva_eval.needle.run import NiahRun
+    from longva_eval.needle.tests import NeedleTest
 
 __all__ = ["main"]
 
@@ -42,6 +43,12 @@ def main(arguments: Sequence[str]) -> int:
     missing = [name for name in ("pretrained", "out") if getattr(options, name) is None]
     if missing and not options.write_tasks:
         parser.error(f"the following arguments are required: --{', --'.join(missing)}")
+
+    from longva_eval.engine.opening import open_session
+    from longva_eval.needle.media import open_haystack, read_captions
+    from longva_eval.needle.run import run_and_write
+    from longva_eval.needle.tests import write_tasks
+
     haystack = open_haystack(options.haystack or [embedded.HAYSTACK])
     tests = _tests(options, haystack)
     if options.write_tasks:
@@ -116,6 +123,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _tests(options: argparse.Namespace, haystack: Haystack) -> list[NeedleTest]:
     """The tests that are asked for, with their grids."""
+    from longva_eval.needle.tests import make_tests
+
     names = options.test or ["single"]
     frame_counts = parse_whole_range(options.frames, name="frames")
     depths = None if options.depths is None else tuple(parse_range(options.depths, name="depths"))
@@ -209,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--needles",
         default=str(embedded.NEEDLES),
-        help=f"folder with dataset.json, or {HUB_NEEDLES} (default: the embedded ones)",
+        help="folder with dataset.json, or lmms-lab/v_niah_needles (default: the embedded ones)",
     )
     add("--frames", required=True, help="haystack lengths: 200:3000:200 or 6,12,24")
     add("--depths", help="needle depths: 0:1:0.2 (default) or 0,0.5,1; of --test 0,0.5,1")
