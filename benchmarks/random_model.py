@@ -13,7 +13,7 @@ from longva_eval.engine.prefix import PrefixEngine
 from longva_eval.engine.session import Session
 from longva_eval.engine.vision import ClipVision
 from longva_eval.model.attention import SPLIT_SDPA, register_split_sdpa
-from longva_eval.model.checkpoint import Checkpoint, Origin
+from longva_eval.model.checkpoint import ClipCheckpoint, Origin
 from longva_eval.model.config_files import KNOWN_TOWERS
 from longva_eval.model.modeling import LongVAConfig, LongVAForCausalLM
 from longva_eval.prompts.pieces import QWEN_1_5
@@ -87,7 +87,7 @@ def random_session(
     model.init_weights()  # also restores inv_freq and the position ids of the tower
     model.eval().requires_grad_(False)
     size = tower["image_size"]
-    checkpoint = Checkpoint(
+    checkpoint = ClipCheckpoint(
         model=model,
         tokenizer=AutoTokenizer.from_pretrained(TOKENIZER, config=config, local_files_only=True),
         image_processor=CLIPImageProcessorPil(

@@ -23,12 +23,12 @@ from torch import nn
 from transformers import LlavaNextVideoForConditionalGeneration
 
 from longva_eval.model.config_files import kept_tower_layers
-from longva_eval.model.modeling import ClipVision, PlainDecoder, own_parameter
+from longva_eval.model.modeling import ClipFeatures, PlainDecoder, own_parameter
 
 __all__ = ["LlavaNext"]
 
 
-class LlavaNext(PlainDecoder, ClipVision, nn.Module):
+class LlavaNext(PlainDecoder, ClipFeatures, nn.Module):
     """transformers' LLaVA-NeXT or LLaVA-NeXT-Video, as the suite needs it.
 
     Args:

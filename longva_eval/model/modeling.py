@@ -33,7 +33,7 @@ from transformers import (
 from longva_eval.errors import CheckpointError, SettingsError
 
 __all__ = [
-    "ClipVision",
+    "ClipFeatures",
     "LongVAConfig",
     "LongVAForCausalLM",
     "PlainDecoder",
@@ -149,7 +149,7 @@ class PlainDecoder:
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
 
-class ClipVision:
+class ClipFeatures:
     """Visual tokens of a CLIP tower that ends at the selected layer, and a projector of MLPs."""
 
     vision_config: Any
@@ -240,7 +240,7 @@ class LongVAModel(Qwen2Model):  # type: ignore[misc]  # transformers is untyped
         self.post_init()
 
 
-class LongVAForCausalLM(PlainDecoder, ClipVision, Qwen2ForCausalLM):  # type: ignore[misc]  # transformers is untyped
+class LongVAForCausalLM(PlainDecoder, ClipFeatures, Qwen2ForCausalLM):  # type: ignore[misc]  # transformers is untyped
     """LongVA: `model.embed_tokens`, `model.layers`, `model.vision_tower`, `lm_head`."""
 
     config_class = LongVAConfig
