@@ -24,7 +24,7 @@ __all__ = [
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the known names that are most like `name`; empty if none is."""
-    found = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.7)
+    found = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.65)
     return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 

@@ -58,8 +58,10 @@ def test_the_demo_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None
     home = tmp_path / "environment"
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
     subprocess.run(
         [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)],
+        env=environment,
         check=True,
         capture_output=True,
         timeout=300,
@@ -79,7 +81,7 @@ def test_the_demo_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None
     done = subprocess.run(
         [str(home / "bin" / "longva-eval"), "demo", "--quick", "--out", "result"],
         cwd=work,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": ""},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=900,
