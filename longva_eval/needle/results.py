@@ -100,8 +100,8 @@ def read_answers(path: Path) -> list[NeedleAnswer]:
     Raises:
         OSError, ValueError, TypeError, AttributeError: If it is missing or holds anything else.
     """
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    return [NeedleAnswer.from_json(json.loads(line)) for line in lines]
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [NeedleAnswer.from_json(json.loads(line)) for line in lines if line.strip()]
 
 
 def rows_by_depth(answers: Iterable[NeedleAnswer]) -> list[dict[str, float]]:
@@ -182,8 +182,9 @@ def read_accuracies(path: str | Path) -> list[dict[str, float]]:
 def _cells(text: str, path: Path) -> list[tuple[int, float, bool]]:
     cells = []
     # Not splitlines(), which also ends lines at U+2028 and others that JSON leaves as they are.
-    lines = text.removesuffix("\n").split("\n") if text else []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
         place = f"{path}, line {number}"
         row = _parse(line, place)
         if isinstance(row, Mapping) and isinstance(row.get(_SAMPLE_METRIC), Mapping):

@@ -549,6 +549,9 @@ def test_rows_are_read_from_cells_and_from_samples(tmp_path: Path) -> None:
         {"doc_id": 1, "vniah_accuracy": {"num_frames": 200, "depth": 0.2, "score": 0.0}},
     )
     assert read_accuracies(samples) == expected
+    for blank in ("\n", " \r\n"):  # an editor leaves them
+        samples.write_text(samples.read_text().replace("\n", f"\n{blank}"))
+        assert read_accuracies(samples) == expected
 
 
 def test_depths_that_differ_keep_their_own_rows() -> None:
