@@ -11,9 +11,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from longva_eval.host.evaluation import Finished, is_unreached, problems_of, reason_of, run_host
-from longva_eval.questions.outcomes import FAILED, record_of
+from longva_eval.reports.reading.building import build_run
+from longva_eval.reports.reading.samples import as_mapping
 
 __all__ = ["failure_text", "main", "summary_lines"]
 
@@ -63,28 +65,29 @@ def summary_lines(run: Finished) -> list[str]:
     """Tasks with their scores, how many failed or had no answer, and the files."""
     if run.results is None:
         return []
-    lines = ["", "Task, score, failed, no answer"]
+    lines, missing = ["", "Task, score, failed, no answer"], _missing(run)
     for task in run.results.get("configs") or {}:
         score = ", ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {str(value)[:60]}"
             for name, value in run.metrics(task).items()
         )
-        failed, silent = _unanswered(run, task)
-        lines.append(f"  {task}: {score or 'no result'}; {failed} failed, {silent} no answer")
+        known = "what failed is not known (--log_samples tells it)"
+        if task in missing:
+            known = "{} failed, {} no answer".format(*missing[task])
+        lines.append(f"  {task}: {score or 'no result'}; {known}")
     return lines + [f"  {path}" for path in run.files]
 
 
-def _unanswered(run: Finished, task: str) -> tuple[int, int]:
-    """Failed questions, and questions without an answer."""
-    lines = (run.samples or {}).get(task, ())
-    outcomes = [record["outcome"] for record in map(record_of, lines) if record is not None]
-    if outcomes:
-        return outcomes.count("failed"), outcomes.count("no answer")
-    counts = ((run.results or {}).get("longva_eval") or {}).get("outcomes", {}).get(task)
-    if counts:
-        return counts.get("failed", 0), counts.get("empty", 0)
-    texts = [line.get("filtered_resps") for line in lines]
-    return sum(FAILED in (text if isinstance(text, list) else [text]) for text in texts), 0
+def _missing(run: Finished) -> dict[str, tuple[int, int]]:
+    """By task the questions that failed and those without an answer, as `show` counts them."""
+    results = dict(run.results or {})
+    counts = as_mapping(as_mapping(results.get("longva_eval")).get("outcomes"))
+    found = {name: (told.get("failed", 0), told.get("empty", 0)) for name, told in counts.items()}
+    read = build_run(Path(), results, dict(run.samples or {}), [], date="", seeds="")
+    for name, task in read.tasks.items():
+        if task.samples:
+            found[name] = task.counts()["failed"], task.counts()["no answer"]
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:

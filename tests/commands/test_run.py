@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import OPEN, Golden
+from host_runs import videomme_line, write_host_run
 from lmms_eval.api.instance import Instance
 
 from longva_eval.commands.run import summary_lines
@@ -21,6 +22,7 @@ from longva_eval.needle.media import open_haystack
 from longva_eval.needle.results import NeedleAnswer
 from longva_eval.needle.run import run_grid
 from longva_eval.questions.outcomes import FAILED
+from longva_eval.reports.reading.runs import read_run
 from longva_eval.running.journal import Journal, journal_settings
 
 VIDEO = str(OPEN / "inputs/landscape_320x180.mp4")
@@ -333,6 +335,18 @@ def test_a_complete_run_has_no_problems(tmp_path: Path) -> None:
     text = "\n".join(summary_lines(run))
     assert "t: acc 0.5; 2 failed, 0 no answer" in text
     assert "1_results.json" in text
+
+
+def test_run_and_show_count_the_same_questions_as_unanswered(tmp_path: Path) -> None:
+    """`run` said "0 no answer" of a task of the host where `show` said 12."""
+    lines = [videomme_line(n, "" if n < 12 else "A", "A") for n in range(30)]
+    write_host_run(tmp_path, {"videomme": lines}, results={"videomme": {"m,none": 60.0}})
+    results = json.loads(next(tmp_path.glob("*_results.json")).read_text(encoding="utf-8"))
+    run = Finished(arguments={}, results=results, samples={"videomme": lines})
+    assert "videomme: m 60; 0 failed, 12 no answer" in "\n".join(summary_lines(run))
+    assert read_run(tmp_path).tasks["videomme"].counts()["no answer"] == 12
+    run = Finished(arguments={}, results=results, samples=None)
+    assert "what failed is not known" in "\n".join(summary_lines(run))
 
 
 @pytest.mark.parametrize(
