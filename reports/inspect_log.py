@@ -27,7 +27,7 @@ from longva_eval.reports.page.runs import PageRun, read_page_runs
 from longva_eval.reports.page.samples import Film
 from longva_eval.reports.reading.runs import Run, Sample, TaskRun
 from longva_eval.reports.reading.samples import as_number
-from longva_eval.reports.tables.compare import measure
+from longva_eval.reports.reading.scores import score_of
 
 __all__ = ["write_inspect_logs"]
 
@@ -99,8 +99,7 @@ def _log(each: PageRun, task: TaskRun, strips: dict[str, Any]) -> Any:
 
     run = each.run
     scorer = task.metric or "score"
-    found = measure(task.samples, is_share=task.is_share)
-    scale = 100.0 if task.is_share else 1.0
+    found, scale = score_of(task), task.scale
     numbers: dict[str, float | None] = {}
     if found is not None:
         numbers = {

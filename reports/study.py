@@ -22,8 +22,8 @@ from longva_eval import stats
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.reports.figures.panels import CurveLine, CurvePanel, GridCell, GridPanel
 from longva_eval.reports.reading.runs import Run, Sample, read_run
+from longva_eval.reports.tables.benchmarks import benchmark_of
 from longva_eval.reports.tables.published import (
-    benchmark_of,
     find_benchmark,
     published_rows,
     read_published,

@@ -13,9 +13,10 @@ from longva_eval.errors import SettingsError
 from longva_eval.files import check_output
 from longva_eval.reports.reading.runs import find_results, read_run
 from longva_eval.reports.tables.compare import comparison_tables
+from longva_eval.reports.tables.latex import bibliography
 from longva_eval.reports.tables.paired import paired_tables
 from longva_eval.reports.tables.published import find_benchmark, read_published
-from longva_eval.reports.tables.tables import Format, Table, render
+from longva_eval.reports.tables.tables import FORMATS, Format, Table, render
 
 __all__ = ["main"]
 
@@ -23,6 +24,7 @@ _SUFFIXES: dict[str, Format] = {
     ".md": "md",
     ".tex": "latex",
     ".csv": "csv",
+    ".json": "json",
     ".html": "html",
     ".txt": "terminal",
 }
@@ -71,10 +73,21 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--format",
-        choices=("terminal", "md", "latex", "html", "csv"),
+        choices=FORMATS,
         help="terminal, or what --out ends in",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing")
+    parser.add_argument(
+        "--notes",
+        choices=("none", "short", "full"),
+        help="below the tables: none, all but the sources, all (all; in LaTeX short, and sources "
+        "are cited)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write there instead of printing; beside a .tex file a .bib with its sources",
+    )
     options = parser.parse_args(arguments)
     if not options.runs and not options.published and not options.baseline:
         raise SettingsError("compare needs a RUN or --published BENCHMARK.")
@@ -86,12 +99,16 @@ def main(arguments: Sequence[str]) -> int:
     tables = _tables(options)
     colour = form == "terminal" and options.out is None and sys.stdout.isatty()
     width = 100 if options.out else shutil.get_terminal_size((100, 24)).columns
-    text = render(tables, form, width=width, colour=colour)
+    text = render(tables, form, width=width, colour=colour, notes=options.notes)
     if options.out is None:
         print(text, end="")
     else:
         options.out.write_text(text, encoding="utf-8")
         print(f"Wrote {options.out}")
+        if form == "latex" and (entries := bibliography(tables)):
+            beside = options.out.with_suffix(".bib")
+            beside.write_text(entries, encoding="utf-8")
+            print(f"Wrote {beside}")
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from longva_eval import stats
 from longva_eval.reports.figures.panels import CurvePanel, GridCell, GridPanel
 from longva_eval.reports.page.charts import Chart, draw_chart
-from longva_eval.reports.page.runs import ShownRun, all_tasks, link_to, rope_text, with_task
+from longva_eval.reports.page.runs import ShownRun, all_tasks, link_to, with_task
 from longva_eval.reports.reading.needle_runs import Controls, Grid, grid_of
 from longva_eval.reports.reading.runs import Run, TaskRun
 from longva_eval.reports.study import (
@@ -29,6 +29,7 @@ from longva_eval.reports.study import (
     rope_grid,
     study_curves,
 )
+from longva_eval.reports.tables.labels import rope_text
 
 __all__ = ["CurveFigure", "GridFigure", "frame_figures", "needle_figures"]
 

@@ -5,18 +5,20 @@ A number that would mislead is not made, or comes with what is wrong with it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from longva_eval.questions.outcomes import OUTCOMES
 from longva_eval.reports.page.runs import ShownRun, all_tasks, is_hidden, link_to, with_task
+from longva_eval.reports.reading import scores
 from longva_eval.reports.reading.needle_runs import grid_of
 from longva_eval.reports.reading.runs import Sample, TaskRun
-from longva_eval.reports.tables.compare import Measured, comparison_tables, measure
-from longva_eval.reports.tables.paired import paired_tables
-from longva_eval.reports.tables.published import benchmark_of, read_published
+from longva_eval.reports.tables.benchmarks import benchmark_of
+from longva_eval.reports.tables.compare import comparison_tables
+from longva_eval.reports.tables.measured import further_metrics
+from longva_eval.reports.tables.paired import paired_tables, signed
+from longva_eval.reports.tables.published import read_published
 from longva_eval.reports.tables.tables import Note, Table
 
 __all__ = [
@@ -156,13 +158,16 @@ def _task_score(each: ShownRun, task: TaskRun) -> Score:
     metric = task.main_metric()
     if "predict only" in kinds or (not task.samples and metric is None):
         return Score(text="No score", is_known=False, marks=marks)
+    whole = scores.score_of(task)
+    if whole is None:
+        return Score(text="No score", is_known=False, marks=marks)
     if not task.samples and metric is not None:
         error = ""
-        if metric.standard_error and metric.percent is not None:
+        if whole.standard_error is not None:
             kind = "clustered" if metric.is_clustered else "of independent questions"
-            error = f"standard error {100 * metric.standard_error:.1f} ({kind})"
+            error = f"standard error {whole.standard_error:.1f} ({kind})"
         return Score(
-            text=f"{metric.percent:.1f} %" if metric.percent is not None else f"{metric.value:g}",
+            text=_text(whole),
             interval=error,
             more=(f"{metric.name} as lmms-eval wrote it; there are no samples to count",),
             marks=marks,
@@ -170,7 +175,7 @@ def _task_score(each: ShownRun, task: TaskRun) -> Score:
     rest = [sample for sample in task.samples if sample.outcome != "failed"]
     more = []
     if len(rest) < len(task.samples):
-        without = score_of(rest, is_share=task.is_share)
+        without = score_of(task, rest)
         text = "all questions failed" if without is None else (
             f"without the {len(task.samples) - len(rest):,} failed: {without.text} "
             f"({without.interval})"
@@ -178,36 +183,44 @@ def _task_score(each: ShownRun, task: TaskRun) -> Score:
         more.append(text)
     if "aggregate" in kinds and metric is not None and metric.percent is not None:
         more.append(f"the task's own score ({metric.name}): {metric.percent:.1f} %")
-    found = score_of(task.samples, is_share=task.is_share)
-    if found is None:
-        return Score(text="No score", is_known=False, marks=marks)
-    return Score(
-        text=found.text, interval=found.interval, bar=found.bar, more=(*found.more, *more),
-        marks=marks,
-    )  # fmt: skip
+    further = further_metrics(task)
+    if metric is not None and (further or not whole.higher_is_better):
+        less = "" if whole.higher_is_better else ", less is better"
+        more.append(f"{whole.metric}{less}")
+    for label in further:
+        other = scores.score_of(task, metric=label)
+        if other is not None:
+            interval = _interval(other)
+            more.append(f"{label}: {_text(other)}" + (f" ({interval})" if interval else ""))
+    found = _shown(whole)
+    return replace(found, more=(*found.more, *more), marks=marks)
 
 
-def score_of(samples: Sequence[Sample], *, is_share: bool) -> Score | None:
-    """The score of some questions, as `compare` has it; None of nothing."""
-    found = measure(samples, is_share=is_share)
-    if found is None:
-        return None
-    known = found.num_clusters > 1 and found.low is not None
-    more: tuple[str, ...] = ()
-    if found.num_clusters > 1 and (few := found.few):
-        more = (f"few: {few}",)
+def score_of(task: TaskRun, samples: Sequence[Sample]) -> Score | None:
+    """The score of some questions of a task, as `compare` has it; None of nothing."""
+    found = scores.score_of(task, samples)
+    return None if found is None else _shown(found)
+
+
+def _shown(found: scores.Score) -> Score:
+    known = found.num_videos > 1 and found.low is not None
     ends = (found.low, found.high) if known else (None, None)
     return Score(
-        text=f"{found.value:.1f} %" if is_share else f"{found.value:.3g}",
+        text=_text(found),
         interval=_interval(found) if known else "no interval: one video",
-        bar=(found.value, *ends) if is_share else None,
-        more=more,
+        bar=(found.value, *ends) if found.unit and found.value <= 100 else None,
+        more=(f"few: {found.few}",) if found.num_videos > 1 and found.is_few else (),
     )
 
 
-def _interval(found: Measured) -> str:
-    digits = 1 if found.unit == "%" else 2
-    return f"{found.low:.{digits}f} to {found.high:.{digits}f}"
+def _text(found: scores.Score) -> str:
+    return f"{found.text} {found.unit}".rstrip()
+
+
+def _interval(found: scores.Score) -> str:
+    if found.low is None or found.high is None:
+        return ""
+    return f"{found.write(found.low)} to {found.write(found.high)}"
 
 
 # Beside others ------------------------------------------------------------------------------------
@@ -225,33 +238,33 @@ def differences(shown: Sequence[ShownRun]) -> tuple[list[Difference], list[Note]
         for second, table in zip(others, tables, strict=True)
         for row in table.rows
     ]
-    ends = [
-        abs(float(data[key]))
-        for _, _, data in rows
-        for key in ("low_95", "high_95")
-        if math.isfinite(float(data[key]))
-    ]
+    ends = [abs(end) for _, _, data in rows for end in (data["low_95"], data["high_95"]) if end]
     reach = min(100.0, max([5.0, *ends]))
     made = []
     for second, name, data in rows:
-        value, low, high = (float(data[key]) for key in ("difference", "low_95", "high_95"))
-        known = math.isfinite(low)
-        p_value = data["p_holm"] or data["p"]
+        value, low, high = data["value"], data["low_95"], data["high_95"]
+        known = low is not None
+        p_value = data["p"] if data["p_holm"] is None else data["p_holm"]
+        detectable = data["minimum_detectable"]
+        digits = 1 if data["unit"] else 2
         made.append(
             Difference(
                 task=name.strip(),
-                is_part=name.startswith(" "),
+                is_part=data["kind"] != "whole",
                 second=second,
-                num_questions=int(data["questions"]),
-                difference=f"{value:+.1f}",
-                interval=f"{low:+.1f} to {high:+.1f}" if known else "no interval: one video",
+                num_questions=data["questions"],
+                difference=signed(value, digits),
+                interval=f"{signed(low, digits)} to {signed(high, digits)}"
+                if known
+                else "no interval: one video",
                 bar=(value / reach, low / reach, high / reach) if known
                 else (value / reach, None, None),
-                p_value=_p_text(float(p_value)) if known else "",
-                only_second=int(data["run_better"]),
-                only_first=int(data["baseline_better"]),
-                detectable=f"{float(data['minimum_detectable']):.1f}" if known else "",
-                link=link_to(task=name.strip(), first=0, second=second.place, relation="differ"),
+                p_value=_p_text(p_value) if known else "",
+                only_second=data["run_better"],
+                only_first=data["baseline_better"],
+                detectable="" if not known else "none" if detectable is None
+                else f"{detectable:.{digits}f}",
+                link=link_to(task=data["task"], first=0, second=second.place, relation="differ"),
             )
         )  # fmt: skip
     return made, list(notes.values())
@@ -329,7 +342,10 @@ def _category_table(
             (
                 value,
                 f"{' / '.join(f'{size:,}' for size in sizes)} questions",
-                tuple(score_of(samples, is_share=True) for samples in chosen),
+                tuple(
+                    score_of(task, samples)
+                    for (_, task), samples in zip(having, chosen, strict=True)
+                ),
             )
         )
     runs = tuple(each for each, _ in having)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from longva_eval.errors import MediaError
 from longva_eval.reports.reading.needle_runs import Controls, is_needle_folder, read_needle_run
 from longva_eval.reports.reading.runs import Problem, Run, TaskRun, read_run
-from longva_eval.reports.reading.samples import as_mapping
 from longva_eval.reports.study import read_study
-from longva_eval.reports.tables.compare import run_labels
+from longva_eval.reports.tables.labels import run_labels
 from longva_eval.studies.definition import RECORD_NAME
 
 __all__ = [
@@ -23,7 +21,6 @@ __all__ = [
     "is_hidden",
     "link_to",
     "read_page_runs",
-    "rope_text",
     "shown_runs",
     "with_task",
 ]
@@ -92,13 +89,13 @@ def _study_runs(path: Path) -> list[Run]:
 
 
 def shown_runs(runs: Sequence[PageRun]) -> list[ShownRun]:
-    """Letters, and the labels that tables have too, with RoPE settings where they were changed."""
+    """Letters, and the labels that tables have too."""
     labels = run_labels([each.run for each in runs], with_frames=True)
     return [
         ShownRun(
             place=place,
             letter=_letter(place),
-            label=", ".join(part for part in (label, rope_text(each.run)) if part),
+            label=label,
             run=each.run,
             controls=each.controls,
         )
@@ -113,17 +110,6 @@ def _letter(place: int) -> str:
         place, rest = divmod(place - 1, 26)
         letters = chr(ord("A") + rest) + letters
     return letters
-
-
-def rope_text(run: Run) -> str:
-    """What RoPE settings were asked for; empty if the checkpoint's own."""
-    asked: Mapping[str, Any] = as_mapping(as_mapping(run.recipe.get("rope")).get("asked"))
-    names = {"theta": "RoPE base", "rope_type": "RoPE type"}
-    parts = []
-    for name, value in asked.items():
-        shown = f"{value:,.10g}" if isinstance(value, (int, float)) else str(value)
-        parts.append(f"{names.get(name, name.replace('_', ' '))} {shown}")
-    return ", ".join(parts)
 
 
 def all_tasks(shown: Sequence[ShownRun]) -> list[str]:

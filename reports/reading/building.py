@@ -19,8 +19,8 @@ from longva_eval.reports.reading.samples import (
     as_mapping,
     as_number,
     count_of,
-    within_question,
 )
+from longva_eval.reports.reading.scores import score_of, tries_text
 
 __all__ = ["build_run", "parse_arguments"]
 
@@ -181,22 +181,22 @@ def _build_task(
     higher_by_name = {metric.name: metric.higher_is_better for metric in metrics}
     reading = Reading(name, documents, higher_by_name, config, prompts, facts.num_tries)
     problems += reading.problems
-    metrics = [
-        _scaled(
-            metric,
-            reading.mean_score() if metric.name == reading.metric else None,
-            asked,
-            is_ours=reading.is_ours,
-        )
+    means = [
+        reading.mean_score()
+        if metric.name == reading.metric
+        else reading.mean_in(metric.label, metric.name, metric.value)
         for metric in metrics
     ]
+    metrics = [
+        _scaled(metric, mean, asked, is_ours=reading.is_ours)
+        for metric, mean in zip(metrics, means, strict=True)
+    ]
     task = facts.task(metrics, reading)
-    mean = reading.mean_score()
     unsure = [
         metric
-        for metric in metrics
+        for metric, mean in zip(metrics, means, strict=True)
         # A judge's mean from 0 to 5 is on its own scale.
-        if not (metric.name == reading.metric and mean and abs(metric.value / mean - 1) < 0.02)
+        if not (mean and abs(metric.value / mean - 1) < 0.02)
     ]
     problems += _scale_problems(name, unsure) + _check(task, reading)
     return task, problems
@@ -416,8 +416,8 @@ def _check(task: TaskRun, reading: Reading) -> list[Problem]:
     if tried:
         text = (
             f"{task.name}: the mean over {len(tried[0].tries)} answers to every question"
-            f"{f' ({task.sampling})' if task.sampling else ''}; between answers to one question "
-            f"scores vary by {task.scale * within_question(tried):.1f} (standard deviation)."
+            f"{f' ({task.sampling})' if task.sampling else ''}"
+            f"{'; ' + tries_text(found) if (found := score_of(task)) else ''}."
         )
         problems.append(Problem(kind="tries", text=text, task=task.name))
         return problems  # the task's own score is of one answer

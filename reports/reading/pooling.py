@@ -15,8 +15,8 @@ from longva_eval.reports.reading.samples import (
     as_mapping,
     count_of,
     majority,
-    within_question,
 )
+from longva_eval.reports.reading.scores import score_of, tries_text
 
 __all__ = ["pool", "seeds_of", "settings_but_seeds"]
 
@@ -133,7 +133,7 @@ def _what_was_pooled(pooled: TaskRun, tasks: Sequence[TaskRun], runs: Sequence[R
     seeds = ", ".join(run.seeds.removeprefix("seed ") for run in runs)
     text = (
         f"{pooled.name}: {count_of(len(tasks), 'run')} that differ in their seed only ({seeds}) "
-        f"are shown as one: {each}, standard deviation {spread:.2f}; within a question "
-        f"{pooled.scale * within_question(pooled.samples):.1f}."
+        f"are shown as one: {each}, standard deviation {spread:.2f}"
+        f"{'; ' + tries_text(found) if (found := score_of(pooled)) else ''}."
     )
     return Problem(kind="tries", text=text, task=pooled.name)

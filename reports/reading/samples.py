@@ -225,6 +225,18 @@ class Reading:
         scores = [sample.score for sample in self.samples if sample.is_scored]
         return math.fsum(scores) / len(scores) if scores else None
 
+    def mean_in(self, label: str, name: str, value: float) -> float | None:
+        """Mean score in another metric, if the task's own value is that, or that in percent."""
+        found = [
+            s.more_scores.get(label, s.more_scores.get(name)) for s in self.samples if s.is_scored
+        ]
+        known = [score for score in found if score is not None]
+        if not known or len(known) < len(found):
+            return None
+        mean = math.fsum(known) / len(known)
+        close = (math.isclose(value, scale * mean, rel_tol=0.01) for scale in (1, 100))
+        return mean if any(close) else None
+
     def _choose_metric(self, lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str:
         """The first metric that holds a score for a question: ours, then in the task's order."""
         in_lines = list(dict.fromkeys(k for s in lines[:50] for k in s if k not in _LINE_KEYS))

@@ -1,20 +1,21 @@
 """The one place where the samples of a task become a score.
 
-`compare`, `show`, the page, `submit`, studies and `samples_frame` all show what these functions
+`compare`, `show`, the page, the log for inspect_ai and `runs_frame` all show what these functions
 give. Statistics are in `longva_eval.stats`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from longva_eval import stats
 from longva_eval.reports.reading.run import Metric, TaskRun
-from longva_eval.reports.reading.samples import Sample, within_question
+from longva_eval.reports.reading.samples import Sample, as_mapping, within_question
 
-__all__ = ["Score", "score_of"]
+__all__ = ["MetricScores", "Score", "score_of", "scores_in", "tries_text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,9 @@ class Score:
     """Standard deviation between answers to one question."""
     majority: float | None = None
     """Share of questions that are right in most of their answers, in percent."""
+    pass_at: Mapping[int, float] = field(default_factory=dict)
+    """By k the share of questions that are right in at least one of k answers, in percent: for what
+    the task asks with filters `pass@k`, else for all its answers."""
 
     @property
     def text(self) -> str:
@@ -70,6 +74,20 @@ class Score:
         return f"{number or 'no'} video{' holds' if number == 1 else 's hold'} a {what}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class MetricScores:
+    """A task's questions in one metric."""
+
+    label: str
+    by_key: Mapping[str, float]
+    """By `Sample.key`; of several tries the mean."""
+    is_share: bool
+    """Whether all lie within 0 and 1."""
+    scale: float
+    """What a score is multiplied by to be shown."""
+    higher_is_better: bool
+
+
 def score_of(
     task: TaskRun,
     samples: Sequence[Sample] | None = None,
@@ -89,91 +107,119 @@ def score_of(
     Returns:
         None where nothing is scored.
     """
-    main = task.main_metric()
-    chosen = task.samples if samples is None else samples
-    if metric and (main is None or metric != main.label):
-        return _other_metric(task, chosen, metric, is_whole=samples is None)
-    if not task.samples:
-        return None if samples is not None or main is None else _as_written(task, main)
-    scored = [sample for sample in chosen if sample.is_scored]
+    written = next((m for m in task.metrics if m.label == metric), None) if metric else None
+    written = written or (None if metric else task.main_metric())
+    known = scores_in(task, metric) if task.samples else None
+    if known is None:
+        return _as_written(task, written) if samples is None and written is not None else None
+    scored = [s for s in (task.samples if samples is None else samples) if s.is_scored]
     if not scored:
         return None
-    category = _main_category(scored) if over_categories and task.is_share else None
+    category = _main_category(scored) if over_categories and known.is_share else None
     found = _measured(
-        [sample.score for sample in scored],
+        known,
         scored,
         groups=[sample.categories.get(category, "") for sample in scored] if category else None,
-        is_share=task.is_share,
-        scale=task.scale,
-        metric=task.metric,
-        higher_is_better=task.higher_is_better,
     )
+    if category:
+        found = replace(found, metric=f"{found.metric}, mean over {category}")
     tries = max(1, *(len(sample.tries) for sample in scored))
-    if tries == 1:
+    if tries == 1 or known.label != task.metric:
         return found
-    right = sum(sample.outcome == "right" for sample in scored)
-    return replace(
-        found,
-        tries=tries,
-        within=task.scale * within_question(scored),
-        majority=100 * right / len(scored) if task.is_share and task.higher_is_better else None,
-    )
+    found = replace(found, tries=tries, within=task.scale * within_question(scored))
+    if not (task.is_share and task.higher_is_better):
+        return found
+    most = sum(sample.outcome == "right" for sample in scored)
+    fewest = min(len(sample.tries) for sample in scored)
+    pass_at = {}
+    for k in _asked_k(task, fewest):
+        chances = [stats.pass_at_k(s.tries.count(1.0), len(s.tries), k) for s in scored]
+        pass_at[k] = 100 * math.fsum(chances) / len(scored)
+    return replace(found, majority=100 * most / len(scored), pass_at=pass_at)
 
 
-def _other_metric(
-    task: TaskRun, samples: Sequence[Sample], label: str, *, is_whole: bool
-) -> Score | None:
-    """The score in another of the task's metrics, by question where that is its mean."""
-    metric = next((metric for metric in task.metrics if metric.label == label), None)
-    if metric is None:
+def tries_text(found: Score) -> str:
+    """What is known of a score from several answers to each question, as a part of a sentence."""
+    within = found.write(found.within or 0.0)
+    parts = [f"between answers to one question scores vary by {within} (standard deviation)"]
+    if found.majority is not None:
+        parts.append(f"{found.majority:.1f} % are right in most of their answers")
+    parts += [f"pass@{k} is {share:.1f} %" for k, share in found.pass_at.items()]
+    return "; ".join(parts)
+
+
+def _asked_k(task: TaskRun, fewest: int) -> list[int]:
+    """The k of the task's `pass@k` filters that its answers allow, else their number."""
+    filters = task.config.get("filter_list")
+    names = [str(as_mapping(f).get("name")) for f in filters] if isinstance(filters, list) else []
+    given = {int(found[1]) for name in names if (found := re.fullmatch(r"pass@(\d+)", name))}
+    return [k for k in sorted(given) or [fewest] if 1 <= k <= fewest]
+
+
+def scores_in(task: TaskRun, metric: str) -> MetricScores | None:
+    """The score of every scored question in one of the task's metrics.
+
+    Args:
+        task: The task.
+        metric: Its label; the main metric if empty.
+
+    Returns:
+        None where the samples do not say it: some have no number in this metric, or the task's own
+        value is not the mean of what they have.
+    """
+    main = task.main_metric()
+    scored = [sample for sample in task.samples if sample.is_scored]
+    if not metric or (main is not None and metric == main.label):
+        return MetricScores(
+            label=task.metric,
+            by_key={sample.key: sample.score for sample in scored},
+            is_share=task.is_share,
+            scale=task.scale,
+            higher_is_better=task.higher_is_better,
+        )
+    written = next((each for each in task.metrics if each.label == metric), None)
+    if written is None or not scored:
         return None
-    scored = [sample for sample in samples if sample.is_scored]
-    given = [s.more_scores.get(label, s.more_scores.get(metric.name)) for s in scored]
-    values = [value for value in given if value is not None]
-    if not values or len(values) < len(given):
-        return _as_written(task, metric) if is_whole else None
-    mean = math.fsum(values) / len(values)
+    found: dict[str, float] = {}
+    for sample in scored:
+        value = sample.more_scores.get(metric, sample.more_scores.get(written.name))
+        if value is None:
+            return None
+        found[sample.key] = value
+    mean = math.fsum(found.values()) / len(found)
+    is_share = all(0.0 <= value <= 1.0 for value in found.values())
     for scale in (100.0, 1.0):
         # Its value in percent, or as a share, or on its own scale.
-        if math.isclose(metric.value, scale * mean, rel_tol=0.01, abs_tol=1e-9):
-            is_share = all(0.0 <= value <= 1.0 for value in values)
-            return _measured(
-                values,
-                scored,
-                groups=None,
+        if math.isclose(written.value, scale * mean, rel_tol=0.01, abs_tol=1e-9):
+            return MetricScores(
+                label=metric,
+                by_key=found,
                 is_share=is_share,
                 scale=100.0 if is_share else scale,
-                metric=label,
-                higher_is_better=metric.higher_is_better,
+                higher_is_better=written.higher_is_better,
             )
-    return _as_written(task, metric) if is_whole else None
+    return None
 
 
 def _measured(
-    scores: Sequence[float],
-    samples: Sequence[Sample],
-    *,
-    groups: Sequence[str] | None,
-    is_share: bool,
-    scale: float,
-    metric: str,
-    higher_is_better: bool,
+    known: MetricScores, samples: Sequence[Sample], *, groups: Sequence[str] | None
 ) -> Score:
     found = stats.estimate_mean(
-        scores,
+        [known.by_key[sample.key] for sample in samples],
         [sample.cluster for sample in samples],
         groups=groups,
-        is_share=is_share,
+        is_share=known.is_share,
     )
+    scale = known.scale
     return Score(
         value=scale * found.mean,
         unit="%" if scale == 100 else "",
-        metric=metric,
-        higher_is_better=higher_is_better,
+        metric=known.label,
+        higher_is_better=known.higher_is_better,
         # One video, or videos that all agree, show no spread; that is not certainty.
         standard_error=scale * found.standard_error if found.standard_error else None,
-        low=scale * found.interval.low,
-        high=scale * found.interval.high,
+        low=scale * found.interval.low if math.isfinite(found.interval.low) else None,
+        high=scale * found.interval.high if math.isfinite(found.interval.high) else None,
         num_questions=found.num_questions,
         num_videos=found.num_clusters,
         num_failed=sum(sample.outcome == "failed" for sample in samples),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from longva_eval.reports.tables.tables import Note
 
-__all__ = ["Notes", "joined_marks"]
+__all__ = ["Notes"]
 
 
 class Notes:
@@ -51,20 +51,6 @@ class Notes:
             ),
             *(Note(mark=mark, text=text, url=url) for (text, url), mark in self._sources.items()),
         )
-
-
-def joined_marks(marks: Sequence[str]) -> tuple[str, ...]:
-    """Marks with runs of numbers drawn together: 1, 4-7, a."""
-    numbers = sorted({int(mark) for mark in marks if mark.isdigit()})
-    runs = []
-    for _, group in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
-        members = [number for _, number in group]
-        if len(members) > 2:
-            runs.append(f"{members[0]}-{members[-1]}")
-        else:
-            runs += map(str, members)
-    letters = sorted({m for m in marks if not m.isdigit()}, key=lambda m: (len(m), m))
-    return (*runs, *letters)
 
 
 def _letters() -> Iterator[str]:

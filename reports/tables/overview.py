@@ -10,8 +10,10 @@ from typing import Any, Final
 
 from longva_eval.errors import SettingsError
 from longva_eval.questions.outcomes import OUTCOMES
-from longva_eval.reports.reading.runs import Run, Sample, TaskRun
-from longva_eval.reports.tables.compare import Measured, measure
+from longva_eval.reports.reading.run import Metric, Run, TaskRun
+from longva_eval.reports.reading.samples import Sample
+from longva_eval.reports.reading.scores import Score, score_of
+from longva_eval.reports.tables.measured import further_metrics
 from longva_eval.reports.tables.tables import Cell, Column, Row, Table, render, shown_width
 from longva_eval.text import one_line, plain
 
@@ -36,7 +38,7 @@ def show_run(run: Run, *, width: int = 80) -> str:
     if groups:
         lines += ["", "Groups"]
         lines += [
-            f"  {task.name}: " + ", ".join(f"{m.name} {m.value:g}" for m in task.metrics)
+            f"  {task.name}: " + ", ".join(_written(task, m) for m in task.metrics)
             for task in groups
         ]
     lines += ["", *_problem_lines(run, width)]
@@ -111,6 +113,7 @@ def _about(question: Sample) -> list[tuple[str, str]]:
         ("right answer", question.answer),
         ("chosen", question.choice or ("" if not question.options else "none could be read")),
         ("score", f"{question.score:g}"),
+        ("of each answer", ", ".join(f"{score:g}" for score in question.tries)),
         ("video", question.cluster if question.cluster != question.key else ""),
         ("media", ", ".join(question.media)),
         ("subsets", ", ".join(f"{k} {v}" for k, v in question.categories.items())),
@@ -204,9 +207,7 @@ def _task_lines(run: Run, task: TaskRun, width: int) -> list[str]:
     version = f" (version {task.version})" if task.version else ""
     lines = [f"{task.name}{version}"]
     if not task.samples:
-        for metric in task.metrics:
-            shown = f"{metric.value:g}" if metric.percent is None else f"{metric.percent:.1f} %"
-            lines.append(f"  {metric.name}: {shown}, as lmms-eval wrote it")
+        lines += [f"  {_written(task, metric)}, as lmms-eval wrote it" for metric in task.metrics]
         return lines
     rows = [_score_row("all", task.samples, task)]
     answered = [q for q in task.samples if q.outcome != "failed"]
@@ -229,7 +230,8 @@ def _task_lines(run: Run, task: TaskRun, width: int) -> list[str]:
         blank = (Cell() for _ in range(3 + len(_shown_outcomes(task))))
         rows.append(Row(cells=(Cell(text=name), *blank), rule_above=True))
         rows += members
-    unit = "%" if task.is_share else ""
+    whole = score_of(task)
+    unit = f"{task.unit}{'' if task.higher_is_better else ' ↓'}"
     columns = (
         Column(title="", is_number=False),
         Column(title=f"score {unit}".strip()),
@@ -241,7 +243,19 @@ def _task_lines(run: Run, task: TaskRun, width: int) -> list[str]:
     lines += ["  " + line for line in render([table], "terminal", width=width - 2).splitlines()]
     lines += ["", *_outcome_bar(task, width)]
     own = task.main_metric()
-    if own is not None and any(p.kind == "aggregate" for p in run.problems_of(task.name)):
+    if whole is not None and whole.is_few:
+        text = f"few: {whole.few}, too few for a narrow interval; it leans on the worst case."
+        lines += _wrap(text, width, "  ")
+    further = [m for m in task.metrics if m.label in further_metrics(task)]
+    if own is not None and (further or not own.higher_is_better):
+        less = "" if own.higher_is_better else "; less is better (↓)"
+        lines += _wrap(f"The score is {own.label}{less}.", width, "  ")
+    lines += [f"  {_written(task, metric)}" for metric in further]
+    if (
+        own is not None
+        and own.percent is not None
+        and any(p.kind == "aggregate" for p in run.problems_of(task.name))
+    ):
         text = f"The task's own score, {own.name}: {own.percent:.1f} %; see below."
         lines += _wrap(text, width, "  ")
     videos = len({question.cluster for question in task.samples})
@@ -255,27 +269,42 @@ def _task_lines(run: Run, task: TaskRun, width: int) -> list[str]:
 
 
 def _score_row(label: str, questions: Sequence[Sample], task: TaskRun) -> Row:
-    found = measure(questions, is_share=task.is_share)
+    found = score_of(task, questions)
     counts = Counter(question.outcome for question in questions)
     texts = [
         label,
-        "" if found is None else _value(found, found.value),
-        "" if found is None or found.low is None or found.high is None
-        else f"{_value(found, found.low)} to {_value(found, found.high)}",
+        "" if found is None else found.text,
+        "" if found is None else _interval(found),
         f"{len(questions):,}",
         *(f"{counts[name]:,}" if counts[name] else "" for name in _shown_outcomes(task)),
-    ]  # fmt: skip
+    ]
     return Row(cells=tuple(Cell(text=text) for text in texts))
+
+
+def _interval(found: Score) -> str:
+    """`12.0 to 34.0`, with `few` where it leans on the worst case; empty where there is none."""
+    if found.low is None or found.high is None:
+        return ""
+    few = " few" if found.is_few else ""
+    return f"{found.write(found.low)} to {found.write(found.high)}{few}"
+
+
+def _written(task: TaskRun, metric: Metric) -> str:
+    """A metric with its value, on the scale that all tables have, and its interval."""
+    found = score_of(task, metric=metric.label)
+    assert found is not None, "a metric has a value"
+    less = "" if metric.higher_is_better else " ↓"
+    text = found.text if found.unit else f"{found.value:g}"
+    interval = _interval(found)
+    return f"{metric.label}{less} {text} {found.unit}".rstrip() + (
+        f" ({interval})" * bool(interval)
+    )
 
 
 def _shown_outcomes(task: TaskRun) -> list[str]:
     """All but "not scored", which only splits with hidden answers have."""
     counts = task.counts()
     return [name for name in OUTCOMES if name != "not scored" or counts[name]]
-
-
-def _value(found: Measured, value: float) -> str:
-    return f"{value:.1f}" if found.unit == "%" else f"{value:.2f}"
 
 
 def _outcome_bar(task: TaskRun, width: int) -> list[str]:

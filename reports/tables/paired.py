@@ -7,42 +7,50 @@ no common question, or the data differ, there is a sentence in place of a number
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from longva_eval import stats
-from longva_eval.reports.reading.runs import Run, Sample, TaskRun
-from longva_eval.reports.tables.compare import (
-    by_length,
-    category_values,
-    run_labels,
-    subtitle_setting,
-)
+from longva_eval.reports.reading.pairs import pair_samples
+from longva_eval.reports.reading.run import Run, TaskRun
+from longva_eval.reports.reading.samples import Sample
+from longva_eval.reports.reading.scores import MetricScores, scores_in
+from longva_eval.reports.tables.benchmarks import benchmark_of, subtitle_setting, value_of
+from longva_eval.reports.tables.compare import category_values
+from longva_eval.reports.tables.grids import by_length
+from longva_eval.reports.tables.labels import run_labels
+from longva_eval.reports.tables.measured import further_metrics
 from longva_eval.reports.tables.notes import Notes
-from longva_eval.reports.tables.published import benchmark_of
+from longva_eval.reports.tables.rows import tidy
 from longva_eval.reports.tables.tables import Cell, Column, Note, Row, Table
 
-__all__ = ["paired_tables"]
+__all__ = ["paired_tables", "signed"]
 
 _TITLES = ("Questions of", "n", "Videos", "Diff.", "95 % interval", "p", "Holm", "+ / -", "MDE")
 
-Part = Literal["overall", "split", "repeated"]
-"""A whole task, a part of it, or a task again without the questions that failed."""
+Part = Literal["whole", "part", "metric", "without failed"]
+"""A whole task; one value of a category, or another metric, of it; or the task again without the
+questions that failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """The common questions of a run and the baseline."""
+    """The common questions of a run and the baseline in one metric."""
 
     run: int
     """Place of the run."""
-    subset: str
-    first: tuple[Sample, ...]
-    second: tuple[Sample, ...]
-    is_share: bool
+    task: TaskRun
+    label: str
+    """Of the row."""
     part: Part
+    category: str = ""
+    value: str = ""
+    first: tuple[float, ...]
+    second: tuple[float, ...]
+    clusters: tuple[str, ...]
+    metric: MetricScores
+    remarks: tuple[str, ...]
 
 
 def paired_tables(
@@ -77,13 +85,14 @@ def paired_tables(
                 notes[place].general(text, task=task.name)
                 continue
             pairs += _pairs_of(place, labels[place + 1], task, other, by, notes[place])
-    sizes = Counter(pair.part for pair in pairs)
+    wholes = sum(pair.part == "whole" for pair in pairs)
+    parts = sum(pair.part in ("part", "metric") for pair in pairs)
     compared = [
         stats.compare_pairs(
-            [question.score for question in pair.first],
-            [question.score for question in pair.second],
-            [question.cluster for question in pair.second],
-            level=0.05 / max(1, sizes[pair.part] if pair.part != "repeated" else sizes["overall"]),
+            pair.first,
+            pair.second,
+            pair.clusters,
+            level=0.05 / max(1, parts if pair.part in ("part", "metric") else wholes),
         )
         for pair in pairs
     ]
@@ -93,7 +102,7 @@ def paired_tables(
         names = (labels[pair.run + 1], labels[0])
         rows[pair.run].append(_row(pair, found, p_value, names, notes[pair.run], mcnemar))
     if pairs:
-        _explain(notes[-1], pairs, sizes, mcnemar)
+        _explain(notes[-1], pairs, wholes, parts, mcnemar)
     titles = (*_TITLES, *(["McNemar"] if mcnemar else []))
     return [
         Table(
@@ -113,15 +122,15 @@ def paired_tables(
 def _corrected(pairs: Sequence[_Pair], p_values: Sequence[float]) -> list[float | None]:
     """Holm's p in two families, the parts of a task after the whole of it; None if not counted."""
     corrected: list[float | None] = [None] * len(pairs)
-    for part in ("overall", "split"):
-        members = [place for place, pair in enumerate(pairs) if pair.part == part]
+    for family in (("whole",), ("part", "metric")):
+        members = [place for place, pair in enumerate(pairs) if pair.part in family]
         found = stats.holm([p_values[place] for place in members])
         for place, p_value in zip(members, found, strict=True):
             corrected[place] = p_value
     whole = 0.0
     for place, pair in enumerate(pairs):  # a task's parts follow it
         own = corrected[place]
-        if pair.part == "overall":
+        if pair.part == "whole":
             whole = own or 0.0
         elif own is not None:
             corrected[place] = max(own, whole)
@@ -136,63 +145,80 @@ def _row(
     notes: Notes,
     mcnemar: bool,
 ) -> Row:
-    scale, digits = (100.0, 1) if pair.is_share else (1.0, 2)
-    interval = _bounded(found.interval, pair.is_share)
+    scale, digits = pair.metric.scale, 1 if pair.metric.scale == 100 else 2
+    interval = _bounded(found.interval, pair.metric.is_share)
     marks: tuple[str, ...] = ()
     if found.num_clusters < stats.FEW:
         marks = (notes.letter(f"Fewer than {stats.FEW} videos: read with care."),)
     known = math.isfinite(interval.high)
-    low, high = (_signed(scale * end, digits) for end in (interval.low, interval.high))
+    low, high = (signed(scale * end, digits) for end in (interval.low, interval.high))
     detectable = scale * found.smallest_detectable
+    better, worse = found.num_only_first, found.num_only_second
+    if not pair.metric.higher_is_better:
+        better, worse = worse, better
     cells = [
-        Cell(text=pair.subset, marks=marks),
+        Cell(text=pair.label, marks=marks),
         Cell(text=f"{found.num_questions:,}"),
         Cell(text=f"{found.num_clusters:,}"),
         Cell(
-            text=_signed(scale * found.difference, digits),
+            text=signed(scale * found.difference, digits),
             rank=int(holm is not None and holm < 0.05),
         ),
         Cell(text=f"{low} to {high}" if known else "unknown"),
         Cell(text=_p(found.p_value) if known else ""),
         Cell(text="" if holm is None or not known else _p(holm)),
-        Cell(text=f"{found.num_only_first:,} / {found.num_only_second:,}"),
+        Cell(text=f"{better:,} / {worse:,}"),
         Cell(text=f"{detectable:.{digits}f}" if math.isfinite(detectable) else "none"),
     ]
-    exact = stats.mcnemar(found.num_only_first, found.num_only_second) if mcnemar else None
+    exact = stats.mcnemar(better, worse) if mcnemar else None
     cells += [] if exact is None else [Cell(text=_p(exact))]
-    data = {
+    facts = {
+        "table": "differences",
+        "kind": pair.part,
         "run": names[0],
         "baseline": names[1],
-        "subset": pair.subset.strip(),
+        "task": pair.task.name,
+        "task_version": pair.task.version,
+        "category": pair.category,
+        "part": pair.value,
+        "metric": pair.metric.label,
+        "higher_is_better": pair.metric.higher_is_better,
+        "value": scale * found.difference,
+        "unit": "%" if scale == 100 else "",
+        "standard_error": scale * found.standard_error,
+        "low_95": scale * interval.low if known else None,
+        "high_95": scale * interval.high if known else None,
+        "few": f"{found.num_clusters} videos" if marks else "",
         "questions": found.num_questions,
         "videos": found.num_clusters,
-        "difference": f"{scale * found.difference:.4f}",
-        "standard_error": f"{scale * found.standard_error:.4f}",
-        "low_95": f"{scale * interval.low:.4f}",
-        "high_95": f"{scale * interval.high:.4f}",
-        "p": f"{found.p_value:.6g}",
-        "p_holm": "" if holm is None else f"{holm:.6g}",
-        "run_better": found.num_only_first,
-        "baseline_better": found.num_only_second,
-        "minimum_detectable": f"{detectable:.4f}",
-        **({} if exact is None else {"p_mcnemar": f"{exact:.6g}"}),
+        "p": found.p_value if known else None,
+        "p_holm": holm if known else None,
+        "p_mcnemar": exact,
+        "run_better": better,
+        "baseline_better": worse,
+        "minimum_detectable": detectable if math.isfinite(detectable) else None,
+        "notes": " ".join(pair.remarks),
     }
-    return Row(cells=tuple(cells), data=(data,))
+    return Row(cells=tuple(cells), data=(tidy(facts),))
 
 
-def _explain(
-    notes: Notes, pairs: Sequence[_Pair], sizes: Mapping[Part, int], mcnemar: bool
-) -> None:
-    scale = "points of 100" if all(pair.is_share for pair in pairs) else "the metric's own scale"
-    tasks, parts = (f"{sizes[part]} row{'s' * (sizes[part] > 1)}" for part in ("overall", "split"))
+def _explain(notes: Notes, pairs: Sequence[_Pair], wholes: int, parts: int, mcnemar: bool) -> None:
+    in_points = all(pair.metric.scale == 100 for pair in pairs)
+    scale = "points of 100" if in_points else "the metric's own scale"
+    tasks, more = (f"{number} row{'s' * (number > 1)}" for number in (wholes, parts))
     notes.general(
         f"Paired on common questions, in {scale}; interval and p by video (CR2, t). Holm: p "
         f"corrected for {tasks} of whole tasks"
-        + (f", then for {parts} of their parts, none surer than its task" * (sizes["split"] > 0))
+        + (f", then for {more} of their parts, none surer than its task" * (parts > 0))
         + "; bold (or *) where that is below 0.05."
     )
+    lower = dict.fromkeys(p.metric.label for p in pairs if not p.metric.higher_is_better)
+    if lower:
+        notes.general(
+            f"Less is better, so that a difference below 0 is a gain: {', '.join(lower)}."
+        )
     notes.general(
-        "+ / -: questions that the run, and that the baseline, scores higher. MDE, minimum "
+        "+ / -: questions on which the run, and on which the baseline, is better. MDE, minimum "
         "detectable effect: the true difference that data like these show (bold) in 80 of 100 "
         "cases; a smaller one may exist and stay unseen."
     )
@@ -220,96 +246,80 @@ def _same_task(task: TaskRun, baseline: Run) -> TaskRun | None:
 def _pairs_of(
     place: int, label: str, task: TaskRun, other: TaskRun, by: str, notes: Notes
 ) -> list[_Pair]:
-    """The rows of one task: overall and by the benchmark's split; none if it is refused."""
-
-    def say(text: str) -> None:
-        notes.general(f"{task.name}: {text}", task=task.name)
-
-    for which, found in ((label, task), ("the baseline", other)):
-        if not found.samples:
-            say(
-                f"{which} has no samples with scores, so that nothing can be paired; run it with "
-                "--log_samples. Two averages alone do not say whether they differ."
-            )
-            return []
-    if task.is_share != other.is_share:
-        say(f"the scores of {label} and the baseline are on different scales; not compared.")
+    """The rows of one task: the whole, its parts and further metrics; none if it is refused."""
+    pairing = pair_samples(task, other, names=(label, "the baseline"))
+    if pairing.refusal:
+        text = f"{task.name}: {pairing.refusal.rstrip('.')}; not compared."
+        notes.general(text, task=task.name)
         return []
-    ours = {question.key: question for question in task.samples if question.is_scored}
-    theirs = {question.key: question for question in other.samples if question.is_scored}
-    if not ours or not theirs:
-        say("the right answers are not public: there is nothing to compare.")
-        return []
-    common = [key for key in theirs if key in ours]
-    if not common:
-        say(
-            f"{label} and the baseline have no question in common ({len(ours):,} and "
-            f"{len(theirs):,}, paired by {task.read_from.get('question_id')}): different data or "
-            "other prompts; not compared."
-        )
-        return []
-    if task.name == other.name:
-        differing = {key for key in common if ours[key].answer != theirs[key].answer}
-        if len(differing) > len(common) / 10:
-            say(
-                f"{len(differing):,} of {len(common):,} questions with the same id have different "
-                f"right answers in {label} and the baseline: different data; not compared."
-            )
-            return []
-        if differing:
-            say(
-                f"{len(differing):,} questions have different right answers in {label} and the "
-                "baseline and are left out."
-            )
-            common = [key for key in common if key not in differing]
-    if len(common) < max(len(ours), len(theirs)):
-        say(
-            f"{len(common):,} questions in common, of {len(ours):,} ({label}) and {len(theirs):,} "
-            "(baseline)."
-        )
-    if task.name != other.name:
-        say(f"the baseline ran {other.name}: prompts and answer parsing may differ.")
-    elif task.version != other.version:
-        say(f"version {task.version or '?'} ({label}) against {other.version or '?'} (baseline).")
-    if task.name == other.name and any(ours[k].prompt != theirs[k].prompt for k in common):
-        say(f"{label} was asked with other prompts than the baseline.")
+    for remark in pairing.remarks:
+        notes.general(f"{task.name}: {remark}", task=task.name)
 
-    def pair(subset: str, keys: Sequence[str], part: Part) -> _Pair:
-        return _Pair(
-            run=place,
-            subset=subset,
-            first=tuple(ours[key] for key in keys),
-            second=tuple(theirs[key] for key in keys),
-            is_share=task.is_share,
-            part=part,
-        )
-
-    pairs = [pair(task.name, common, "overall")]
-    answered = [k for k in common if "failed" not in (ours[k].outcome, theirs[k].outcome)]
-    if answered and len(answered) < len(common):
+    def pair(
+        name: str,
+        members: Sequence[tuple[Sample, Sample]],
+        part: Part,
+        *,
+        metric: str = "",
+        category: str = "",
+        value: str = "",
+    ) -> None:
+        mine, theirs = scores_in(task, metric), scores_in(other, metric)
+        if mine is None or theirs is None or mine.scale != theirs.scale:
+            return
         pairs.append(
-            pair(f"  without {len(common) - len(answered):,} failed", answered, "repeated")
+            _Pair(
+                run=place,
+                task=task,
+                label=name,
+                part=part,
+                first=tuple(mine.by_key[sample.key] for sample, _ in members),
+                second=tuple(theirs.by_key[sample.key] for _, sample in members),
+                clusters=tuple(sample.cluster for _, sample in members),
+                metric=mine,
+                category=category,
+                value=value,
+                remarks=pairing.remarks,
+            )
         )
-    for value, keys in _split(task, [theirs[key] for key in common], by):
-        if len(keys) < len(common):
-            pairs.append(pair(f"  {value}", keys, "split"))
+
+    pairs: list[_Pair] = []
+    common = list(zip(pairing.first, pairing.second, strict=True))
+    pair(task.name, common, "whole")
+    answered = [each for each in common if "failed" not in (each[0].outcome, each[1].outcome)]
+    if answered and len(answered) < len(common):
+        name = f"  without {len(common) - len(answered):,} failed"
+        pair(name, answered, "without failed")
+    category, parts = _split(task, common, by)
+    for value, members in parts.items():
+        if len(members) < len(common):
+            shown = f"  {int(value):,} frames" if category == "num_frames" else f"  {value}"
+            pair(shown, members, "part", category=category, value=value)
+    for metric in further_metrics(task):
+        pair(f"  {metric}", common, "metric", metric=metric)
     return pairs
 
 
-def _split(task: TaskRun, questions: Sequence[Sample], by: str) -> list[tuple[str, list[str]]]:
-    """Keys of the questions in each part that a comparison is repeated for."""
+def _split(
+    task: TaskRun, common: Sequence[tuple[Sample, Sample]], by: str
+) -> tuple[str, dict[str, list[tuple[Sample, Sample]]]]:
+    """A category and the questions of each of its values that a comparison is repeated for."""
     known = benchmark_of(task.name)
     if known is not None and known.by_frames and not by:
-        lengths = by_length(questions)
-        return [(f"{n:,} frames", [q.key for q in lengths[n]]) for n in sorted(lengths)]
-    if by:
-        values = category_values([task], by)
+        lengths = by_length([theirs for _, theirs in common])
+        of = {sample.key: str(n) for n in sorted(lengths) for sample in lengths[n]}
+        category, values = "num_frames", [str(n) for n in sorted(lengths)]
     else:
-        values = [c.category for c in known.columns if c.category] if known else []
-    parts = [
-        (value, [q.key for q in questions if value in q.categories.values()]) for value in values
-    ]
-    return [(value, keys) for value, keys in parts if keys]
+        split = (by,) if by else known.split if known else ()
+        of = {s.key: value for _, s in common if (value := value_of(s, split)) is not None}
+        names = dict.fromkeys(name for sample in task.samples for name in sample.categories)
+        category = next((name for name in split if name in names), "")
+        if by:
+            values = category_values([task], by)[1]
+        else:
+            values = [c.value for c in known.columns if c.value] if known else []
+    parts = {value: [each for each in common if of.get(each[1].key) == value] for value in values}
+    return category, {value: members for value, members in parts.items() if members}
 
 
 def _bounded(interval: stats.Interval, is_share: bool) -> stats.Interval:
@@ -319,7 +329,8 @@ def _bounded(interval: stats.Interval, is_share: bool) -> stats.Interval:
     return stats.Interval(low=max(-1.0, interval.low), high=min(1.0, interval.high))
 
 
-def _signed(value: float, digits: int) -> str:
+def signed(value: float, digits: int) -> str:
+    """A difference as it is written: `+2.0`, `-0.5`, `0.0`."""
     text = f"{value:+.{digits}f}"
     return text.replace("+", "").replace("-", "") if float(text) == 0 else text
 

@@ -20,16 +20,13 @@ from typing import Final
 
 import longva_eval
 from longva_eval.errors import MediaError, SettingsError
+from longva_eval.reports.tables.benchmarks import BENCHMARKS, Benchmark, PublishedColumn
 
 __all__ = [
-    "BENCHMARKS",
     "SCORES",
-    "Benchmark",
-    "PublishedColumn",
     "PublishedRow",
     "PublishedScore",
     "Source",
-    "benchmark_of",
     "find_benchmark",
     "published_rows",
     "read_published",
@@ -65,135 +62,6 @@ class Source:
     table: str
     url: str
     note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedColumn:
-    """A column of a benchmark's table: what it is called there, in scores.csv and in our runs."""
-
-    title: str
-    subset: str
-    """In scores.csv."""
-    benchmark: str = ""
-    """In scores.csv, if the table joins several benchmarks."""
-    category: str = ""
-    """Value of a category of the questions; empty for all questions."""
-    macro: bool = False
-    """Whether the benchmark's score is its task's own aggregate, not the mean over questions."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """How a published benchmark looks as a table, and which tasks are the same benchmark."""
-
-    name: str
-    columns: tuple[PublishedColumn, ...]
-    tasks: str
-    """Regular expression of task names, ours and lmms-eval's."""
-    subtitles: bool = False
-    """Whether settings with and without subtitles exist."""
-    paper_table: str = ""
-    """Beginning of `source_table` of the LongVA paper's own table."""
-    metric: str = ""
-    """If scores.csv has several for these subsets."""
-    sizes: tuple[int, ...] = ()
-    """Number of questions of its data; several where several splits or settings are in use."""
-    by_frames: bool = False
-    """Whether the columns are numbers of frames, as in a needle grid."""
-
-
-def _simple(
-    name: str, tasks: str, subset: str, *, title: str, size: int, metric: str = ""
-) -> Benchmark:
-    column = PublishedColumn(title=title, subset=subset, macro=metric == "m_avg")
-    return Benchmark(name=name, tasks=tasks, columns=(column,), metric=metric, sizes=(size,))
-
-
-def _image(benchmark: str, tasks: str, *sizes: int) -> Benchmark:
-    return Benchmark(
-        name=benchmark,
-        tasks=tasks,
-        sizes=sizes,
-        columns=(PublishedColumn(title=benchmark, subset=""),),
-        paper_table="LongVA Table 6",
-    )
-
-
-_MLVU_TASKS: Final = {
-    "TR": "topic_reasoning", "AR": "anomaly_reco", "NQA": "needle", "ER": "ego",
-    "PQA": "plotQA", "AO": "order", "AC": "count",
-}  # fmt: skip
-_LVB_DURATIONS: Final = {"15": "(8,15]", "60": "(15,60]", "600": "(180,600]", "3600": "(900,3600]"}
-_IMAGE_BENCHMARKS: Final = (
-    _image("AI2D", r"(longva_)?ai2d", 3088),
-    _image("ChartQA", r"(longva_)?chartqa", 2500),
-    _image("DocVQA", r"(longva_)?docvqa(_val|_test)?", 5349, 5188),
-    _image("InfoVQA", r"(longva_)?info(graphic_)?vqa(_val|_test)?", 2801, 3288),
-    _image("RealWorldQA", r"(longva_)?realworldqa", 765),
-    _image("MMMU", r"(longva_)?mmmu(_val|_test)?", 900, 10500),
-)
-
-BENCHMARKS: Final[tuple[Benchmark, ...]] = (
-    Benchmark(
-        name="Video-MME",
-        # Controls (blind, other options) and version 2 are no scores of this benchmark.
-        tasks=r"(longva_)?videomme(?!.*(_v2|visual|blind|random|option|shuffl))(_[a-z0-9]+)*",
-        subtitles=True,
-        sizes=(2700,),
-        paper_table="LongVA Table 4",
-        metric="accuracy",
-        columns=(
-            PublishedColumn(title="Short", subset="short", category="short"),
-            PublishedColumn(title="Medium", subset="medium", category="medium"),
-            PublishedColumn(title="Long", subset="long", category="long"),
-            PublishedColumn(title="Overall", subset="overall"),
-        ),
-    ),
-    Benchmark(
-        name="MLVU",
-        tasks=r"(longva_)?mlvu_dev",
-        sizes=(2174,),
-        columns=(
-            *(
-                PublishedColumn(title=short, subset=f"dev/{short}", category=name)
-                for short, name in _MLVU_TASKS.items()
-            ),
-            PublishedColumn(title="M-Avg", subset="dev", macro=True),
-        ),
-    ),
-    _simple("MLVU test", r"(longva_)?mlvu_test", "test", title="M-Avg", size=502, metric="m_avg"),
-    Benchmark(
-        name="LongVideoBench",
-        tasks=r"(longva_)?longvideobench_val(_v|_i)?",
-        sizes=(1337,),
-        columns=(
-            *(
-                PublishedColumn(title=printed, subset=f"val/{printed}", category=value)
-                for value, printed in _LVB_DURATIONS.items()
-            ),
-            PublishedColumn(title="Val", subset="val"),
-        ),
-    ),
-    _simple("LVBench", r"(longva_)?lvbench", "overall", title="Overall", size=1549),
-    _simple("NExT-QA", r"(longva_)?nextqa_mc(_test)?", "mc", title="MC", size=8564),
-    Benchmark(
-        name="images",
-        tasks="|".join(benchmark.tasks for benchmark in _IMAGE_BENCHMARKS),
-        paper_table="LongVA Table 6",
-        columns=tuple(
-            PublishedColumn(title=image.name, subset="", benchmark=image.name)
-            for image in _IMAGE_BENCHMARKS
-        ),
-    ),
-    *_IMAGE_BENCHMARKS,
-    Benchmark(
-        name="V-NIAH",
-        tasks=r"(longva_)?vniah(_small|_generate_frames|_generate_clip)?",
-        by_frames=True,
-        metric="accuracy",
-        columns=(),
-    ),
-)
 
 
 def find_benchmark(name: str, scores: Sequence[PublishedScore]) -> Benchmark:
@@ -233,20 +101,15 @@ def find_benchmark(name: str, scores: Sequence[PublishedScore]) -> Benchmark:
     )
 
 
-def benchmark_of(task: str) -> Benchmark | None:
-    """The published benchmark that a task measures; None if it is none we know."""
-    for benchmark in BENCHMARKS:
-        if benchmark.name != "images" and re.fullmatch(benchmark.tasks, task):
-            return benchmark
-    return None
-
-
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def read_published(path: Path = SCORES) -> list[PublishedScore]:
     """All published scores.
+
+    Names of models and frame rates that sources spell in several ways (`Qwen2VL`, `1fps`) get the
+    spelling of most.
 
     Raises:
         MediaError: If the file is missing or has other columns.
@@ -258,9 +121,16 @@ def read_published(path: Path = SCORES) -> list[PublishedScore]:
             missing = set(fields) - set(reader.fieldnames or ())
             if missing:
                 raise MediaError(f"{path} lacks the columns {', '.join(sorted(missing))}.")
-            return [PublishedScore(**{name: row[name] or "" for name in fields}) for row in reader]
+            rows = [{name: row[name] or "" for name in fields} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise MediaError(f"{path} cannot be read: {error}") from error
+    spelled: dict[str, Counter[str]] = {}
+    for row in rows:
+        spelled.setdefault(_plain(row["model"]), Counter())[row["model"]] += 1
+    for row in rows:
+        row["model"] = spelled[_plain(row["model"])].most_common(1)[0][0]
+        row["frames"] = re.sub(r"(?<=[\d.])\s*fps\b", " fps", row["frames"], flags=re.IGNORECASE)
+    return [PublishedScore(**row) for row in rows]
 
 
 # Rows ---------------------------------------------------------------------------------------------
@@ -353,7 +223,10 @@ def published_rows(
             values=values,
             sources=tuple(sources),
             disagrees=any(
-                other is not key and _same_setting(other, key) and not _agree(values, others)
+                other is not key
+                and key[4] == other[4]
+                and _same_setting(other, key)
+                and _differ(values, others)
                 for other, others, _ in merged
             ),
         )
@@ -366,7 +239,7 @@ def published_rows(
 def _column_of(score: PublishedScore, benchmark: Benchmark) -> int | None:
     for place, column in enumerate(benchmark.columns):
         name = column.benchmark or benchmark.name.removesuffix(" test")
-        if score.benchmark != name or score.subset != column.subset:
+        if score.benchmark != name or score.subset not in (column.subset, *column.other_subsets):
             continue
         if benchmark.metric and score.metric != benchmark.metric:
             continue
@@ -422,7 +295,18 @@ def _same_setting(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
 def _agree(one: Mapping[int, PublishedScore], other: Mapping[int, PublishedScore]) -> bool:
     common = one.keys() & other.keys()
     return bool(common) and all(
-        _same_number(one[column].value, other[column].value) for column in common
+        one[column].subset == other[column].subset
+        and _same_number(one[column].value, other[column].value)
+        for column in common
+    )
+
+
+def _differ(one: Mapping[int, PublishedScore], other: Mapping[int, PublishedScore]) -> bool:
+    """Whether two rows print two numbers for one thing."""
+    return any(
+        one[column].subset == other[column].subset
+        and not _same_number(one[column].value, other[column].value)
+        for column in one.keys() & other.keys()
     )
 
 

@@ -1,4 +1,4 @@
-"""A table in five forms: terminal, Markdown, LaTeX, HTML, CSV. Knows nothing of what is in it.
+"""A table in six forms: terminal, Markdown, LaTeX, HTML, CSV, JSON. Knows nothing of what is in it.
 
 Cells hold text that is already formatted. The best number of a column is bold and the second
 underlined, as in papers; small marks point to notes below the table.
@@ -9,19 +9,36 @@ from __future__ import annotations
 import csv
 import html
 import io
+import itertools
+import json
 import re
 import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from longva_eval.text import csv_cell, one_line
 
-__all__ = ["FORMATS", "Cell", "Column", "Format", "Note", "Row", "Table", "render", "shown_width"]
+__all__ = [
+    "FORMATS",
+    "Cell",
+    "Column",
+    "Format",
+    "Note",
+    "NoteChoice",
+    "Row",
+    "Table",
+    "joined_marks",
+    "render",
+    "shown_width",
+    "with_minus",
+]
 
-Format = Literal["terminal", "md", "latex", "html", "csv"]
-FORMATS: Final[tuple[Format, ...]] = ("terminal", "md", "latex", "html", "csv")
+Format = Literal["terminal", "md", "latex", "html", "csv", "json"]
+FORMATS: Final[tuple[Format, ...]] = ("terminal", "md", "latex", "html", "csv", "json")
+NoteChoice = Literal["none", "short", "full"]
+"""Of the notes below a table: none, all but the sources, all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +48,8 @@ class Cell:
     text: str = ""
     error: str = ""
     """A standard error, shown smaller behind the text."""
+    remark: str = ""
+    """A word in its place."""
     rank: int = 0
     """1 is shown bold, 2 underlined."""
     marks: tuple[str, ...] = ()
@@ -48,7 +67,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row; `data` is what CSV writes of it, a line for each mapping."""
+    """A row; `data` is what CSV and JSON write of it, a line for each mapping."""
 
     cells: tuple[Cell, ...]
     rule_above: bool = False
@@ -74,7 +93,14 @@ class Table:
     notes: tuple[Note, ...] = field(default=())
 
 
-def render(tables: Sequence[Table], form: Format, *, width: int = 100, colour: bool = False) -> str:
+def render(
+    tables: Sequence[Table],
+    form: Format,
+    *,
+    width: int = 100,
+    colour: bool = False,
+    notes: NoteChoice | None = None,
+) -> str:
     """Write tables in one of the forms; ends with a newline.
 
     Args:
@@ -82,16 +108,62 @@ def render(tables: Sequence[Table], form: Format, *, width: int = 100, colour: b
         form: Which form.
         width: Of a terminal: notes are broken there, and a wider table goes on below.
         colour: Whether a terminal shows bold and underlined; else the best is marked with `*`.
+        notes: Which to show; all if None, in LaTeX all but the sources, which are cited.
     """
-    if form == "csv":
-        return _csv(tables)
-    if form == "html":
-        return _html(tables)
+    if form in ("csv", "json"):
+        data = [line for table in tables for row in table.rows for line in row.data]
+        return _csv(data) if form == "csv" else _json(data)
     if form == "latex":
-        return _latex_head() + "\n".join(_latex(table) for table in tables)
+        from longva_eval.reports.tables.latex import latex
+
+        return latex(tables, notes=notes or "short")
+    shown = [_with_notes(table, notes or "full") for table in tables]
+    if form == "html":
+        return _html(shown)
     if form == "md":
-        return "\n".join(_markdown(table) for table in tables)
-    return "\n".join(_terminal(table, width, colour) for table in tables)
+        return "\n".join(_markdown(table) for table in shown)
+    return "\n".join(_terminal(table, width, colour) for table in shown)
+
+
+def _with_notes(table: Table, notes: NoteChoice) -> Table:
+    if notes == "full":
+        return table
+    kept = [note for note in table.notes if notes == "short" and not note.mark.isdigit()]
+    marks = {note.mark for note in kept}
+    rows = [
+        replace(
+            row,
+            cells=tuple(
+                replace(cell, marks=tuple(mark for mark in cell.marks if mark in marks))
+                for cell in row.cells
+            ),
+        )
+        for row in table.rows
+    ]
+    return replace(table, rows=tuple(rows), notes=tuple(kept))
+
+
+def joined_marks(marks: Sequence[str]) -> str:
+    """Marks with runs of numbers drawn together: `1,4-7,a`."""
+    numbers = sorted({int(mark) for mark in marks if mark.isdigit()})
+    runs = []
+    for _, group in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in group]
+        if len(members) > 2:
+            runs.append(f"{members[0]}-{members[-1]}")
+        else:
+            runs += map(str, members)
+    letters = sorted({m for m in marks if not m.isdigit()}, key=lambda m: (len(m), m))
+    return ",".join([*runs, *letters])
+
+
+def with_minus(text: str) -> str:
+    """The text with real minus signs."""
+    return re.sub(r"(?<!\w)-(?=\d)", "\u2212", text)
+
+
+def _indent(text: str) -> int:
+    return len(text) - len(text.lstrip(" "))
 
 
 # Terminal -----------------------------------------------------------------------------------------
@@ -152,10 +224,12 @@ def _plain(cell: Cell, colour: bool) -> str:
     text = one_line(cell.text)
     if cell.error:
         text += f" ±{cell.error}"
+    if cell.remark:
+        text += f" {cell.remark}"
     if cell.rank == 1 and not colour:
         text = f"*{text}"
     if cell.marks:
-        text += " " + ",".join(cell.marks)
+        text += f" {joined_marks(cell.marks)}"
     return text
 
 
@@ -195,86 +269,19 @@ def _markdown(table: Table) -> str:
 
 
 def _md_cell(cell: Cell) -> str:
-    text = _md(cell.text)
+    text = _md(cell.text.lstrip(" "))
     text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(cell.rank, text)
     if cell.error:
         text += f" ±{_md(cell.error)}"
-    return text + (f"<sup>{_md(','.join(cell.marks))}</sup>" if cell.marks else "")
+    if cell.remark:
+        text += f" {_md(cell.remark)}"
+    text += f"<sup>{_md(joined_marks(cell.marks))}</sup>" if cell.marks else ""
+    return "&nbsp;" * _indent(cell.text) + text
 
 
 def _md(text: str) -> str:
     text = html.escape(one_line(text), quote=False)
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)
-
-
-# LaTeX --------------------------------------------------------------------------------------------
-
-_LATEX: Final = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
-    "\u2212": "$-$", "≤": r"$\leq$", "≥": r"$\geq$", "\u00d7": r"$\times$", "\u2013": "--",
-    "—": "---", "“": "``", "”": "''", "\u2018": "`", "\u2019": "'", "…": r"\ldots{}",
-    "·": r"$\cdot$", "θ": r"$\theta$", "→": r"$\rightarrow$", '"': "''",
-}  # fmt: skip
-
-
-def _latex_head() -> str:
-    return "% Needs \\usepackage{booktabs}. Made by longva-eval compare.\n"
-
-
-def _latex(table: Table) -> str:
-    shape = "".join("c" if column.is_number else "l" for column in table.columns)
-    wide = len(table.columns) > 10
-    lines = [
-        r"\begin{table}[t]",
-        r"\centering",
-        r"\scriptsize\setlength{\tabcolsep}{2.5pt}" if wide else r"\small",
-        *([rf"\caption{{{_tex(table.title)}}}"] if table.title else []),
-        rf"\begin{{tabular}}{{{shape}}}",
-        r"\toprule",
-        " & ".join(_tex(column.title) for column in table.columns) + r" \\",
-        r"\midrule",
-    ]
-    for place, row in enumerate(table.rows):
-        if row.rule_above and place:
-            lines.append(r"\midrule")
-        lines.append(" & ".join(map(_tex_cell, row.cells)) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    if table.notes:
-        lines += ["", r"\vspace{4pt}", r"\begin{minipage}{\linewidth}\footnotesize\raggedright"]
-        for note in table.notes:
-            mark = rf"\textsuperscript{{{_tex(note.mark)}}}" if note.mark else ""
-            # An address breaks nowhere by itself.
-            url = re.sub(r"([/.?=-])", r"\1\\allowbreak{}", _tex(note.url))
-            link = rf" \texttt{{{url}}}" if url else ""
-            lines.append(rf"{mark}{_tex(note.text)}{link}\par")
-        lines.append(r"\end{minipage}")
-    lines.append(r"\end{table}")
-    return "\n".join(lines) + "\n"
-
-
-def _tex_cell(cell: Cell) -> str:
-    text = _tex(cell.text)
-    if cell.rank and text:
-        text = (r"\textbf{%s}" if cell.rank == 1 else r"\underline{%s}") % text
-    if cell.error:
-        text += rf"{{\scriptsize$\pm${_tex(cell.error)}}}"
-    return text + (rf"\textsuperscript{{{_tex(','.join(cell.marks))}}}" if cell.marks else "")
-
-
-def _tex(text: str) -> str:
-    """Escaped, in letters that a plain pdflatex can set."""
-    parts = []
-    for character in one_line(text):
-        if character in _LATEX:
-            parts.append(_LATEX[character])
-        elif character.isascii():
-            parts.append(character)
-        else:
-            simple = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
-            parts.append(simple or f"[U+{ord(character):04X}]")
-    return "".join(parts)
 
 
 # HTML ---------------------------------------------------------------------------------------------
@@ -337,28 +344,34 @@ def _number_class(column: Column) -> str:
 
 
 def _html_cell(cell: Cell) -> str:
-    text = html.escape(cell.text)
+    text = "&nbsp;" * _indent(cell.text) + html.escape(with_minus(cell.text.lstrip(" ")))
     text = {1: f"<strong>{text}</strong>", 2: f"<u>{text}</u>"}.get(cell.rank, text)
     if cell.error:
         text += f" <small>±{html.escape(cell.error)}</small>"
-    return text + (f"<sup>{html.escape(','.join(cell.marks))}</sup>" if cell.marks else "")
+    if cell.remark:
+        text += f" <small>{html.escape(cell.remark)}</small>"
+    return text + (f"<sup>{html.escape(joined_marks(cell.marks))}</sup>" if cell.marks else "")
 
 
-# CSV ----------------------------------------------------------------------------------------------
+# CSV and JSON -------------------------------------------------------------------------------------
 
 
-def _csv(tables: Sequence[Table]) -> str:
-    """A line for each number, with everything that is known of it.
-
-    Tables of other columns follow after an empty line.
-    """
+def _csv(data: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each number, with everything that is known of it, in full precision."""
+    names = list(dict.fromkeys(name for line in data for name in line))
     out = io.StringIO()
-    for place, table in enumerate(tables):
-        lines = [line for row in table.rows for line in row.data]
-        names = list(dict.fromkeys(name for line in lines for name in line))
-        if place:
-            out.write("\n")
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([csv_cell(name) for name in names])
-        writer.writerows([csv_cell(line.get(name, "")) for name in names] for line in lines)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([csv_cell(_csv_value(line.get(name))) for name in names] for line in data)
     return out.getvalue()
+
+
+def _csv_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)
+
+
+def _json(data: Sequence[Mapping[str, Any]]) -> str:
+    """A list of the same lines; null where nothing is known."""
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

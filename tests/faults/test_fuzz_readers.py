@@ -21,8 +21,9 @@ from longva_eval.needle.media import load_needles
 from longva_eval.needle.results import read_accuracies
 from longva_eval.questions.answers import read_choice
 from longva_eval.reports.reading.runs import read_run
+from longva_eval.reports.tables.benchmarks import BENCHMARKS
 from longva_eval.reports.tables.compare import comparison_tables
-from longva_eval.reports.tables.published import BENCHMARKS, SCORES, published_rows, read_published
+from longva_eval.reports.tables.published import SCORES, published_rows, read_published
 from longva_eval.reports.tables.tables import render
 from longva_eval.running.journal import Journal
 

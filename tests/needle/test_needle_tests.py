@@ -589,7 +589,7 @@ def test_a_test_is_a_task_of_its_own_in_reports(session: Session, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["vniah_order", "vniah_order_generate", "V-NIAH order"])
 def test_published_grids_are_not_put_beside_other_tests(name: str) -> None:
-    from longva_eval.reports.tables.published import BENCHMARKS
+    from longva_eval.reports.tables.benchmarks import BENCHMARKS
 
     patterns = {b.name: b.tasks for b in BENCHMARKS}
     assert not any(re.fullmatch(pattern, name) for pattern in patterns.values())

@@ -14,7 +14,7 @@ from video_files import Clip, write_video
 from longva_eval.cli import main
 from longva_eval.questions.outcomes import FAILED
 from longva_eval.reports.reading.runs import read_run
-from longva_eval.reports.tables.compare import measure
+from longva_eval.reports.reading.scores import score_of
 
 __all__ = ["needle_folder"]
 
@@ -65,7 +65,7 @@ def test_a_log_reads_back_with_scores_outcomes_and_frames(tmp_path: Path) -> Non
     failed = samples["003-1"].scores["accuracy"]
     assert (failed.value, failed.metadata["outcome"]) == ("N", "failed")
     assert failed.explanation == "clip.mp4 is cut off: fetch it again."
-    found = measure(read_run(path).tasks["longva_mini"].samples)
+    found = score_of(read_run(path).tasks["longva_mini"])
     assert found is not None
     metrics = read.results.scores[0].metrics
     assert 100 * metrics["accuracy"].value == pytest.approx(found.value)
