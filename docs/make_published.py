@@ -19,7 +19,6 @@ from longva_eval.reports.figures.heatmap import HeatmapPanel, save_heatmaps
 from longva_eval.reports.tables.compare import comparison_tables
 from longva_eval.reports.tables.published import find_benchmark, published_rows, read_published
 from longva_eval.reports.tables.tables import render
-from longva_eval.stats import wilson_interval
 
 DOCS = Path(__file__).parent
 SECTIONS = [
@@ -76,6 +75,7 @@ def draw_frames(path: Path) -> None:
             label=column.title.lower(),
             frames=[int(row.frames) for row in rows],
             means=[(row.percent(place) or 0.0) / 100 for row in rows],
+            is_published=True,
         )
         for place, column in enumerate(benchmark.columns)
     ]
@@ -84,26 +84,28 @@ def draw_frames(path: Path) -> None:
 
 
 def draw_lengths(path: Path) -> None:
-    """Needles found by length, with Wilson's intervals of 30 needles."""
+    """Needles found by length; five needles are too few for intervals."""
     scores = read_published()
     rows, _ = published_rows(scores, find_benchmark("V-NIAH", scores))
     lines = []
     for row in rows:
         lengths = sorted(row.values)
-        found = [(row.percent(length) or 0.0) / 100 for length in lengths]
-        bounds = [wilson_interval(round(30 * share), 30) for share in found]
         lines.append(
             CurveLine(
-                label=row.model + (f", {row.subset}" if row.subset else ""),
+                label=row.model + (f", {_short(row.subset)}" if row.subset else ""),
                 frames=lengths,
-                means=found,
-                intervals=[(low, high) for low, high in bounds],
+                means=[(row.percent(length) or 0.0) / 100 for length in lengths],
+                is_published=True,
             )
         )
     title = "Published: V-NIAH by length"
-    note = "Share of needles found; 6 depths x 5 needles each, Wilson 95 %."
+    note = "Share of needles found; 6 depths x 5 needles each."
     panel = CurvePanel(title="", lines=lines)
     save_figure(draw_curves([panel], title=title, note=note), path)
+
+
+def _short(subset: str) -> str:
+    return re.sub(r"\d{6,}", lambda found: f"{float(found[0]):.0e}".replace("e+0", "e"), subset)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from longva_eval import stats
 from longva_eval.errors import MediaError, SettingsError
@@ -30,6 +30,9 @@ from longva_eval.reports.tables.published import (
 )
 from longva_eval.studies.definition import RECORD_NAME, read_record, write_json
 from longva_eval.text import csv_cell
+
+if TYPE_CHECKING:
+    from longva_eval.reports.figures.paper import FigureWidth
 
 __all__ = [
     "OVERALL",
@@ -185,7 +188,7 @@ def _task_curves(study: StudyRuns, name: str, by: str) -> TaskCurves | None:
     if not points:
         return None
     first = points[0][1]
-    if all(question.record.get("hidden_answer") is True for question in first.values()):
+    if not any(question.is_scored for question in first.values()):
         return None
     common = [key for key in first if all(key in questions for _, questions in points)]
     if not common:
@@ -416,7 +419,9 @@ def _plateau_rows(found: Sequence[TaskCurves]) -> list[dict[str, Any]]:
 # Files --------------------------------------------------------------------------------------------
 
 
-def write_study(folder: Path, *, by: str = "", published: str = "") -> tuple[list[Path], str]:
+def write_study(
+    folder: Path, *, by: str = "", published: str = "", width: FigureWidth = "page"
+) -> tuple[list[Path], str]:
     """Write tables and figures of a study beside its record, and the scores into it.
 
     Args:
@@ -424,6 +429,7 @@ def write_study(folder: Path, *, by: str = "", published: str = "") -> tuple[lis
         by: As in `study_curves`.
         published: A published benchmark whose LongVA curve is drawn beside; `auto` is that of each
             task.
+        width: Of the figures.
 
     Returns:
         The files, and the tables as text.
@@ -441,9 +447,9 @@ def write_study(folder: Path, *, by: str = "", published: str = "") -> tuple[lis
     for task in found:
         beside, note = published_lines(task, published)
         notes += [note] if note else []
-        figures = {f"frames_{_plain(task.task)}": _curve_figure(study, task, beside, note)}
+        figures = {f"frames_{_plain(task.task)}": _curve_figure(study, task, beside, note, width)}
         if len(task.ropes) > 1:
-            figures[f"rope_{_plain(task.task)}"] = _rope_figure(study, task)
+            figures[f"rope_{_plain(task.task)}"] = _rope_figure(study, task, width)
         for name, figure in figures.items():
             paths = [study.folder / f"{name}.png", study.folder / f"{name}.svg"]
             save_figure(figure, *paths)
@@ -511,7 +517,11 @@ def published_lines(task: TaskCurves, published: str) -> tuple[dict[str, CurveLi
 
 
 def _curve_figure(
-    study: StudyRuns, task: TaskCurves, beside: Mapping[str, CurveLine], remark: str
+    study: StudyRuns,
+    task: TaskCurves,
+    beside: Mapping[str, CurveLine],
+    remark: str,
+    width: FigureWidth,
 ) -> Any:
     """A line for each subset; with several RoPE settings a panel for each subset instead."""
     from longva_eval.reports.figures.curve import draw_curves
@@ -540,7 +550,7 @@ def _curve_figure(
             )
             for subset in task.subsets
         ]
-        return draw_curves(panels, title=title, note=note, legend_title="RoPE")
+        return draw_curves(panels, title=title, note=note, legend_title="RoPE", width=width)
     curves = [c for subset in task.subsets if (c := task.find(task.ropes[0], subset)) is not None]
     lines = [curve_line(curve, curve.subset) for curve in curves]
     lines += [line for label, line in beside.items() if label in task.subsets]
@@ -548,7 +558,7 @@ def _curve_figure(
         note += f"\nOverall {sentence}."
     legend = "videos" if len(task.subsets) > 1 else ""
     panel = CurvePanel(title="", lines=lines, chance=task.chance)
-    return draw_curves([panel], title=title, note=note, legend_title=legend)
+    return draw_curves([panel], title=title, note=note, legend_title=legend, width=width)
 
 
 def plateau_sentence(curve: Curve) -> str:
@@ -581,7 +591,7 @@ def curve_line(curve: Curve, label: str) -> CurveLine:
     )
 
 
-def _rope_figure(study: StudyRuns, task: TaskCurves) -> Any:
+def _rope_figure(study: StudyRuns, task: TaskCurves, width: FigureWidth) -> Any:
     from longva_eval.reports.figures.heatmap import draw_grids
 
     overall = task.curves[-1].estimates[0]
@@ -595,6 +605,7 @@ def _rope_figure(study: StudyRuns, task: TaskCurves) -> Any:
         label="Accuracy (%)",
         title=f"{study.name} on {task.task}: RoPE by frames",
         note=note,
+        width=width,
     )
 
 

@@ -172,29 +172,25 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
         results: Evaluations by run.
         path: PNG to write.
     """
-    import matplotlib
+    from longva_eval.reports.figures.heatmap import HeatmapPanel, save_heatmaps
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    panels = {
+    titles = {
         "long": "longva-tiny",
         "short": "longva-tiny-short",
         "short, raised theta": "longva-tiny-short, raised theta",
         "long, text twin": "longva-tiny, frames as captions",
     }
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(17, 3.6), constrained_layout=True)
-    for axis, (key, title) in zip(axes, panels.items(), strict=True):
+    panels = []
+    for key, title in titles.items():
         grids = [r["grids"][key] for r in results.values() if key in r["grids"]]
-        cells = np.mean([grid["by_depth"] for grid in grids], axis=0).T  # (depths, lengths)
-        image = axis.imshow(cells, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
-        for (row, column), value in np.ndenumerate(cells):
-            axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8)
-        axis.set_xticks(range(cells.shape[1]), grids[0]["num_frames"])
-        axis.set_yticks(range(cells.shape[0]), [f"{100 * d:.0f}" for d in grids[0]["depths"]])
-        axis.set(title=title, xlabel="frames (4 visual tokens each)", ylabel="needle depth, %")
-    figure.colorbar(image, ax=axes, label="accuracy")
-    figure.savefig(path, dpi=110)
+        cells = np.mean([grid["by_depth"] for grid in grids], axis=0)  # (lengths, depths)
+        rows = [
+            {"Num. Frame": frames, "Frame Depth": 100 * depth, "Score": float(cells[column, row])}
+            for column, frames in enumerate(grids[0]["num_frames"])
+            for row, depth in enumerate(grids[0]["depths"])
+        ]
+        panels.append(HeatmapPanel(title=title, rows=rows))
+    save_heatmaps(panels, path)
 
 
 def main() -> None:

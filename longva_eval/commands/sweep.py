@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from loguru import logger
 
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
             options.out,
             by=options.by,
             published=options.published,
+            width=options.width,
             fresh=options.fresh,
             verbose=options.verbose,
         )
@@ -62,6 +64,7 @@ def run_study(
     *,
     by: str = "",
     published: str = "",
+    width: Literal["column", "page"] = "page",
     fresh: bool = False,
     verbose: bool = False,
 ) -> int:
@@ -72,6 +75,7 @@ def run_study(
         folder: Holds it; may hold a part of it already.
         by: Category of the questions to split by; a duration if there is one, if empty.
         published: A published benchmark whose curve is drawn beside; `auto` is that of the task.
+        width: Of the figures, for a column or a page of a paper.
         fresh: Set aside what the folder holds.
         verbose: Show what lmms-eval says.
 
@@ -112,7 +116,7 @@ def run_study(
     if complete:
         from longva_eval.reports.study import write_study
 
-        written, shown = write_study(folder, by=by, published=published)
+        written, shown = write_study(folder, by=by, published=published, width=width)
         print(f"\n{shown}\n")
         for path in written:
             print(f"  {path}")
@@ -248,6 +252,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--published", nargs="?", const="auto", default="", metavar="BENCHMARK",
         help="draw LongVA's published curve beside, where its numbers of frames are published",
+    )  # fmt: skip
+    parser.add_argument(
+        "--width", choices=("column", "page"), default="page",
+        help="of the figures, drawn at true size for a two-column paper: 3.3 or 6.9 inches (page)",
     )  # fmt: skip
     parser.add_argument("--fresh", action="store_true", help="start over: set aside what DIR holds")
     parser.add_argument("--verbose", action="store_true", help="show what lmms-eval says")

@@ -57,6 +57,33 @@ class Comparison:
     differences: tuple[Difference, ...] = ()
 
 
+Letters = Mapping[int, str | None]
+"""What the board reads, by `id` of the question."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A board's own way of reading answers, and what it means where it is not ours."""
+
+    letter: Callable[[Sample], str | None]
+    rows: Callable[[Sequence[Sample], Letters], list[RuleScore]]
+    other: str
+    """Why the board reads another letter."""
+    official_silent: str
+    both_silent: str
+    our_silent: str = "the board reads a letter where we read none"
+    is_of_choices: bool = False
+    """Whether it leaves open questions alone."""
+
+    def compare(self, questions: Sequence[Sample]) -> Comparison:
+        """The board's number and ours."""
+        chosen = [q for q in questions if q.options or not self.is_of_choices]
+        read = {id(question): self.letter(question) for question in chosen}
+        return Comparison(
+            rows=tuple(self.rows(questions, read)), differences=_differences(chosen, read, self)
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Board:
     """A leaderboard and the form of its files."""
@@ -69,8 +96,8 @@ class Board:
     """The content of the file."""
     check: Callable[[Any], list[str]]
     """What is wrong with such a content, by the board's form."""
-    compare: Callable[[Sequence[Sample]], Comparison] | None = None
-    """None where the board keeps the answers to itself."""
+    rule: Rule | None = None
+    """None where the board does not read answers."""
     where: str
     """What to do with the file."""
     silence: str = ""
@@ -137,28 +164,15 @@ def _check_videomme(content: Any) -> list[str]:
     return wrong
 
 
-def _compare_videomme(questions: Sequence[Sample]) -> Comparison:
-    rows = []
+def _rows_videomme(questions: Sequence[Sample], _read: Letters) -> list[RuleScore]:
     groups: dict[str, Sequence[Sample]] = {"overall": questions}
     for name in official.VIDEOMME_DURATIONS:
         groups[name] = [q for q in questions if q.categories.get("duration") == name]
-    for name, group in groups.items():
-        tally = official.videomme_tally((q.generated, q.answer) for q in group)
-        rows.append(_row(name, group, tally.percent))
-    read = {id(q): official.videomme_letter(q.generated) for q in questions}
-    return Comparison(
-        rows=tuple(rows),
-        differences=_differences(
-            questions,
-            read,
-            other="the board takes the first capital A to D anywhere in the answer",
-            official_silent="the board finds no capital A to D and leaves the question out of the "
-            "denominator; we read a letter",
-            both_silent="nobody reads a letter: the board leaves the question out of the "
-            "denominator, which raises the score; we count it as wrong",
-            our_silent="the board reads a letter where we read none",
-        ),
-    )
+    tallies = {
+        name: official.videomme_tally((q.generated, q.answer) for q in group)
+        for name, group in groups.items()
+    }
+    return [_row(name, group, tallies[name].percent) for name, group in groups.items()]
 
 
 # ---- LongVideoBench -----------------------------------------------------------------------------
@@ -174,22 +188,6 @@ def _check_texts(content: Any) -> list[str]:
         for name, text in content.items()
         if not isinstance(text, str) or not name
     ]
-
-
-def _compare_longvideobench(questions: Sequence[Sample]) -> Comparison:
-    read = {id(q): official.longvideobench_letter(q.generated) for q in questions}
-    return Comparison(
-        rows=_rows_with_draws(questions, read),
-        differences=_differences(
-            questions,
-            read,
-            other="the board takes the first capital A to E anywhere in the answer",
-            official_silent="the board finds no capital A to E and draws an option; we read a "
-            "letter",
-            both_silent="nobody reads a letter: the board draws an option; we count it as wrong",
-            our_silent="the board reads a letter where we read none",
-        ),
-    )
 
 
 # ---- MLVU ---------------------------------------------------------------------------------------
@@ -217,36 +215,17 @@ def _check_mlvu(content: Any) -> list[str]:
     return wrong
 
 
-def _compare_mlvu(questions: Sequence[Sample]) -> Comparison:
+def _rows_mlvu(questions: Sequence[Sample], read: Letters) -> list[RuleScore]:
     """M-Avg is the mean over the nine task types, as the board has it."""
-    read = {id(q): _letter_or_none(official.mlvu_option(q.generated)) for q in questions}
-    rows = []
-    if any(question.answer for question in questions):
-        for name in _MLVU_TYPES:
-            group = [q for q in questions if q.categories.get("task_type") == name]
-            if group:
-                right = sum(read[id(q)] == q.answer for q in group)
-                rows.append(_row(name, group, 100 * right / len(group)))
-        rows.append(
-            RuleScore(
-                label="M-Avg",
-                num_questions=len(questions),
-                official_percent=sum(r.official_percent for r in rows) / len(rows),
-                our_percent=sum(r.our_percent for r in rows) / len(rows),
-            )
-        )
-    return Comparison(
-        rows=tuple(rows),
-        differences=_differences(
-            questions,
-            read,
-            other="the board's script hands in what comes before the first `)`",
-            official_silent="what comes before the first `)`, or all of the answer without one, is "
-            "more than a letter, and so wrong by the board's script; we hand in the letter",
-            both_silent="nobody reads a letter: handed in as an empty option, which is wrong",
-            our_silent="the board's script reads a letter where we read none",
-        ),
-    )
+    rows: list[RuleScore] = []
+    if not any(question.answer for question in questions):
+        return rows
+    for name in _MLVU_TYPES:
+        group = [q for q in questions if q.categories.get("task_type") == name]
+        if group:
+            right = sum(read[id(q)] == q.answer for q in group)
+            rows.append(_row(name, group, 100 * right / len(group)))
+    return [*rows, _mean_row("M-Avg", rows, [1] * len(rows))]
 
 
 # ---- MMMU ---------------------------------------------------------------------------------------
@@ -272,43 +251,21 @@ def _check_mmmu(content: Any) -> list[str]:
     return wrong
 
 
-def _compare_mmmu(questions: Sequence[Sample]) -> Comparison:
+def _mmmu_letter(question: Sample) -> str | None:
+    options = dict(zip(_letters(question), _bare(question), strict=True))
+    return official.mmmu_letter(question.generated, options)
+
+
+def _rows_mmmu(questions: Sequence[Sample], read: Letters) -> list[RuleScore]:
+    if not any(question.answer for question in questions):
+        return []
     choices = [question for question in questions if question.options]
-    read = {
-        id(q): official.mmmu_letter(q.generated, dict(zip(_letters(q), _bare(q), strict=True)))
-        for q in choices
-    }
-    rows: list[RuleScore] = []
-    if any(question.answer for question in questions):
-        opened = [question for question in questions if not question.options]
-        rows += [replace(row, label="multiple choice") for row in _rows_with_draws(choices, read)]
-        if opened:
-            right = sum(official.mmmu_open_is_right(q.generated, _accepted(q)) for q in opened)
-            rows.append(_row("open", opened, 100 * right / len(opened)))
-        total = len(questions)
-        rows.append(
-            RuleScore(
-                label="overall",
-                num_questions=total,
-                official_percent=sum(r.official_percent * r.num_questions for r in rows) / total,
-                our_percent=sum(r.our_percent * r.num_questions for r in rows) / total,
-            )
-        )
-    return Comparison(
-        rows=tuple(rows),
-        differences=_differences(
-            choices,
-            read,
-            other="the board's parser takes the last (B), else the last B between spaces, else the "
-            "option whose text comes last",
-            official_silent="the board's parser finds nothing and draws an option; we read a "
-            "letter and hand that in",
-            both_silent="nobody reads a letter: the board's parser would draw an option; handed "
-            "in as an empty answer, which is wrong",
-            our_silent="the board's parser reads a letter where we read none; handed in as an "
-            "empty answer",
-        ),
-    )
+    opened = [question for question in questions if not question.options]
+    rows = [replace(row, label="multiple choice") for row in _rows_with_draws(choices, read)]
+    if opened:
+        right = sum(official.mmmu_open_is_right(q.generated, _accepted(q)) for q in opened)
+        rows.append(_row("open", opened, 100 * right / len(opened)))
+    return [*rows, _mean_row("overall", rows, [row.num_questions for row in rows])]
 
 
 def _accepted(question: Sample) -> list[str]:
@@ -365,36 +322,42 @@ def _row(label: str, group: Sequence[Sample], official_percent: float) -> RuleSc
     )
 
 
-def _rows_with_draws(
-    questions: Sequence[Sample], read: Mapping[int, str | None]
-) -> tuple[RuleScore, ...]:
+def _mean_row(label: str, rows: Sequence[RuleScore], weights: Sequence[int]) -> RuleScore:
+    total = sum(weights)
+    return RuleScore(
+        label=label,
+        num_questions=sum(row.num_questions for row in rows),
+        official_percent=sum(w * r.official_percent for w, r in zip(weights, rows, strict=True))
+        / total,
+        our_percent=sum(w * r.our_percent for w, r in zip(weights, rows, strict=True)) / total,
+    )
+
+
+def _rows_with_draws(questions: Sequence[Sample], read: Letters) -> list[RuleScore]:
     """Of rules that draw an option: what is to be expected of the draw."""
     if not questions or not any(question.answer for question in questions):
-        return ()
+        return []
     expected = 0.0
     for question in questions:
         letter = read[id(question)]
+        if letter is None and not question.options:
+            raise DataError(
+                f"Question {question.question_id}: the board draws one of its options where it "
+                "reads no letter, and the run does not say how many there are."
+            )
         expected += 1 / len(question.options) if letter is None else letter == question.answer
-    return (_row("overall", questions, 100 * expected / len(questions)),)
+    return [_row("overall", questions, 100 * expected / len(questions))]
 
 
-def _differences(
-    questions: Sequence[Sample],
-    read: Mapping[int, str | None],
-    *,
-    other: str,
-    official_silent: str,
-    both_silent: str,
-    our_silent: str,
-) -> tuple[Difference, ...]:
+def _differences(questions: Sequence[Sample], read: Letters, rule: Rule) -> tuple[Difference, ...]:
     """Sort the questions that are read differently by reason; the most frequent first."""
     groups: dict[str, list[Sample]] = {}
     for question in sorted(questions, key=lambda q: natural_order(q.question_id or "")):
         letter = read[id(question)]
         if letter is None:
-            reason = both_silent if question.choice is None else official_silent
+            reason = rule.both_silent if question.choice is None else rule.official_silent
         elif letter != question.choice:
-            reason = our_silent if question.choice is None else other
+            reason = rule.our_silent if question.choice is None else rule.other
         else:
             continue
         groups.setdefault(reason, []).append(question)
@@ -453,7 +416,15 @@ BOARDS: Final[Mapping[str, Board]] = {
             tasks={"longva_videomme": 2700, "longva_videomme_subtitles": 2700},
             build=_build_videomme,
             check=_check_videomme,
-            compare=_compare_videomme,
+            rule=Rule(
+                letter=lambda q: official.videomme_letter(q.generated),
+                rows=_rows_videomme,
+                other="the board takes the first capital A to D anywhere in the answer",
+                official_silent="the board finds no capital A to D and leaves the question out of "
+                "the denominator; we read a letter",
+                both_silent="nobody reads a letter: the board leaves the question out of the "
+                "denominator, which raises the score; we count it as wrong",
+            ),
             where="Send it to bradyfu24@gmail.com with the model's name, the number of frames and "
             "whether subtitles were used; the board is https://video-mme.github.io.",
         ),
@@ -463,7 +434,15 @@ BOARDS: Final[Mapping[str, Board]] = {
             tasks={"longva_longvideobench_test": 5341, "longva_longvideobench_val": 1337},
             build=_build_longvideobench,
             check=_check_texts,
-            compare=_compare_longvideobench,
+            rule=Rule(
+                letter=lambda q: official.longvideobench_letter(q.generated),
+                rows=_rows_with_draws,
+                other="the board takes the first capital A to E anywhere in the answer",
+                official_silent="the board finds no capital A to E and draws an option; we read a "
+                "letter",
+                both_silent="nobody reads a letter: the board draws an option; we count it as "
+                "wrong",
+            ),
             where="Upload it at https://huggingface.co/spaces/longvideobench/LongVideoBench.",
         ),
         Board(
@@ -472,7 +451,16 @@ BOARDS: Final[Mapping[str, Board]] = {
             tasks={"longva_mlvu_test": 502},
             build=_build_mlvu,
             check=_check_mlvu,
-            compare=_compare_mlvu,
+            rule=Rule(
+                letter=lambda q: _letter_or_none(official.mlvu_option(q.generated)),
+                rows=_rows_mlvu,
+                other="the board's script hands in what comes before the first `)`",
+                official_silent="what comes before the first `)`, or all of the answer without "
+                "one, is more than a letter, and so wrong by the board's script; we hand in the "
+                "letter",
+                both_silent="nobody reads a letter: handed in as an empty option, which is wrong",
+                our_silent="the board's script reads a letter where we read none",
+            ),
             where="The form is that of evaluation_test in https://github.com/JUNJIE99/MLVU; where "
             "the evaluation system does not answer, its authors take files by mail.",
             silence="handed in as an empty option, which is wrong",
@@ -483,7 +471,19 @@ BOARDS: Final[Mapping[str, Board]] = {
             tasks={"longva_mmmu_test": 10500, "longva_mmmu_val": 900},
             build=_build_mmmu,
             check=_check_mmmu,
-            compare=_compare_mmmu,
+            rule=Rule(
+                letter=_mmmu_letter,
+                rows=_rows_mmmu,
+                is_of_choices=True,
+                other="the board's parser takes the last (B), else the last B between spaces, else "
+                "the option whose text comes last",
+                official_silent="the board's parser finds nothing and draws an option; we read a "
+                "letter and hand that in",
+                both_silent="nobody reads a letter: the board's parser would draw an option; "
+                "handed in as an empty answer, which is wrong",
+                our_silent="the board's parser reads a letter where we read none; handed in as an "
+                "empty answer",
+            ),
             where="Test: upload it to the MMMU challenge at https://eval.ai. Validation: "
             "main_eval_only.py of https://github.com/MMMU-Benchmark/MMMU scores it.",
             silence="handed in as an empty answer, which is wrong",

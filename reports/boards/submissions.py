@@ -22,6 +22,7 @@ from longva_eval.files import write_atomically
 from longva_eval.local.layouts import find_layouts
 from longva_eval.local.prepare import read_prepared
 from longva_eval.reports.boards.boards import BOARDS, Board, Comparison, natural_order
+from longva_eval.reports.boards.host import HOST_TASKS, from_host
 from longva_eval.reports.reading.runs import Run, TaskRun
 from longva_eval.reports.reading.samples import count_of
 
@@ -77,7 +78,8 @@ def submit(
             f"{run.path} is no complete run of {chosen.name}, and {board.title} takes no other. "
             f"Nothing was written.\n{listed}"
         )
-    content = board.build(chosen.samples)
+    samples = chosen.samples if chosen.is_ours else tuple(map(from_host, chosen.samples))
+    content = board.build(samples)
     with write_atomically(out) as temporary:
         temporary.write_text(
             json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -97,7 +99,7 @@ def submit(
         path=out,
         num_questions=len(chosen.samples),
         num_silent=sum(question.outcome == "no answer" for question in chosen.samples),
-        comparison=board.compare(chosen.samples) if board.compare else Comparison(),
+        comparison=board.rule.compare(samples) if board.rule else Comparison(),
         notes=tuple(problem.text for problem in run.problems if problem.kind == "several runs"),
     )
 
@@ -106,17 +108,18 @@ def submit(
 
 
 def _choose_task(board: Board, run: Run, name: str | None) -> TaskRun:
-    fitting = [task for task in board.tasks if task in run.tasks]
+    taken = [*board.tasks, *(host for host, own in HOST_TASKS.items() if own in board.tasks)]
+    fitting = [task for task in taken if task in run.tasks]
     if name is not None:
         if name not in fitting:
             raise SettingsError(
-                f"--task {name}: {board.title} takes {', '.join(board.tasks)}, and the run has "
+                f"--task {name}: {board.title} takes {', '.join(taken)}, and the run has "
                 f"{', '.join(run.tasks)}."
             )
         return run.tasks[name]
     if not fitting:
         raise SettingsError(
-            f"{board.title} takes runs of {' or '.join(board.tasks)}; {run.path} has "
+            f"{board.title} takes runs of {' or '.join(taken)}; {run.path} has "
             f"{', '.join(run.tasks)}."
         )
     if len(fitting) > 1:
@@ -129,11 +132,11 @@ def _choose_task(board: Board, run: Run, name: str | None) -> TaskRun:
 def _incomplete(board: Board, run: Run, task: TaskRun, hf_home: Path | None) -> list[str]:
     """Why the run is not complete, a line each; empty if it is."""
     problems = [p.text for p in run.problems_of(task.name) if p.kind in _BLOCKING]
-    if not task.is_ours:
-        problems.append(f"its samples hold no records of ours; run {task.name} of longva-eval")
-        return problems
     # The record's own: where ids repeat, a reader of runs gives none.
     ids = [str(q.record.get("question_id") or q.question_id or "") for q in task.samples]
+    if not all(ids):
+        problems.append("its samples do not say which questions they are of")
+        return problems
     failed = [i for q, i in zip(task.samples, ids, strict=True) if q.outcome == "failed"]
     if failed:
         reasons = Counter(q.reason or "no reason given" for q in task.samples if q.reason)
@@ -144,8 +147,9 @@ def _incomplete(board: Board, run: Run, task: TaskRun, hf_home: Path | None) -> 
         problems.append(
             f"{count_of(len(repeated), 'question')} asked more than once: {_some(repeated)}"
         )
-    expected = board.tasks[task.name]
-    known = _known_ids(task.name, hf_home, expected)
+    own = HOST_TASKS.get(task.name, task.name)
+    expected = board.tasks[own]
+    known = _known_ids(own, hf_home, expected)
     if known is not None:
         missing = [name for name in known if name not in set(ids)]
         strange = [name for name in ids if name not in set(known)]

@@ -122,7 +122,8 @@ def _draw_panel(
         colour, marker, dashes = styles[line.label]
         means = [100 * mean for mean in line.means]
         if line.is_published:
-            axes.plot(line.frames, means, color=colour, marker=marker, zorder=2, **_PUBLISHED)
+            look: dict[str, Any] = {"color": colour, "marker": marker, "clip_on": False}
+            axes.plot(line.frames, means, zorder=2, **(look | _PUBLISHED))
             continue
         axes.plot(
             line.frames, means, color=colour, marker=marker, linestyle=dashes, zorder=4,

@@ -124,9 +124,7 @@ def with_task(shown: Sequence[ShownRun], name: str) -> list[tuple[ShownRun, Task
 
 def is_hidden(task: TaskRun) -> bool:
     """Whether nobody but the board knows the right answers."""
-    return bool(task.samples) and all(
-        question.record.get("hidden_answer") is True for question in task.samples
-    )
+    return bool(task.samples) and not any(question.is_scored for question in task.samples)
 
 
 def link_to(**given: object) -> str:

@@ -181,6 +181,16 @@ def _build_task(
     higher_by_name = {metric.name: metric.higher_is_better for metric in metrics}
     reading = Reading(name, documents, higher_by_name, config, prompts, facts.num_tries)
     problems += reading.problems
+    own = next((m.value for m in metrics if m.name == reading.metric), None)
+    if own is not None and asked == len(reading.samples):
+        shares = [own, 100 * own] if own <= 1 else [own]
+        if all(reading.is_another_rule(share) for share in shares):
+            text = (
+                f"{name}: the task scores by another rule than {reading.read_from['score']}, which "
+                f"gives {100 * (reading.mean_score() or 0.0):.1f} %; only its own score is shown."
+            )
+            problems.append(Problem(kind="unread", text=text, task=name))
+            reading.samples = []
     means = [
         reading.mean_score()
         if metric.name == reading.metric
@@ -408,8 +418,9 @@ def _check(task: TaskRun, reading: Reading) -> list[Problem]:
     hidden = sum(question.outcome == "not scored" for question in task.samples)
     if hidden:
         text = (
-            f"{task.name}: the right answers to {count_of(hidden, 'question')} are not public. "
-            "lmms-eval's number for it is the share of questions with an answer to send in."
+            f"{task.name}: the right answers to {count_of(hidden, 'question')} are not public."
+            + " lmms-eval's number for it is the share of questions with an answer to send in."
+            * task.is_ours
         )
         problems.append(Problem(kind="not scored", text=text, task=task.name))
     tried = [sample for sample in task.samples if sample.tries]

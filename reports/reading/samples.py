@@ -70,6 +70,10 @@ _PREDICTION_KEYS: Final = (
     "pred_answer", "parsed_pred", "pred", "prediction", "predicted_answer", "parsed_answer",
 )  # fmt: skip
 _ANSWER_KEYS: Final = ("answer", "gt_answer", "ground_truth", "gt", "target", "label")
+_SUBMISSION: Final = "submission"
+"""The host's metric of splits whose answers a board keeps to itself."""
+_MOST_OFF: Final = 2.0
+"""Points between a task's own score and what its predictions give."""
 _SCORE_KEYS: Final = ("score", "correct", "is_correct", "acc", "accuracy")
 _NOT_CATEGORIES: Final = frozenset(
     [*_ID_KEYS, *_CLUSTER_KEYS, *_PREDICTION_KEYS, *_ANSWER_KEYS, *_SCORE_KEYS, "question",
@@ -183,17 +187,20 @@ class Reading:
         self._num_tries = num_tries
         self._higher = metrics
         lines = [document.line for document in documents]
-        self.metric = self._choose_metric(lines, list(metrics))
+        self.metric = self._choose_metric(lines, list(metrics), config)
         self.higher_is_better = metrics.get(self.metric, True)
         self.is_ours = any(_is_record(line.get(self.metric)) for line in lines)
         records = [as_mapping(line.get(self.metric)) for line in lines]
+        is_hidden = self.metric == _SUBMISSION and not self.is_ours
+        if is_hidden:
+            records = [_handed_in(record) for record in records]
         scores, score_from = self._scores(documents)
         known = [score for tries in scores for score in tries]
         self.is_share = all(0.0 <= score <= 1.0 for score in known)
         keys, ids, id_from = self._keys(lines, records)
         clusters, cluster_from = self._clusters(lines, records, config, keys)
         self.read_from = {"score": score_from, "question_id": id_from, "cluster": cluster_from}
-        categories = _categories(records)
+        categories = [{} for _ in records] if is_hidden else _categories(records)
         others = [name for name in metrics if name != self.metric]
         for place, (document, tries) in enumerate(zip(documents, scores, strict=True)):
             if not tries:
@@ -225,6 +232,25 @@ class Reading:
         scores = [sample.score for sample in self.samples if sample.is_scored]
         return math.fsum(scores) / len(scores) if scores else None
 
+    def is_another_rule(self, value: float) -> bool:
+        """Whether the task scores in another way than by predictions that equal answers.
+
+        `value` is its own score in percent; it may be the mean over a category. Letters of options
+        are equal or not, however the task weighs them.
+        """
+        if " equals " not in self.read_from["score"] or all(
+            re.fullmatch("[A-J]", sample.answer) for sample in self.samples
+        ):
+            return False
+        means = [math.fsum(sample.score for sample in self.samples) / len(self.samples)]
+        for name in self.samples[0].categories:
+            groups: dict[str, list[float]] = {}
+            for sample in self.samples:
+                groups.setdefault(sample.categories.get(name, ""), []).append(sample.score)
+            each = [math.fsum(scores) / len(scores) for scores in groups.values()]
+            means.append(math.fsum(each) / len(each))
+        return all(abs(100 * mean - value) > _MOST_OFF for mean in means)
+
     def mean_in(self, label: str, name: str, value: float) -> float | None:
         """Mean score in another metric, if the task's own value is that, or that in percent."""
         found = [
@@ -237,16 +263,28 @@ class Reading:
         close = (math.isclose(value, scale * mean, rel_tol=0.01) for scale in (1, 100))
         return mean if any(close) else None
 
-    def _choose_metric(self, lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str:
-        """The first metric that holds a score for a question: ours, then in the task's order."""
+    def _choose_metric(
+        self, lines: Sequence[Mapping[str, Any]], metrics: Sequence[str], config: Mapping[str, Any]
+    ) -> str:
+        """The first metric that holds a score for a question: ours, then in the task's order.
+
+        A line holds more than the task's metrics: of a split without answers, a comparison with
+        the answer that nobody has.
+        """
         in_lines = list(dict.fromkeys(k for s in lines[:50] for k in s if k not in _LINE_KEYS))
         names = list(dict.fromkeys([*(m for m in metrics if m in in_lines), *in_lines]))
+        listed = config.get("metric_list")
+        own = {as_mapping(m).get("metric") for m in listed} if isinstance(listed, list) else set()
+        if own & set(names):
+            names = [name for name in names if name in own]
         for name in names:
             if any(_is_record(line.get(name)) for line in lines):
                 return name
         for name in names:
-            if name != "submission" and any(self._tries_of(line, name)[0] for line in lines):
+            if name != _SUBMISSION and any(self._tries_of(line, name)[0] for line in lines):
                 return name
+        if lines and all(isinstance(line.get(_SUBMISSION), Mapping) for line in lines):
+            return _SUBMISSION
         return ""
 
     def _tries_of(self, line: Mapping[str, Any], metric: str) -> tuple[list[float], str]:
@@ -256,6 +294,8 @@ class Reading:
 
     def _scores(self, documents: Sequence[Document]) -> tuple[list[list[float]], str]:
         """By document the score of every try; empty where there is none."""
+        if self.metric == _SUBMISSION and not self.is_ours:
+            return [[0.0] for _ in documents], ""
         scores, sources = [], Counter[str]()
         for document in documents:
             tries = []
@@ -433,8 +473,13 @@ def _scores_in(
         return [], ""
     if not higher_is_better:  # an error rate is something else than being equal
         return [], ""
-    same = str(value[prediction]).strip().lower() == str(value[answer]).strip().lower()
-    return [float(same)], f"{prediction} equals {answer}"
+    given = value[prediction]
+    if isinstance(given, list) and len(given) not in (1, num_tries):
+        return [], ""
+    right = str(value[answer]).strip().lower()
+    tries = given if isinstance(given, list) else [given]
+    found = [float(str(each).strip().lower() == right) for each in tries]
+    return found, f"{prediction} equals {answer}"
 
 
 def _are_tries(value: object, num_tries: int) -> bool:
@@ -495,7 +540,14 @@ def _sample(
         outcome = facts.get("outcome") if facts.get("outcome") == "failed" else None
     if outcome is None:
         outcome = _outcome(text, tries[0], record, is_right_or_wrong)
+        if record.get("hidden_answer") is True and outcome in ("right", "wrong"):
+            outcome = "not scored"
+    prompt = _text(line.get("input"))
+    question = str(record.get("question") or "")
     options = record.get("options")
+    if not isinstance(options, list):
+        asked_text, options = _asked_in(prompt)
+        question = question or asked_text
     media = record.get("media") or line.get("input_media") or ()
     asked, seen, timestamps = _frames(facts)
     tokens = line.get("token_counts")
@@ -513,11 +565,11 @@ def _sample(
         answer=_right_answer(line, record),
         choice=_choice(record),
         generated=text,
-        question=str(record.get("question") or ""),
-        options=tuple(map(str, options)) if isinstance(options, list) else (),
+        question=question,
+        options=tuple(map(str, options)),
         categories=categories,
         media=tuple(_text(item) for item in media) if isinstance(media, (list, tuple)) else (),
-        prompt=_text(line.get("input")),
+        prompt=prompt,
         frames_asked=asked,
         frames_seen=seen,
         timestamps=timestamps,
@@ -527,6 +579,36 @@ def _sample(
         record=record,
         facts=facts,
     )
+
+
+def _handed_in(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the host would send to a board: `{id: answer}`, or fields of their own."""
+    if len(record) == 1:
+        ((name, value),) = record.items()
+        record = {"question_id": name, _SUBMISSION: value}
+    return {**record, "hidden_answer": True}
+
+
+def _asked_in(prompt: str) -> tuple[str, list[str]]:
+    """Question and options of a prompt in which these stand line by line, as `B. a dog`.
+
+    Tasks of lmms-eval keep them nowhere else. Without options nothing is taken for the question.
+    """
+    lines = prompt.split("\n")
+    found = [re.match(r"\s*\(?([A-J])[.)]\s*(.*)", line) for line in lines]
+    letters = "ABCDEFGHIJ"
+    for start, first in enumerate(found):
+        if first is None or first[1] != "A":
+            continue
+        run = 1
+        while start + run < len(found) and (n := found[start + run]) and n[1] == letters[run]:
+            run += 1
+        if run > 1:
+            before = [line.strip() for line in lines[:start] if line.strip()]
+            if len(before) > 1 and before[0].startswith("Select the best answer"):
+                before = before[1:]
+            return "\n".join(before), [line.strip() for line in lines[start : start + run]]
+    return "", []
 
 
 def majority(outcome: str, tries: Sequence[float]) -> str:
@@ -555,6 +637,8 @@ def _choice(record: Mapping[str, Any]) -> str | None:
     if "choice" in record:
         return None if record["choice"] is None else str(record["choice"])
     read = next((record[key] for key in _PREDICTION_KEYS if key in record), None)
+    if isinstance(read, list) and len(read) == 1:
+        read = read[0]
     return str(read) if isinstance(read, str) and re.fullmatch("[A-Z]", read) else None
 
 

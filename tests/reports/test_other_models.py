@@ -423,3 +423,43 @@ def test_every_form_of_a_hard_run_can_be_written(tmp_path: Path) -> None:
         assert "20.0" in text
         assert "nan" not in text.lower().replace("nan or infinite", "")
     assert "alone" in show_run(run)
+
+
+# The host's tasks
+
+
+def test_predictions_in_a_list_are_compared_one_by_one(tmp_path: Path) -> None:
+    """MMMU of the host writes `parsed_pred: ["B"]`; every question came out wrong."""
+    lines = []
+    for n in range(60):
+        record = {"id": f"validation_Art_{n}", "subdomain": "Art", "answer": "B",
+                  "parsed_pred": ["B" if n < 45 else "C"]}  # fmt: skip
+        lines.append(number_line(n, "mmmu_acc", record, submission={f"validation_Art_{n}": "B"}))
+    run = read_run(
+        write_host_run(tmp_path, {"mmmu_val": lines}, results={"mmmu_val": {"mmmu_acc,none": 0.75}})
+    )
+    found = score_of(run.tasks["mmmu_val"])
+    assert (found.text, run.tasks["mmmu_val"].samples[0].choice) == ("75.0", "B")
+    assert kinds(run) == []
+
+
+def test_a_task_that_scores_by_another_rule_shows_its_own_score_only(tmp_path: Path) -> None:
+    """Open answers are right in more ways than by being equal: 20.0 stood there for 60.0."""
+    lines = [
+        number_line(
+            n, "acc", {"answer": f"{n} euros", "parsed_pred": f"{n}{' euros' * (n % 5 == 0)}"}
+        )
+        for n in range(60)
+    ]
+    run = read_run(write_host_run(tmp_path, {"t": lines}, results={"t": {"acc,none": 60.0}}))
+    found = score_of(run.tasks["t"])
+    assert (found.text, found.low) == ("60.0", None)
+    (problem,) = [p for p in run.problems if p.kind == "unread"]
+    assert "by another rule than acc: parsed_pred equals answer, which gives 20.0 %" in problem.text
+
+
+def test_options_of_the_host_s_tasks_are_read_from_the_prompt(tmp_path: Path) -> None:
+    sample = videomme(tmp_path, 60).tasks["videomme"].samples[0]
+    assert sample.question == "What happens in 0?"
+    assert sample.options == ("A. one", "B. two", "C. three", "D. four")
+    assert sample.choice == "A"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from host_runs import videomme_line, write_host_run
 
 from longva_eval.cli import main
 from longva_eval.errors import DataError, SettingsError
@@ -19,6 +20,7 @@ from longva_eval.reports.boards.boards import BOARDS
 from longva_eval.reports.boards.official import Tally
 from longva_eval.reports.boards.submissions import Submission, submit
 from longva_eval.reports.reading.runs import read_run
+from longva_eval.reports.reading.scores import score_of
 
 OPTIONS = ["a cat", "a dog", "a cup", "a key"]
 DATE = "20261120_101112"
@@ -318,6 +320,81 @@ def test_egoschema_gets_option_numbers_and_nothing_is_sent(tmp_path: Path) -> No
     assert list(content(done).items())[:3] == [("uid-0", 0), ("uid-1", 4), ("uid-2", -1)]
     assert done.num_silent == 1677
     assert done.board.where.startswith("Nothing was sent.")
+
+
+# ---- runs of lmms-eval's own tasks ---------------------------------------------------------------
+
+
+def host_videomme(folder: Path) -> Path:
+    """The 2,700 questions through the host's own task, answered as `spoken`."""
+    lines = []
+    for number, record in enumerate(videomme_records(spoken)):
+        kinds = record["categories"]
+        letters = [f"{'ABCD'[n]}. {option}" for n, option in enumerate(OPTIONS)]
+        line = videomme_line(
+            number, record["choice"] or "", record["answer"], question_id=record["question_id"],
+            duration=kinds["duration"], category=kinds["domain"], videoID=record["cluster"],
+            sub_category=kinds["sub_category"], task_category=kinds["task_type"],
+        )  # fmt: skip
+        line["filtered_resps"] = record["generated"]
+        line["input"] = "\n".join(["Select the best answer to the question.", record["question"],
+                                   *letters, "The best answer is:"])  # fmt: skip
+        lines.append(line)
+    metric = "videomme_perception_score"
+    own = 100 * sum(line[metric]["score"] for line in lines) / len(lines)
+    results = {"videomme": {f"{metric},none": own}}
+    return write_host_run(folder, {"videomme": lines}, results=results)
+
+
+def test_a_run_of_the_host_s_videomme_gives_the_same_file(tmp_path: Path) -> None:
+    """The model card's own path, `--tasks videomme`, was refused."""
+    path, counts = videomme_board_file(tmp_path / "ours")
+    done = submit("videomme", read_run(host_videomme(tmp_path / "host")), tmp_path / "host.json")
+    assert content(done) == json.loads(path.read_text())
+    (overall,) = [row for row in done.comparison.rows if row.label == "overall"]
+    assert overall.official_percent == counts["overall"].percent
+
+
+def hidden_lines(made: list[tuple[dict[str, Any], str]]) -> list[dict[str, Any]]:
+    return [
+        {"doc_id": n, "target": "", "filtered_resps": said, "submission": record, "input": f"{n}?",
+         "token_counts": [None], "doc_hash": "0" * 64}
+        for n, (record, said) in enumerate(made)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("board", "task", "made", "first"),
+    [
+        ("longvideobench", "longvideobench_test_v",
+         [({f"id-{n}": "B. a dog"}, "B. a dog") for n in range(5341)], ("id-0", "B. a dog")),
+        ("mmmu", "mmmu_test",
+         [({f"test_Art_{n}": "C"}, "It is (C).") for n in range(10500)], ("test_Art_0", "C")),
+        ("docvqa", "docvqa_test",
+         [({"questionId": 60000 + n, "answer": f"{n} euros"}, f"{n} euros") for n in range(5188)],
+         {"questionId": 60000, "answer": "0 euros"}),
+        ("infovqa", "infovqa_test",
+         [({"questionId": 60000 + n, "answer": "9"}, "9") for n in range(3288)],
+         {"questionId": 60000, "answer": "9"}),
+        ("egoschema", "egoschema",
+         [({f"uid-{n}": n % 6 - 1}, "ABCDE"[n % 6 - 1] if n % 6 else "?") for n in range(5031)],
+         ("uid-0", -1)),
+    ],
+)  # fmt: skip
+def test_hidden_splits_of_the_host_are_handed_in_and_have_no_score(
+    tmp_path: Path, board: str, task: str, made: list[tuple[dict[str, Any], str]], first: Any
+) -> None:
+    lines = hidden_lines(made)
+    for line in lines:  # what the host compares with an answer that nobody has
+        line["lvb_acc"] = {"id": "x", "answer": "@", "parsed_pred": "B"}
+    config = {"metric_list": [{"metric": "submission"}]}
+    folder = write_host_run(tmp_path / "run", {task: lines}, results={task: {}}, config=config)
+    run = read_run(folder)
+    assert score_of(run.tasks[task]) is None
+    done = submit(board, run, tmp_path / "out.json")
+    written = content(done)
+    assert len(written) == len(made)
+    assert (next(iter(written.items())) if isinstance(written, dict) else written[0]) == first
 
 
 # ---- what is refused ----------------------------------------------------------------------------
