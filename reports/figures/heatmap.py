@@ -7,6 +7,7 @@ where it can be read at the figure's width.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,13 @@ from matplotlib.patches import Rectangle
 
 from longva_eval.reports.figures.colours import COLOURS, INK, MUTED, ink_on
 from longva_eval.reports.figures.panels import GridCell, GridPanel
-from longva_eval.reports.figures.paper import FigureWidth, paper_style, save_figure, start_figure
+from longva_eval.reports.figures.paper import (
+    FIGURE_WIDTHS,
+    FigureWidth,
+    paper_style,
+    save_figure,
+    start_figure,
+)
 
 __all__ = [
     "COLOUR_MAP",
@@ -132,15 +139,18 @@ def draw_grids(
     lines = math.ceil(len(panels) / columns)
     tallest = max(len(panel.rows) for panel in panels)
     row = 0.24 if any(cell.interval for panel in panels for cell in panel.cells.values()) else 0.19
+    # Letters of small print are about 0.05 inches wide.
+    letters = round(FIGURE_WIDTHS[width] * 0.8 / columns / 0.05)
+    notes = [textwrap.wrap(panel.note, letters) for panel in panels]
     with paper_style():
-        height = lines * (row * tallest + 0.85) + 0.2
+        height = lines * (row * tallest + 0.75 + 0.1 * max(map(len, notes))) + 0.2
         figure, _ = start_figure(width, height, title=title, note=note)
         places = list(figure.subplots(lines, columns, squeeze=False).flat)
         scale = Normalize(low, high)
         most = max(len(panel.columns) for panel in panels)
         cell_points = 72 * figure.get_figwidth() * 0.8 / columns / most
-        for panel, axes in zip(panels, places, strict=False):
-            _draw_panel(axes, panel, scale, cell_points)
+        for panel, note_lines, axes in zip(panels, notes, places, strict=False):
+            _draw_panel(axes, panel, note_lines, scale, cell_points)
         for axes in places[len(panels) :]:
             axes.set_visible(False)
         bar = figure.colorbar(
@@ -156,7 +166,9 @@ def draw_grids(
     return figure
 
 
-def _draw_panel(axes: Axes, panel: GridPanel, scale: Normalize, cell_points: float) -> None:
+def _draw_panel(
+    axes: Axes, panel: GridPanel, note: Sequence[str], scale: Normalize, cell_points: float
+) -> None:
     """One grid. `cell_points`: about how wide a cell is."""
     tops = [row + (_GAP if name == panel.row_apart else 0) for row, name in enumerate(panel.rows)]
     # Three digits are about twice as wide as their size; an interval has five.
@@ -194,12 +206,17 @@ def _draw_panel(axes: Axes, panel: GridPanel, scale: Normalize, cell_points: flo
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.set_title(panel.title, loc="left", fontweight="bold", color=INK,
-                   pad=15 if panel.note else 5)  # fmt: skip
-    if panel.note:
+                   pad=5 + (2 + 8 * len(note) if note else 0))  # fmt: skip
+    if note:
         axes.annotate(
-            panel.note, (0, 1), xytext=(0, 4), xycoords="axes fraction",
-            textcoords="offset points", fontsize=6.5, color=MUTED,
-        )  # fmt: skip
+            "\n".join(note),
+            (0, 1),
+            xytext=(0, 4),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=6.5,
+            color=MUTED,
+        ).set_in_layout(False)  # or a long line makes the cells narrow
 
 
 # Needle grids -------------------------------------------------------------------------------------

@@ -72,3 +72,20 @@ def test_the_same_rows_give_the_same_svg(tmp_path: Path) -> None:
     save_heatmaps([panel], tmp_path / "a.svg", tmp_path / "new" / "b.svg")
     assert (tmp_path / "a.svg").stat().st_size > 5_000
     assert (tmp_path / "new" / "b.svg").is_file()
+
+
+def test_small_print_is_broken_and_does_not_make_the_cells_narrow() -> None:
+    """The controls of a needle test left half of the panel empty and ran into the colour scale."""
+    rows = [{"Num. Frame": n, "Frame Depth": 0.0, "Score": 1.0} for n in (16, 64, 128)]
+    note = "26 needles a cell; needle alone 100 %, blind 12 %, and what else there is to say of it"
+    plain, long = ([HeatmapPanel(title="m", rows=rows, note=text)] * 2 for text in ("a", note))
+    widths = []
+    for panels in (plain, long):
+        figure = draw_heatmaps(panels)
+        figure.canvas.draw()
+        widths.append(figure.axes[0].get_position().width)
+    assert widths[1] == pytest.approx(widths[0], rel=0.02)
+    (text,) = [text for text in figure.axes[1].texts if "needle alone" in text.get_text()]
+    assert text.get_text().count("\n") == 1
+    box = text.get_window_extent()
+    assert box.x1 < figure.axes[-1].get_window_extent().x0
