@@ -7,7 +7,7 @@ be decoded for the frames that are wanted; PyAV decodes these in one pass. That 
 decord and torchcodec may be asked for by name. On ordinary files they give the same bytes. On
 others they do not, and do not say so: wrong frames for MPEG-TS, AVI, edit lists, open GOPs (x265's
 default) and MPEG-4 with B-frames, other colours where sizes are odd or samples have more than 8
-bits. They are refused where that is known (`tests/media/test_video.py` has one file of every kind).
+bits (FFmpeg's command scales colours by `bicubic`, as is done here). They are refused where that is known (`tests/media/test_video.py` has one file of every kind).
 
 Imports no torch: the process that decodes (`longva_eval.media.decode_worker`) starts in a moment.
 """
@@ -70,7 +70,8 @@ def read_frames(
     if backend in ("decord", "torchcodec") and not info.decord_is_right:
         raise MediaError(
             f"{backend} returns other frames than asked for {info.path}: it has an edit list, open "
-            "GOPs, several video streams, no index, or is turned. Use video_decode_backend=auto."
+            "GOPs, several video streams, no index, an odd size, more than 8 bits, or is turned. "
+            "Use video_decode_backend=auto."
         )
     if info.identity is not None:
         check_unchanged(info.path, info.identity)
@@ -203,20 +204,22 @@ def _read_with_pyav(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
 
 
 def _to_rgb(frame: Any, matrix: DisplayMatrix | None) -> npt.NDArray[np.uint8]:
-    """RGB as decord gives it, turned and mirrored as the file asks.
+    """RGB as the `ffmpeg` command gives it, turned and mirrored as the file asks.
 
-    PyAV's own conversion ignores the tagged matrix unless source and destination differ.
+    PyAV's own conversion ignores the tagged matrix unless source and destination differ, and knows
+    no matrix for samples that are RGB already.
     """
     turn = _turn(matrix)
     if turn not in (0.0, 90.0, 180.0, 270.0):
         frame = _rotated(frame, turn)
-    # Numbers of swscale's matrices: 1 BT.709, 5 BT.601, 7 SMPTE 240M, 9 BT.2020.
-    colours = {1: 1, 7: 7, 9: 9}.get(int(frame.colorspace), 5)
+    # Numbers of swscale's matrices: 1 BT.709, 4 FCC, 5 BT.601, 7 SMPTE 240M, 9 BT.2020.
+    colours = {1: 1, 4: 4, 7: 7, 9: 9}.get(int(frame.colorspace), 5)
+    matrices = {"src_colorspace": colours, "dst_colorspace": 1 if colours == 5 else 5}
     picture: npt.NDArray[np.uint8] = frame.reformat(
         format="rgb24",
-        src_colorspace=colours,
-        dst_colorspace=1 if colours == 5 else 5,
+        interpolation="BICUBIC",
         src_color_range=frame.color_range,
+        **({} if frame.format.is_rgb else matrices),
     ).to_ndarray()
     return picture if matrix is None else _upright(picture, matrix, turn)
 

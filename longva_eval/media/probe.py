@@ -51,6 +51,7 @@ _ORDERLY_CONTAINERS = {"mov", "matroska"}
 _ORDERLY_CODECS = {"h264", "hevc", "vp9", "av1"}
 """In these containers, each packet of these codecs is a frame, from the first key frame on."""
 _SEEKABLE_CONTAINERS = {"mov", "matroska", "flv"}
+_PLAIN_FORMATS = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"}
 _HEAD_PACKETS = 48
 _AS_STORED = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 _ROUNDING_SECONDS = 0.002
@@ -136,6 +137,7 @@ def _probe(path: Path, identity: FileIdentity) -> VideoInfo:
         raise
     except (av.FFmpegError, OSError, ValueError) as error:
         if getattr(error, "errno", None) == errno.EINVAL:  # its demuxer is not allowed
+            _refuse_picture(path)
             reason = (
                 "it is of no kind that holds its pictures itself (a play list names other files)"
             )
@@ -164,11 +166,12 @@ def _probe(path: Path, identity: FileIdentity) -> VideoInfo:
         identity=identity,
         has_constant_rate=is_constant,
         display_matrix=look.matrix,
-        gaps=_find_gaps(look, packets, seconds),
+        gaps=_find_gaps(look, packets, seconds, header),
         decord_is_right=(
             is_only_film
             and bool(header.containers & _SEEKABLE_CONTAINERS)
             and look.matrix is None
+            and header.has_plain_colours
             and len(look.shown) == len(packets)
             and _is_plainly_ordered(packets, header)
         ),
@@ -198,6 +201,25 @@ def _refuse_text(path: Path) -> None:
     )
 
 
+def _refuse_picture(path: Path) -> None:
+    """Say so if it is a still.
+
+    Raises:
+        MediaError: With its kind.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            kind = picture.format
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return
+    raise MediaError(
+        f"{printable(path)} is no video but a picture ({kind}). To use it as a film of one frame: "
+        "ffmpeg -i IN OUT.mp4"
+    )
+
+
 def _refuse_huge(stream: Any, path: Path) -> None:
     if stream.width * stream.height > _LARGEST_PICTURE_PIXELS:
         raise MediaError(
@@ -221,8 +243,12 @@ class _Header(NamedTuple):
     start_seconds: float
     end_seconds: float
     """When the whole file ends; 0 if it says nothing."""
+    film_end_seconds: float
+    """When its pictures end: sound may last longer. As above if the file does not say."""
     has_length_prefixes: bool
     """Whether H.264 is stored as in MP4, and not as in a transport stream."""
+    has_plain_colours: bool
+    """Whether every way of scaling the colours to the picture's size gives the same."""
 
 
 def _read_header(container: Any, stream: Any) -> _Header:
@@ -230,6 +256,10 @@ def _read_header(container: Any, stream: Any) -> _Header:
     extra = stream.codec_context.extradata or b""
     containers = set(container.format.name.split(","))
     promises = container.duration and containers & _PROMISING_CONTAINERS
+    end = ((container.start_time or 0) + container.duration) / av.time_base if promises else 0.0
+    film_end = end
+    if promises and stream.duration and stream.time_base:
+        film_end = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
     return _Header(
         codec=stream.codec_context.name,
         containers=containers,
@@ -238,10 +268,14 @@ def _read_header(container: Any, stream: Any) -> _Header:
         rate=stream.average_rate or stream.base_rate or stream.guessed_rate or Fraction(0),
         num_frames=stream.frames if promises else 0,
         start_seconds=start,
-        end_seconds=((container.start_time or 0) + container.duration) / av.time_base
-        if promises
-        else 0.0,
+        end_seconds=end,
+        film_end_seconds=min(end, film_end),
         has_length_prefixes=extra[:1] == b"\1",
+        has_plain_colours=(
+            stream.format is not None
+            and stream.format.name in _PLAIN_FORMATS
+            and ("444" in stream.format.name or stream.width % 2 == stream.height % 2 == 0)
+        ),
     )
 
 
@@ -256,8 +290,11 @@ def _refuse_shortened(
     """
     dated = packets.pts[packets.is_dated]
     last = packets.pts[packets.is_dated] + packets.duration[packets.is_dated]
-    missing = header.end_seconds - float(last.max() * packets.time_base) if len(dated) else 0.0
-    if header.num_frames > len(packets) and missing > 1 / (header.rate or 1):
+    held = float(last.max() * packets.time_base) if len(dated) else header.end_seconds
+    missing = header.end_seconds - held
+    # AVI counts pictures that stay as frames of their own.
+    is_short = header.film_end_seconds - held > 1 / (header.rate or 1)
+    if header.num_frames > len(packets) and is_short:
         raise MediaError(
             f"{printable(path)} is cut off: its header promises {header.num_frames} frames, the "
             f"file holds {len(packets)}. Fetch it again."
@@ -361,10 +398,13 @@ def display_matrix(frame: Any) -> DisplayMatrix | None:
 
 def _seconds(shown: Numbers, packets: Packets, header: _Header) -> npt.NDArray[np.float64]:
     """When frames are shown; those without a time lie before, between or after the others."""
-    length = float(np.median(packets.duration[shown]) * packets.time_base)
-    period = length or 1 / float(header.rate or 25)
     ticks = packets.pts[shown]
     known = np.flatnonzero(packets.is_dated[shown])
+    lengths = packets.duration[shown]
+    if len(known) > 1:
+        lengths = np.diff(ticks[known]) / np.diff(known)
+    period = float(np.median(lengths)) * float(packets.time_base)
+    period = period if period > 0 else 1 / float(header.rate or 25)
     places = np.arange(len(shown))
     if not len(known):
         return np.arange(len(shown), dtype=np.float64) * period
@@ -398,18 +438,20 @@ def _rate(
     return rates[1] or rates[0] or 1.0, False
 
 
-def _find_gaps(look: _Look, packets: Packets, seconds: npt.NDArray[np.float64]) -> tuple[Gap, ...]:
+def _find_gaps(
+    look: _Look, packets: Packets, seconds: npt.NDArray[np.float64], header: _Header
+) -> tuple[Gap, ...]:
     """Where frames are missing.
 
     A stream whose intervals are equal but for a few has gaps where one is longer, unless the file
-    itself says that a picture stays (MP4 and GIF write down how long). One whose intervals vary, a
-    screen recording, has none that could be told.
+    itself says that a picture stays (MP4 and GIF write down how long, AVI has empty frames). One
+    whose intervals vary, a screen recording, has none that could be told.
     """
     origin = packets.pts[look.shown[0]] * float(packets.time_base) - seconds[0]
     lost = [number for number in packets.lost_before if number >= look.starts[0]]
     gaps = [Gap(float(packets.pts[n] * packets.time_base) - origin, 0.0) for n in lost]
     intervals = np.diff(seconds)
-    if len(intervals) < 3 or packets.is_chained:
+    if len(intervals) < 3 or packets.is_chained or "avi" in header.containers:
         return tuple(gaps)
     usual = float(np.median(intervals))
     irregular = np.abs(intervals - usual) > usual / 4 + _ROUNDING_SECONDS

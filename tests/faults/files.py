@@ -9,7 +9,9 @@ what is wrong. `run.py` runs all of them and writes the table in docs/reliabilit
 from __future__ import annotations
 
 import os
+import shutil
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # when run as a script
@@ -96,6 +99,17 @@ def _two_streams(folder: Path) -> Path:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
         for stream in streams:
             container.mux(stream.encode())
+    return path
+
+
+def _deep_vp9(folder: Path) -> Path:
+    """By the `ffmpeg` command: PyAV's libvpx has no such encoder."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("the ffmpeg command is not installed")
+    path = folder / "clip.webm"
+    command = "ffmpeg -nostdin -v error -f lavfi -i testsrc2=s=64x48:r=10:d=2 -c:v libvpx-vp9"
+    options = "-deadline realtime -cpu-used 8 -pix_fmt yuv420p10le"
+    subprocess.run([*command.split(), *options.split(), str(path)], check=True)
     return path
 
 
@@ -236,6 +250,7 @@ VIDEOS = [
     Fault(name="odd size", make=_video(Clip(width=63, height=47, pixel_format="yuv444p")),
           expect=FRAMES),
     Fault(name="10 bits", make=_video(Clip(pixel_format="yuv420p10le")), expect=FRAMES),
+    Fault(name="10 bits, VP9", make=_deep_vp9, expect=FRAMES),
     Fault(name="16,000 x 16,000 in the header", make=_huge_header, expect="refused as too large"),
     Fault(name="a path that does not exist", make=_missing, expect="cannot be opened"),
     Fault(name="a folder", make=_folder, expect="is a folder"),

@@ -66,6 +66,28 @@ READ: dict[str, tuple[Make, Sequence[int], list[float]]] = {
         )
         for suffix in (".mkv", ".mp4", ".flv")
     },
+    "the sound lasts longer than the picture, WMV": (
+        lambda folder: hard.write_with_sound(
+            folder / "clip.wmv", sound_seconds=12, codecs=("wmv2", "wmav2")
+        ),
+        WHOLE,
+        seconds_of(WHOLE),
+    ),
+    "the sound lasts longer than the picture, AVI": (
+        lambda folder: hard.write_with_sound(folder / "clip.avi", sound_seconds=12),
+        WHOLE,
+        seconds_of(WHOLE, 0.1),  # as the decoder delays them
+    ),
+    "the picture starts later than the sound, AVI": (
+        lambda folder: hard.write_with_sound(folder / "clip.avi", picture_from=2, sound_seconds=12),
+        WHOLE,
+        seconds_of(WHOLE, 2.0),
+    ),
+    "JPEGs in a row": (
+        lambda folder: hard.raw_stream(folder, "mjpeg", ".mjpeg"),
+        WHOLE,
+        seconds_of(WHOLE, rate=25),
+    ),
     "H.264 without a container": (hard.raw_stream, WHOLE, seconds_of(WHOLE)),
     "HEVC without a container": (
         lambda folder: hard.raw_stream(folder, "libx265", ".hevc"),
@@ -145,6 +167,8 @@ def test_a_video_is_turned_and_mirrored_as_its_display_matrix_says(
 
 REFUSED: dict[str, tuple[Make, str]] = {
     "a cover picture": (hard.sound_with_cover, "has no film in it: a cover picture"),
+    "a song named .mp4": (hard.song, "has no video stream"),
+    "a photograph named .mp4": (hard.photograph, r"is no video but a picture \(JPEG\)"),
     "a missing fragment": (hard.without_fragment, r"lacks pictures.*0\.80 s, after 2\.30 s"),
     **{
         f"lost packets {list(lost)}, {codec} in {suffix}": (

@@ -153,22 +153,21 @@ ROUNDED_DIFFERENTLY = {
         suffix=".webm", codec="libvpx-vp9", width=63, height=47, options=VP9, num_frames=10
     ),
     "ten-bit": Clip(pixel_format="yuv420p10le"),
+    "ten-bit-rgb": Clip(suffix=".mkv", codec="ffv1", pixel_format="gbrp10le"),
+    "four-times-fewer-colours": Clip(suffix=".mov", codec="svq1", pixel_format="yuv410p"),
 }
 
 
 @pytest.mark.parametrize("name", ROUNDED_DIFFERENTLY)
-def test_decord_and_pyav_agree_on_odd_sizes_and_deep_colour(tmp_path: Path, name: str) -> None:
-    path = write_video(tmp_path / "clip", ROUNDED_DIFFERENTLY[name])
-    assert_right_frames(path, ("decord", "pyav"))
-
-
-@pytest.mark.parametrize("name", ROUNDED_DIFFERENTLY)
-def test_auto_leaves_odd_sizes_and_deep_colour_to_others_than_torchcodec(
+def test_odd_sizes_and_deep_colour_are_read_as_the_ffmpeg_command_reads_them(
     tmp_path: Path, name: str
 ) -> None:
-    """torchcodec rounds their colours otherwise, so scores would depend on what is installed."""
+    """decord and torchcodec round their colours otherwise."""
     path = write_video(tmp_path / "clip", ROUNDED_DIFFERENTLY[name])
-    assert_right_frames(path, ("auto",))
+    info = assert_right_frames(path, ("auto", "pyav"))
+    for backend in ("decord", "torchcodec"):
+        with pytest.raises(MediaError, match="odd size, more than 8 bits"):
+            read(info, backend=backend)
 
 
 HARD_TO_SEEK = {

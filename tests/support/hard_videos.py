@@ -14,6 +14,7 @@ from typing import Any
 
 import av
 import numpy as np
+from PIL import Image
 from video_files import RATE, VP9, Clip, pictures, write_video
 
 GOPS = {"g": "8", "bf": "2", "sc_threshold": "0"}
@@ -88,13 +89,20 @@ def screen_recording(folder: Path, suffix: str = ".webm", codec: str = "libvpx")
     return write_video(folder / "clip", clip)
 
 
-def write_with_sound(path: Path, *, picture_from: float = 0.0, sound_seconds: float = 6.0) -> Path:
+def write_with_sound(
+    path: Path,
+    *,
+    picture_from: float = 0.0,
+    sound_seconds: float = 6.0,
+    codecs: tuple[str, str] = ("libx264", "aac"),
+) -> Path:
     """Pictures that may start later than the sound, and sound of its own length."""
     with av.open(str(path), "w") as container:
-        film: Any = container.add_stream("libx264", rate=RATE)
+        film: Any = container.add_stream(codecs[0], rate=RATE)
         film.width, film.height, film.pix_fmt = FILM.width, FILM.height, "yuv420p"
-        film.options = GOPS
-        sound: Any = container.add_stream("aac", rate=16000, layout="mono")
+        film.options = GOPS if codecs[0] == "libx264" else {"g": "8"}
+        sound: Any = container.add_stream(codecs[1], rate=16000, layout="mono")
+        sound.bit_rate = 32000
         packets = []
         for number, picture in enumerate(pictures(FILM)):
             frame = av.VideoFrame.from_ndarray(picture)
@@ -132,6 +140,23 @@ def sound_with_cover(folder: Path) -> Path:
     return path
 
 
+def song(folder: Path) -> Path:
+    with av.open(str(folder / "clip.mp4"), "w", format="flac") as container:
+        sound: Any = container.add_stream("flac", rate=16000, layout="mono")
+        silence = av.AudioFrame.from_ndarray(
+            np.zeros((1, 16384), np.int16), format="s16", layout="mono"
+        )
+        silence.sample_rate, silence.pts = 16000, 0
+        container.mux(sound.encode(silence))
+        container.mux(sound.encode())
+    return folder / "clip.mp4"
+
+
+def photograph(folder: Path) -> Path:
+    Image.fromarray(next(pictures(FILM))).save(folder / "clip.mp4", format="JPEG")
+    return folder / "clip.mp4"
+
+
 def still_before_film(folder: Path) -> Path:
     """One still in the first stream; the film is the second and flagged as default."""
     path = folder / "clip.mkv"
@@ -153,6 +178,8 @@ def still_before_film(folder: Path) -> Path:
 
 def raw_stream(folder: Path, codec: str = "libx264", suffix: str = ".h264") -> Path:
     clip = replace(FILM, codec=codec, suffix=suffix)
+    if codec == "mjpeg":
+        clip = replace(clip, pixel_format="yuvj420p", options={"q": "3"})
     if codec == "libx265":
         clip = replace(
             clip, options={"x265-params": "keyint=8:bframes=2:log-level=none:pools=none"}

@@ -94,8 +94,9 @@ def reference_frames(path: Path) -> npt.NDArray[np.uint8]:
                 source, other = other, source
             rgb = frame.reformat(
                 format="rgb24",
-                src_colorspace=source,
-                dst_colorspace=other,
+                interpolation="BICUBIC",
+                src_colorspace=None if frame.format.is_rgb else source,
+                dst_colorspace=None if frame.format.is_rgb else other,
                 src_color_range=frame.color_range,
             )
             shown.append(np.rot90(rgb.to_ndarray(), (frame.rotation or 0) // 90 % 4))
