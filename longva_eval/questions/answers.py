@@ -7,7 +7,8 @@ The rules, in the order in which they are applied:
    words "answer:" (tables `_REASONING`, `_MARKS`).
 2. An option's own text becomes one sign before anything in it is understood: `B. Not shown` denies
    nothing, `Vitamin C` names no letter. A letter beside another option's text contradicts itself.
-3. What is only a letter, or only an option's text, is the answer.
+3. What is only a letter, or only an option's text (as it is written, if options differ in no more
+   than that), is the answer.
 4. Lines `A. ...`, `B. ...`, `C. ...` list the options; their letters say nothing.
 5. The *last explicit conclusion* is the answer: a letter or text behind a known cue ("the answer
    is", in any language of `_CUES`) or behind words that conclude, correct or choose ("so", "wait",
@@ -175,8 +176,15 @@ def read_choice(text: str, options: Sequence[str] | Mapping[str, str]) -> str | 
     if not 1 <= len(options) == len(letters) or not set(letters) <= set(string.ascii_uppercase):
         raise ValueError(f"A choice has 1 to 26 options, named by capital letters: {options!r}.")
     given = options.values() if isinstance(options, Mapping) else options
-    texts = {letter: _option(text, letter) for letter, text in zip(letters, given, strict=True)}
-    found = _read(_masked(_plain(_answer_part(text)), texts), texts)
+    said, given = (
+        text.strip(),
+        dict(zip(letters, (option.strip() for option in given), strict=True)),
+    )
+    if said in given.values() and said.upper() not in given:
+        return next(letter for letter in given if given[letter] == said)
+    written = {letter: _option(option, letter) for letter, option in given.items()}
+    texts = {letter: option.casefold() for letter, option in written.items()}
+    found = _read(_masked(_plain(_answer_part(text)), texts, written), texts)
     if found is not None and found not in texts:
         # Where options are themselves letters, one that names none may be the text of one.
         found = next((letter for letter in texts if texts[letter] == found.casefold()), None)
@@ -208,12 +216,16 @@ def _plain(text: str) -> str:
 
 def _option(text: str, letter: str) -> str:
     text = re.sub(rf"^\(?{letter}\s*[.):]\s*(?=\S)", "", _plain(_normal(text)))
-    return re.sub(r"\s+", " ", text).strip(_EDGES.replace("-", "")).casefold()
+    return re.sub(r"\s+", " ", text).strip(_EDGES.replace("-", ""))
 
 
-def _masked(said: str, texts: Mapping[str, str]) -> str:
-    """What is said, with one sign for an option's text and the label at it."""
+def _masked(said: str, texts: Mapping[str, str], written: Mapping[str, str]) -> str:
+    """What is said, with one sign for an option's text and the label at it.
+
+    Small and capital letters are the same, unless options differ in nothing else (`Aa`, `AA`).
+    """
     letters = {text: letter for letter, text in reversed(list(texts.items()))}
+    exactly = {text: letter for letter, text in reversed(list(written.items()))}
     # A single letter stays one: where options are letters, it names the option.
     words = [text for text in letters if text and not (len(text) == 1 and text.isalpha())]
     if not words:
@@ -222,7 +234,8 @@ def _masked(said: str, texts: Mapping[str, str]) -> str:
     any_text = "|".join(longest_first).replace(r"\ ", r"\s+")
 
     def sign(match: re.Match[str]) -> str:
-        letter = letters.get(re.sub(r"\s+", " ", match[0]).casefold())
+        found = re.sub(r"\s+", " ", match[0])
+        letter = exactly.get(found) or letters.get(found.casefold())
         return chr(ord(letter) + _TO_SIGN) if letter else match[0]
 
     def joined(match: re.Match[str]) -> str:

@@ -24,6 +24,8 @@ _THINGS = ("a red car", "a blue boat", "a green tree", "none of these")
 _DENIALS = ("Yes, he did.", "Not shown in the video.", "Cannot be told.", "No.")
 _BARE = ("Yes", "No")
 _LETTERS = ("A.", "F.", "B.", "K.")
+_GENES = ("AA", "Aa", "Aa or AA", "XAXA", "XAXa", "XAXA or XAXa", "XaXa")
+_PATTERNS = ("s", "s+", "s*", "ss")
 _EQUAL = ("red", "blue", "red", "green")
 _SENTENCES = (
     "A. A man walks in and sits down.",
@@ -796,4 +798,10 @@ TABLE: list[tuple[str, tuple[str, ...], str | None]] = [
     ("The current (B) is strong.", _THINGS, None),
     ("So the statement is No.", _BARE, "B"),
     ("The boat fits, which is option B.", _THINGS, "B"),
+    ("XAXa", _GENES, "E"),
+    ("xaxa", _GENES, "D"),
+    ("The answer is E. XAXa", _GENES, "E"),
+    ("XAXA or XAXa", _GENES, "F"),
+    ("s*", _PATTERNS, "C"),
+    ("s+", _PATTERNS, "B"),
 ]
