@@ -7,7 +7,8 @@ be decoded for the frames that are wanted; PyAV decodes these in one pass. That 
 decord and torchcodec may be asked for by name. On ordinary files they give the same bytes. On
 others they do not, and do not say so: wrong frames for MPEG-TS, AVI, edit lists, open GOPs (x265's
 default) and MPEG-4 with B-frames, other colours where sizes are odd or samples have more than 8
-bits (FFmpeg's command scales colours by `bicubic`, as is done here). They are refused where that is known (`tests/media/test_video.py` has one file of every kind).
+bits (the `ffmpeg` command scales them by `bicubic`, as is done here). They are refused where that
+is known (`tests/media/test_video.py` has one file of every kind).
 
 Imports no torch: the process that decodes (`longva_eval.media.decode_worker`) starts in a moment.
 """
