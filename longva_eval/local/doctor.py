@@ -163,7 +163,7 @@ def examine(
             checks.append(lambda: _check_checkpoint(pretrained))
         running = [pool.submit(_guarded, check) for check in checks]
         reading = pool.submit(_read_tasks, tasks, home)
-        statuses = [data_status(layout, home) for layout in read_layouts().values()]
+        statuses = [data_status(layout, home, ask=True) for layout in read_layouts().values()]
         findings = [finding for future in running for finding in future.result()]
         findings += [_describe(status) for status in statuses]
         findings += _check_cache_variables(home)

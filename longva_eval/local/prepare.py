@@ -182,8 +182,14 @@ def prepare(
     return report
 
 
-def data_status(layout: Layout, hf_home: Path) -> DataStatus:
-    """What of a data set lies in HF_HOME: rows from the cache of `datasets`, media by name."""
+def data_status(layout: Layout, hf_home: Path, *, ask: bool = False) -> DataStatus:
+    """What of a data set lies in HF_HOME: rows from the cache of `datasets`, media by name.
+
+    Args:
+        layout: The data set.
+        hf_home: Where it is looked for.
+        ask: Let our task look at every row too, unless these hold pictures, which takes minutes.
+    """
     cached = find_cached_splits(hf_home, layout)
     if not cached:
         problem = f"no {layout.split} rows of {layout.dataset} in {hf_home / 'datasets'}"
@@ -211,6 +217,8 @@ def data_status(layout: Layout, hf_home: Path) -> DataStatus:
     num_rows = cached[0].num_rows
     if layout.num_rows is not None and num_rows != layout.num_rows:
         reasons.insert(0, f"{num_rows:,} of {layout.num_rows:,} rows")
+    if ask and not layout.images and (problem := rows_problem(layout, cached[0])):
+        reasons.append(problem)
     return DataStatus(
         layout=layout,
         state="partly" if reasons else "found",

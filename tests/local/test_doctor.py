@@ -186,6 +186,14 @@ def test_data_are_described_as_they_lie(tmp_path: Path) -> None:
     prepare("quiz", source, home, layouts={"quiz": layout})
     found = doctor._describe(data_status(layout, home))
     assert (found.status, found.text) == ("ok", "6 rows, 2 of 2 videos, 1 of 2 subtitles")
+    # As copies are that `prepare` has not looked at: lmms-eval's own, or of an older version.
+    (tmp_path / "tasks/some_task/utils.py").write_text(
+        "from longva_eval.errors import DataError\n"
+        "def process_docs(dataset):\n    raise DataError(f'Quiz: row {len(dataset) - 1}: no video')"
+    )
+    assert doctor._describe(data_status(layout, home)).status == "ok"
+    asked = doctor._describe(data_status(layout, home, ask=True))
+    assert (asked.status, asked.text) == ("note", "partly: Quiz: row 5: no video")
     (home / "quiz/data/clip_0.mp4").unlink()
     partly = doctor._describe(data_status(layout, home))
     assert partly.text == "partly: 1 of 2 video files"
