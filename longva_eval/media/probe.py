@@ -400,10 +400,9 @@ def _seconds(shown: Numbers, packets: Packets, header: _Header) -> npt.NDArray[n
     """When frames are shown; those without a time lie before, between or after the others."""
     ticks = packets.pts[shown]
     known = np.flatnonzero(packets.is_dated[shown])
-    lengths = packets.duration[shown]
-    if len(known) > 1:
-        lengths = np.diff(ticks[known]) / np.diff(known)
-    period = float(np.median(lengths)) * float(packets.time_base)
+    steps = np.diff(ticks[known]) / np.diff(known)
+    period = float(np.median(steps if len(steps) else packets.duration[shown]))
+    period *= float(packets.time_base)
     period = period if period > 0 else 1 / float(header.rate or 25)
     places = np.arange(len(shown))
     if not len(known):

@@ -52,10 +52,12 @@ _TURN_ENDS: Final = (
 _TAG = r"(?:answer|ans|final[_ ]?answer|final|conclusion|choice)"
 _MARKED_END: Final = rf"(?is)<{_TAG}>(?:(?!<{_TAG}>).)*</{_TAG}>\s*\Z"
 _MARKS: Final = (
-    (rf"(?i)<{_TAG}>|\[ANSWER\]|<\|begin_of_box\|>|\\?boxed\s?\{{", "\nanswer: "),
-    (rf"(?i)</{_TAG}>|\[/ANSWER\]|<\|end_of_box\|>", "\n"),
+    (rf"(?i)(?:<{_TAG}>|\[ANSWER\]|<\|begin_of_box\|>|\\?boxed\s?\{{)\s*", "\nanswer: "),
+    (rf"(?i)\s*</{_TAG}>|\[/ANSWER\]|<\|end_of_box\|>", "\n"),
     (r"<\|(?:im_start|start_header_id|start)\|>\s*\w*|<start_of_turn>\s*\w*", " "),
     (r"<\|[^<>|\s]{1,40}\|>|</?(?:s|bos|eos|pad|unk|response|solution|output)>|\[/?INST\]", " "),
+    (r"(?is)<([bius])>(.*?)</\1>", r"\2"),
+    (r"(?i)</?(?:em|strong|span|div|p|br|h\d|code|center|mark|li|ul|ol|font)\b[^<>]*>", " "),
     (r"~~[^~\n]*~~|<del>[^<]*</del>", " "),  # struck out
     (r"[\u274c\u2717\u2718\u2716]", " wrong "),
     (r"\\(?:text|textbf|textrm|mathrm|mathbf|bf|rm)\s*\{([^{}]*)\}", r"\1"),
@@ -143,7 +145,7 @@ _JOINT: Final = (
     r"[\s),'(.]*(?:(?:(?<=\)\()|(?<=\) \()|,(?!\s*answer)|:(?=\s*\S\s*\Z)|[&/;+]|"
     r"\b(?:and|or|as well as|along with|together with|plus|oder|und|ou|"
     r"et|y|o|или|и|hoặc|và|atau|dan|veya|lub|أو)\b|"
-    r"和|或者|或|与|以及|及|と|か|または|또는|와|과)[\s()',]*(?:\b(?:or|and|also|maybe|possibly|"
+    r"和|或者|或|与|以及|及|と|か|または|또는|와|과)[\s()',\u2192]*(?:\b(?:or|and|also|maybe|possibly|"
     rf"perhaps|option|choice|answer|both)\b:?[\s(]*)*)+{_T}(?!\)?\s*:|\s+(?:is|was|are|does|has|"
     r"cannot|can't|being)\b)"
 )
@@ -176,13 +178,11 @@ def read_choice(text: str, options: Sequence[str] | Mapping[str, str]) -> str | 
     if not 1 <= len(options) == len(letters) or not set(letters) <= set(string.ascii_uppercase):
         raise ValueError(f"A choice has 1 to 26 options, named by capital letters: {options!r}.")
     given = options.values() if isinstance(options, Mapping) else options
-    said, given = (
-        text.strip(),
-        dict(zip(letters, (option.strip() for option in given), strict=True)),
-    )
-    if said in given.values() and said.upper() not in given:
-        return next(letter for letter in given if given[letter] == said)
-    written = {letter: _option(option, letter) for letter, option in given.items()}
+    said = text.strip()
+    own = {letter: option.strip() for letter, option in zip(letters, given, strict=True)}
+    if said in own.values() and said.upper() not in own:
+        return next(letter for letter in own if own[letter] == said)
+    written = {letter: _option(option, letter) for letter, option in own.items()}
     texts = {letter: option.casefold() for letter, option in written.items()}
     found = _read(_masked(_plain(_answer_part(text)), texts, written), texts)
     if found is not None and found not in texts:
@@ -211,7 +211,13 @@ def _normal(text: str) -> str:
 def _plain(text: str) -> str:
     for mark, plain in _MARKS:
         text = re.sub(mark, plain, text)
-    return text.strip()
+    return "".join(" " if _is_picture(c) else c for c in text).strip()
+
+
+def _is_picture(character: str) -> bool:
+    return character == "\ufe0f" or (
+        character >= "\u2300" and unicodedata.category(character) == "So"
+    )
 
 
 def _option(text: str, letter: str) -> str:

@@ -804,4 +804,8 @@ TABLE: list[tuple[str, tuple[str, ...], str | None]] = [
     ("XAXA or XAXa", _GENES, "F"),
     ("s*", _PATTERNS, "C"),
     ("s+", _PATTERNS, "B"),
+    ("Answer: ✅ A", _THINGS, "A"),
+    ("Answer: <b>A</b>", _THINGS, "A"),
+    ("<strong>C</strong>", _THINGS, "C"),
+    ("<B>", _THINGS, "B"),
 ]
