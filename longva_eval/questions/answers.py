@@ -47,8 +47,9 @@ _REASONING: Final = (
 )
 _TURN_ENDS: Final = (
     r"<\|(?:im_end|endoftext|end_of_text|eot_id|end|return|end\u2581of\u2581sentence)\|>|</s>|"
-    r"<eos>|<end_of_turn>|\n\s*(?:question|q|human|user)\s*\d*\s*:"
+    r"<eos>|<end_of_turn>|\n\s*(?:human|user)\s*:"
 )
+_QUESTION: Final = r"\n\s*(?:question|q)\s*\d*\s*:"
 _TAG = r"(?:answer|ans|final[_ ]?answer|final|conclusion|choice)"
 _MARKED_END: Final = rf"(?is)<{_TAG}>(?:(?!<{_TAG}>).)*</{_TAG}>\s*\Z"
 _MARKS: Final = (
@@ -141,6 +142,7 @@ _REJECTED: Final = (
     r"incorrect|false|impossible|unlikely|ruled out|eliminated|excluded|cannot|can't|isn't|doesn't|"
     r"does not|do not|if (?!i\b|we\b)\w+|değil)\b|错|不|では[なあ]|じゃな|[가이] 아[니닙]|नहीं)"
 )
+_ANY_LETTER: Final = rf"(?<![{_W}'])(?:[B-HJ-Z{_S}]|A(?!\s[a-z]))(?![{_W}+#'])"
 _JOINT: Final = (
     r"[\s),'(.]*(?:(?:(?<=\)\()|(?<=\) \()|,(?!\s*answer)|:(?=\s*\S\s*\Z)|[&/;+]|"
     r"\b(?:and|or|as well as|along with|together with|plus|oder|und|ou|"
@@ -184,7 +186,13 @@ def read_choice(text: str, options: Sequence[str] | Mapping[str, str]) -> str | 
         return next(letter for letter in own if own[letter] == said)
     written = {letter: _option(option, letter) for letter, option in own.items()}
     texts = {letter: option.casefold() for letter, option in written.items()}
-    found = _read(_masked(_plain(_answer_part(text)), texts, written), texts)
+    found = None
+    for part in re.split(_QUESTION, _answer_part(text), flags=re.I):
+        said = _masked(_plain(part), texts, written)
+        found = _read(said, texts)
+        # Behind a question comes the next one, unless nothing was chosen or denied before it.
+        if found is not None or re.search(_ANY_LETTER, said) or re.search(_NEGATION, said, re.I):
+            break
     if found is not None and found not in texts:
         # Where options are themselves letters, one that names none may be the text of one.
         found = next((letter for letter in texts if texts[letter] == found.casefold()), None)

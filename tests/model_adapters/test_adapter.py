@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 from conftest import OPEN, Golden
 from lmms_eval.api.instance import GenerationResult, Instance
 from PIL import Image
+from video_files import Clip, write_video
 
 from longva_eval.errors import MediaError, PromptError, SettingsError
+from longva_eval.media import decode_worker
 from longva_eval.model_adapters.longva import LongVA
 
 GENERATE = {"max_new_tokens": 16, "do_sample": False, "temperature": 0, "until": ["\n\n\n\n"]}
@@ -370,3 +373,43 @@ def test_results_are_the_hosts_type() -> None:
     hand_over(model, [{"media": []}])
     (answer,) = model.generate_until([request(0, "Hello", GENERATE)])
     assert isinstance(answer, GenerationResult)
+
+
+# A video that is replaced during a run: nothing of the other one is kept under its name.
+
+
+def ask_twice(path: Path, folder: Path, *, caches: bool = True) -> list[str]:
+    """Two questions about a video, as a run asks them."""
+    kept = {"journal": str(folder / "journal"), "feature_cache": str(folder / "features")}
+    model = adapter(**(kept if caches else {"journal": "off"}))
+    hand_over(model, [{"media": [str(path)]}] * 2)
+    questions = ("What happens?", "What is shown?")
+    found = model.generate_until([request(n, q, GENERATE) for n, q in enumerate(questions)])
+    return [answer if isinstance(answer, str) else answer.text for answer in found]
+
+
+@pytest.mark.process
+def test_a_video_replaced_between_planning_and_decoding_leaves_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "clip", Clip(num_frames=40, width=96, height=64))
+    other = write_video(tmp_path / "other", Clip(num_frames=40, width=64, height=96))
+    shutil.copy(path, tmp_path / "kept.mp4")
+    right = ask_twice(path, tmp_path, caches=False)
+    read = decode_worker.DecodeWorker.read_frames
+
+    def after_replacement(self, info, indices, **more):  # type: ignore[no-untyped-def]
+        if other.exists():
+            other.replace(path)
+        return read(self, info, indices, **more)
+
+    with monkeypatch.context() as during:
+        during.setattr(decode_worker.DecodeWorker, "read_frames", after_replacement)
+        with pytest.raises(MediaError, match=r"clip\.mp4 has changed since it was looked at"):
+            ask_twice(path, tmp_path)
+    assert not other.exists()
+    # The right video again, and then the other one, with what the failed run left behind.
+    swapped = path.rename(tmp_path / "swapped.mp4")
+    shutil.copy(tmp_path / "kept.mp4", path)
+    assert ask_twice(path, tmp_path) == right
+    assert ask_twice(swapped, tmp_path) == ask_twice(swapped, tmp_path, caches=False)

@@ -808,4 +808,9 @@ TABLE: list[tuple[str, tuple[str, ...], str | None]] = [
     ("Answer: <b>A</b>", _THINGS, "A"),
     ("<strong>C</strong>", _THINGS, "C"),
     ("<B>", _THINGS, "B"),
+    ("Let me restate it.\nQuestion 1: What is blue?\nAnswer: B", _THINGS, "B"),
+    ("Step by step.\nQ: What is blue?\nThe boat is. So the answer is B.", _THINGS, "B"),
+    ("The answer is B.\nQuestion 2: What is red?\nAnswer: A", _THINGS, "B"),
+    ("I cannot tell.\nQuestion 2: What is red?\nAnswer: A", _THINGS, None),
+    ("A or B.\nQuestion 2: What is red?\nAnswer: A", _THINGS, None),
 ]
