@@ -1,5 +1,7 @@
 """How many flipped bits are noticed: six codecs, six rates, three draws, 108 files.
 
+HEVC once more with a hash of each picture in its stream.
+
     python benchmarks/bit_flips.py [--draws 3] [--frames 200]
 
 Each file is a copy of a generated one with 1 to 32 bits flipped somewhere. Sixteen frames are asked
@@ -33,6 +35,12 @@ CODECS: dict[str, tuple[str, str, str, dict[str, str]]] = {
         ".mp4",
         "yuv420p",
         {"x265-params": "keyint=25:crf=23:log-level=none:pools=none"},
+    ),
+    "HEVC with hashes": (
+        "libx265",
+        ".mp4",
+        "yuv420p",
+        {"x265-params": "keyint=25:crf=23:hash=1:log-level=none:pools=none"},
     ),
     "VP9": (
         "libvpx-vp9",

@@ -5,6 +5,8 @@
 | name | what it reads |
 |---|---|
 | mlvu_dev | `1_plotQA.json` ... `7_topic_reasoning.json` of JUNJIE99/MLVU, folder `data` |
+| longvideobench_val | `lvb_val.json` of LongVideoBench |
+| lvbench | `video_info.meta.jsonl` of LVBench |
 | activitynetqa | `test_q.json` and `test_a.json` of MILVLG/activitynet-qa, folder `dataset` |
 | nextqa_mc | `test.csv` of doc-doc/NExT-QA, folder `dataset/nextqa` |
 | nextqa_oe_test, nextqa_oe_val | `test.csv` with `add_reference_answer_test.json`, or `val.csv`, of
@@ -25,6 +27,7 @@ from typing import Any
 from longva_eval.errors import DataError
 
 Rows = list[dict[str, Any]]
+_NO_OPTIONS = ("N/A",) * 5
 
 
 def mlvu_dev(folder: Path) -> Rows:
@@ -42,6 +45,26 @@ def mlvu_dev(folder: Path) -> Rows:
         }
         for file in files
         for row in _json(file)
+    ]
+
+
+def longvideobench_val(folder: Path) -> Rows:
+    """Up to five options in a list; the hub's rows have a column for each."""
+    return [
+        {key: row[key] for key in row if key not in ("candidates", "position")}
+        | {f"option{number}": text for number, text in enumerate((*row["candidates"], *_NO_OPTIONS))
+           if number < len(_NO_OPTIONS)}
+        for row in _json(folder / "lvb_val.json")
+    ]  # fmt: skip
+
+
+def lvbench(folder: Path) -> Rows:
+    """A line for each video, with its questions."""
+    lines = (folder / "video_info.meta.jsonl").read_text(encoding="utf-8").splitlines()
+    return [
+        {**question, "video_path": f"{video['key']}.mp4", "type": video["type"]}
+        for video in map(json.loads, filter(str.strip, lines))
+        for question in video["qa"]
     ]
 
 
@@ -79,7 +102,15 @@ def nextqa_oe_val(folder: Path) -> Rows:
 
 FORMS: dict[str, Callable[[Path], Rows]] = {
     form.__name__: form
-    for form in (mlvu_dev, activitynetqa, nextqa_mc, nextqa_oe_test, nextqa_oe_val)
+    for form in (
+        mlvu_dev,
+        longvideobench_val,
+        lvbench,
+        activitynetqa,
+        nextqa_mc,
+        nextqa_oe_test,
+        nextqa_oe_val,
+    )
 }
 
 

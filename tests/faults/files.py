@@ -24,8 +24,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # when run as a script
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as a script
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
+import hard_videos as hard
 from video_files import (
     AV1,
     AVI,
@@ -166,6 +168,31 @@ def _deep_png(folder: Path) -> Path:
     return folder / "deep.png"
 
 
+def _turned_photograph(folder: Path) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(next(pictures(Clip()))).save(folder / "turned.jpg", exif=exif)
+    return folder / "turned.jpg"
+
+
+def _float_picture(folder: Path) -> Path:
+    Image.fromarray(np.linspace(0, 1, 64 * 48, dtype=np.float32).reshape(48, 64)).save(
+        folder / "fractions.tif"
+    )
+    return folder / "fractions.tif"
+
+
+def _picture_pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "pipe.png")
+    return folder / "pipe.png"
+
+
+def _pages(folder: Path) -> Path:
+    pages = [Image.fromarray(picture) for picture in pictures(Clip(num_frames=3))]
+    pages[0].save(folder / "pages.tif", save_all=True, append_images=pages[1:])
+    return folder / "pages.tif"
+
+
 def _bomb(folder: Path) -> Path:
     """A PNG of 100 kB that unpacks to 10 GB."""
 
@@ -251,6 +278,43 @@ VIDEOS = [
           expect=FRAMES),
     Fault(name="10 bits", make=_video(Clip(pixel_format="yuv420p10le")), expect=FRAMES),
     Fault(name="10 bits, VP9", make=_deep_vp9, expect=FRAMES),
+    Fault(name="mirrored, as a selfie", make=hard.oriented("mirrored"), expect=FRAMES),
+    Fault(name="transposed", make=hard.oriented("transposed"), expect=FRAMES),
+    Fault(name="turned by 30 degrees", make=hard.odd_angle, expect=FRAMES),
+    Fault(name="a screen recording: one frame every two seconds", make=hard.screen_recording,
+          expect=FRAMES),
+    Fault(name="picture later than sound, Matroska", expect=FRAMES,
+          make=lambda folder: hard.write_with_sound(folder / "clip.mkv", picture_from=2)),
+    Fault(name="picture later than sound, AVI", expect=FRAMES,
+          make=lambda folder: hard.write_with_sound(folder / "clip.avi", picture_from=2)),
+    Fault(name="sound longer than picture, WMV", expect=FRAMES,
+          make=lambda folder: hard.write_with_sound(
+              folder / "clip.wmv", sound_seconds=12, codecs=("wmv2", "wmav2"))),
+    Fault(name="H.264 without a container", make=hard.raw_stream, expect=FRAMES),
+    Fault(name="JPEGs in a row", expect=FRAMES,
+          make=lambda folder: hard.raw_stream(folder, "mjpeg", ".mjpeg")),
+    Fault(name="a still first, the film is the default", make=hard.still_before_film,
+          expect=FRAMES),
+    Fault(name="joined recordings: the clock restarts", make=hard.joined, expect=FRAMES),
+    Fault(name="a clock that runs over", make=hard.wrapped_clock, expect=FRAMES),
+    Fault(name="a third of its frames before zero", make=hard.negative_times, expect=FRAMES),
+    Fault(name="begins between key frames, MPEG-TS", make=hard.from_between_key_frames(".ts"),
+          expect=FRAMES),
+    Fault(name="begins between key frames, HEVC", expect="begins between key frames",
+          make=hard.from_between_key_frames(".mkv", "libx265")),
+    Fault(name="a fragment is missing", make=hard.without_fragment, expect="lacks pictures"),
+    Fault(name="a group of pictures is missing, MPEG-TS", expect="lacks pictures",
+          make=hard.without_packets(".ts", "libx264", range(24, 32))),
+    Fault(name="a packet is missing, VP9", expect="lacks pictures",
+          make=hard.without_packets(".webm", "libvpx-vp9", range(27, 28))),
+    Fault(name="transport packets are missing", make=hard.without_transport_packets,
+          expect="lacks pictures|is damaged"),
+    Fault(name="sound with a cover picture", make=hard.sound_with_cover,
+          expect="has no film in it: a cover picture"),
+    Fault(name="a song named .mp4", make=hard.song, expect="no video stream"),
+    Fault(name="a photograph named .mp4", make=hard.photograph, expect="no video but a picture"),
+    Fault(name="a play list behind a comment", make=hard.hidden_play_list,
+          expect="of no kind that holds its pictures itself"),
     Fault(name="16,000 x 16,000 in the header", make=_huge_header, expect="refused as too large"),
     Fault(name="a path that does not exist", make=_missing, expect="cannot be opened"),
     Fault(name="a folder", make=_folder, expect="is a folder"),
@@ -270,6 +334,10 @@ PICTURES = [
     Fault(name="a PNG cut off at half", expect="cannot be read: .*truncated",
           make=_changed(_picture("RGB", "cut.png"), lambda path: cut(path, 0.5))),
     Fault(name="a decompression bomb", make=_bomb, expect="refused as too large"),
+    Fault(name="a photograph turned by its EXIF entry", make=_turned_photograph, expect=FRAMES),
+    Fault(name="grey as fractions from 0 to 1", make=_float_picture, expect=FRAMES),
+    Fault(name="a pipe named .png", make=_picture_pipe, expect="no ordinary file"),
+    Fault(name="a TIFF of three pages", make=_pages, expect="it has 3 pages"),
     Fault(name="CMYK", make=_picture("CMYK", "cmyk.jpg"), expect=FRAMES),
     Fault(name="a palette", make=_picture("P", "palette.png"), expect=FRAMES),
     Fault(name="16-bit grey", make=_deep_png, expect=FRAMES),

@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as a script
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from faults.files import FAULTS, FRAMES, Fault, make_fault
 
@@ -87,12 +88,12 @@ def ask(session: Session, fault: Fault, path: Path) -> Outcome:
 
 
 def _ffmpeg_frames(path: Path) -> npt.NDArray[np.uint8] | None:
-    """Every frame that the `ffmpeg` command shows of the first video stream, or None without it."""
+    """Every frame that the `ffmpeg` command shows, of the stream it picks; None without it."""
     if shutil.which("ffmpeg") is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
-            ["ffmpeg", "-v", "error", "-i", f"file:{path}", "-map", "0:v:0", "-fps_mode",
+            ["ffmpeg", "-v", "error", "-i", f"file:{path}", "-an", "-fps_mode",
              "passthrough", "-pix_fmt", "rgb24",
              f"{folder}/%05d.png"],
             check=True, stdin=subprocess.DEVNULL,

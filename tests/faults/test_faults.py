@@ -30,8 +30,8 @@ def test_a_file_gives_its_frames_or_an_error_that_names_it(
     if fault.expect == FRAMES:
         assert outcome.was_asked, outcome.message
         assert outcome.num_frames_seen == (1 if fault.is_picture else NUM_FRAMES)
-        # Another frame of these clips differs by 40 levels or more; colour conversions by few.
-        assert outcome.largest_error is None or outcome.largest_error < 6
+        # Another frame of these clips differs by 40 levels or more.
+        assert outcome.largest_error is None or outcome.largest_error < 2
     else:
         assert not outcome.was_asked
         assert re.search(fault.expect, outcome.message), outcome.message

@@ -211,6 +211,24 @@ def test_a_video_that_lacks_pictures_is_refused_with_the_reason(tmp_path: Path, 
 
 
 @pytest.mark.process
+@pytest.mark.process
+def test_a_flipped_bit_is_noticed_in_hevc_that_holds_hashes_of_its_pictures(tmp_path: Path) -> None:
+    options = {"x265-params": "keyint=8:bframes=2:hash=1:log-level=none:pools=none"}
+    path = write_video(tmp_path / "clip", replace(FILM, codec="libx265", options=options))
+    data, intact = path.read_bytes(), read_frames(path, ALL).pixels
+    refused = 0
+    for place in range(len(data) // 4, len(data) * 3 // 4, len(data) // 20):
+        damaged = bytearray(data)
+        damaged[place] ^= 16
+        path.write_bytes(damaged)
+        try:
+            np.testing.assert_array_equal(read_frames(path, ALL).pixels, intact)
+        except MediaError as error:
+            assert "is damaged" in str(error) or "cannot be decoded" in str(error)  # noqa: PT017
+            refused += 1
+    assert refused >= 8
+
+
 def test_gaps_are_counted_where_that_is_asked_for(tmp_path: Path) -> None:
     path = hard.without_packets(".mkv", "libx264", range(24, 32))(tmp_path)
     info = probe_video(path)
