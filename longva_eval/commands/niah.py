@@ -45,6 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"the following arguments are required: --{', --'.join(missing)}")
 
     from longva_eval.engine.opening import open_session
+    from longva_eval.engine.vision import ClipVision
     from longva_eval.needle.media import open_haystack, read_captions
     from longva_eval.needle.run import run_and_write
     from longva_eval.needle.tests import write_tasks
@@ -73,11 +74,11 @@ def main(arguments: Sequence[str]) -> int:
         conv_template=options.conv_template,
         chunk_tokens=options.chunk_tokens,
         reuse=not options.no_reuse,
-        pool_stride=2,
-        pool_mode="average",
         pool_after_projection=options.pool_after_projection,
         feature_cache=options.feature_cache,
     )
+    if isinstance(session.vision, ClipVision):  # as the original test, whatever config.json says
+        session.vision.pool_stride, session.vision.pool_mode = 2, "average"
     session.encoder.keep_all = len(thetas) * len(tests) > 1  # the same frames are asked for again
     for theta in thetas:
         base = Path(options.out) / ("" if theta is None else f"rope_theta_{theta:.12g}")

@@ -149,12 +149,14 @@ class FamilyTemplate:
         return self.build(tokenizer, self.render([("user", placed)]), [visual] if visual else [])
 
     def _render(self, messages: list[dict[str, Any]], *, prompt: bool) -> str:
+        known = "enable_thinking" in self.family.processor.chat_template
+        thinking = {"enable_thinking": self.thinking == "on"} if known else {}
         try:
             text: str = self.family.processor.apply_chat_template(
                 messages,
                 tokenize=False,
                 add_generation_prompt=prompt,
-                enable_thinking=self.thinking == "on",
+                **thinking,
             )
         except (TemplateError, ValueError, TypeError) as error:
             raise SettingsError(

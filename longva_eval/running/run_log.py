@@ -98,6 +98,7 @@ class RunLog:
         num_tokens: int | None = None,
         degenerate: bool = False,
         finish: str | None = None,
+        thought: str | None = None,
     ) -> None:
         """An answer is there.
 
@@ -108,6 +109,7 @@ class RunLog:
             num_tokens: Its length.
             degenerate: Whether it repeats itself (`generation.is_degenerate`).
             finish: Why it ended: `stop` or `length`.
+            thought: What the model thought before it answered.
         """
         entry = self.describe(task, doc_id, {})
         if entry.get("outcome") == "failed":
@@ -118,6 +120,8 @@ class RunLog:
             entry["num_output_tokens"] = num_tokens
         if finish is not None:
             entry["finish"] = finish
+        if thought is not None:
+            entry["thought"] = thought
 
     def failed(self, task: str, doc_id: Any, reason: str) -> None:
         """A document failed; its entry says why."""

@@ -1,0 +1,80 @@
+"""Benchmarks and needles through lmms-eval, and `longva-eval niah`, on a model of every family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_families import KINDS, make_family
+
+from longva_eval.cli import main
+from longva_eval.commands.sweep import run_study
+from longva_eval.reports.reading.runs import read_runs
+from longva_eval.studies.definition import Study
+
+pytestmark = [
+    pytest.mark.process,
+    # lmms-eval leaves the file of its results open.
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+TASKS = ("longva_mini_small", "vniah_order_generate", "vniah_small")
+
+
+@pytest.fixture(scope="module")
+def hf_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hf")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_tasks_run_through_lmms_eval(
+    hf_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(hf_home))
+    make_family(tmp_path / name, name)
+    # An answer behind a thought has no likelihood to compare by.
+    tasks = TASKS[:2] if "thinking" in name else TASKS
+    study = Study(
+        model="longva_hf",
+        pretrained=str(tmp_path / name),
+        tasks=tasks,
+        frames=(6,),
+        limit=3,
+        model_args={"device": "cpu", "dtype": "float32"}
+        | ({"thinking": "on", "max_thinking_tokens": "8"} if "thinking" in name else {}),
+    )
+    assert run_study(study, tmp_path / "out") == 0
+    (run,) = read_runs(tmp_path / "out" / "points")
+    assert run.model == "longva_hf"
+    for task in tasks:
+        samples = run.tasks[task].samples
+        assert len(samples) == 3
+        for sample in samples:
+            assert sample.outcome != "failed"
+    if "thinking" in name:  # it is kept, apart from the answer
+        text = next((tmp_path / "out").rglob("*_samples_longva_mini_small.jsonl")).read_text()
+        assert all(json.loads(line)["longva_eval"]["thought"] for line in text.splitlines())
+    recipe = json.loads(next((tmp_path / "out").rglob("*_results.json")).read_text())["longva_eval"]
+    assert recipe["engine"]["tokens_computed"] < recipe["engine"]["tokens_asked"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_needles_are_asked_by_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    make_family(tmp_path / name, name)
+    grid = ["--frames", "4,6", "--depths", "0,1", "--device", "cpu", "--dtype", "float32"]
+    given = ["niah", "--pretrained", str(tmp_path / name), *grid, "--out", str(tmp_path / "out")]
+    if "thinking" in name:
+        assert main(given) == 1
+        assert "opens every answer with a thought" in capsys.readouterr().err
+        return
+    assert main(given) == 0
+    cells = [
+        json.loads(line) for line in (tmp_path / "out" / "cells.jsonl").read_text().splitlines()
+    ]
+    assert {(cell["num_frames"], cell["depth"]) for cell in cells} == {
+        (4, 0.0), (4, 1.0), (6, 0.0), (6, 1.0),
+    }  # fmt: skip
+    assert all(cell["logprob"] < 0 for cell in cells)
