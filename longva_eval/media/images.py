@@ -145,6 +145,12 @@ def _refuse_several(image: Image.Image) -> None:
     count = getattr(image, "n_frames", 1)
     if count < 2 or image.format not in ("GIF", "WEBP", "PNG", "AVIF", "TIFF", "FLI", "DCX"):
         return
+    if image.format in ("WEBP", "AVIF"):  # FFmpeg reads one picture of these, or none
+        raise ValueError(
+            f"it is animated ({count} pictures). Make it a GIF and that a video: "
+            "python -c \"from PIL import Image; Image.open('IN').save('OUT.gif', save_all=True)\"; "
+            "ffmpeg -i OUT.gif OUT.mp4"
+        )
     if image.format != "TIFF":
         raise ValueError(
             f"it is animated ({count} pictures). Pass it as a video: ffmpeg -i IN OUT.mp4"

@@ -98,7 +98,7 @@ def _read(path: Path, size: int, modified: int) -> Subtitles:
     begin = text.lstrip()[:100]
     left_out: list[str] = []
     if begin.startswith("[Script Info]"):
-        cues = _script_cues(path, text)
+        cues, left_out = _script_cues(path, text)
     elif path.suffix == ".jsonl" or begin.startswith('{"'):
         cues = _jsonl_cues(path, text)
     else:
@@ -106,7 +106,10 @@ def _read(path: Path, size: int, modified: int) -> Subtitles:
     cues = [cue for cue in cues if cue.text]
     if not cues:
         reason = f" ({left_out[0]})" if left_out else ""
-        raise DataError(f"The subtitle file {path} holds no text{reason}. {_MEND}")
+        raise DataError(
+            f"The subtitle file {path} holds no text of SubRip, WebVTT, SubStation or "
+            f"JSON lines{reason}. {_MEND}"
+        )
     found = Subtitles(sorted(cues, key=lambda cue: (cue.start_seconds, cue.end_seconds)))
     found.left_out = tuple(left_out)
     if left_out:
@@ -129,6 +132,12 @@ _BYTE_ORDER_MARKS: Final = (
 )
 
 
+_OLD_ENCODINGS: Final = (
+    "cp1252", "cp1251", "gb18030", "big5", "shift_jis", "euc_kr", "cp1250", "cp1253", "cp1254",
+    "cp1255", "cp1256", "koi8_r",
+)  # fmt: skip
+
+
 def _decoded(path: Path, data: bytes) -> str:
     """The text of a file, whose encoding is certain.
 
@@ -146,30 +155,44 @@ def _decoded(path: Path, data: bytes) -> str:
     except UnicodeDecodeError as error:
         import charset_normalizer  # takes a while
 
-        guess = charset_normalizer.from_bytes(data).best()
-        looks = guess.encoding if guess is not None else "latin1"
+        # Several fit a short text equally well: then the first of the list.
+        guesses = charset_normalizer.from_bytes(data, cp_isolation=list(_OLD_ENCODINGS))
+        order = {name: place for place, name in enumerate(_OLD_ENCODINGS)}
+        best = min(
+            (guess for guess in guesses if guess.encoding in order),
+            key=lambda guess: (round(guess.chaos, 2), -guess.coherence, order[guess.encoding]),
+            default=None,
+        )
+        looks = best.encoding if best is not None else "cp1252"
         raise DataError(
             f"The subtitle file {path} is not {encoding.upper()} (byte {error.start}); it looks "
             f"like {looks}. If it is: iconv -f {looks} -t UTF-8 IN > OUT"
         ) from error
 
 
-_TIME: Final = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,:](\d{1,6})"
+# 1:02:03,4 and 1:02:03:4 and 1:02:03; 02:03.4 without hours
+_TIME: Final = r"(?:(\d+):(\d{1,2}):(\d{1,2})(?:[.,:](\d{1,6}))?|(\d{1,2}):(\d{1,2})[.,](\d{1,6}))"
 _TIME_LINE: Final = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
 _BROKEN_TIME_LINE: Final = re.compile(r"[\s\d:.,;-]*-->.*")
 """With nothing but times before the arrow; other text may hold one."""
 _COUNTER: Final = re.compile(r"(?:^|\n)[ \t]*\d+[ \t]*$")
 
 
-def _script_cues(path: Path, text: str) -> list[Cue]:
+def _script_cues(path: Path, text: str) -> tuple[list[Cue], list[str]]:
+    kind = "ass" if "[V4 Styles]" not in text else "ssa"
     try:
-        events = pysubs2.SSAFile.from_string(text)
+        events = pysubs2.SSAFile.from_string(text, format_=kind)
     except (pysubs2.exceptions.Pysubs2Error, ValueError, KeyError) as error:
         raise DataError(f"The subtitle file {path} cannot be read: {error}. {_MEND}") from error
+    said = [event for event in events if not event.is_comment]
     return [
         Cue(event.start / 1000, event.end / 1000, _one_line(event.plaintext))
-        for event in events
-        if not event.is_comment and event.end >= event.start
+        for event in said
+        if event.end >= event.start
+    ], [
+        f"{event.plaintext[:40]!r}: it ends before it starts, at {event.start / 1000:.3f} s"
+        for event in said
+        if event.end < event.start
     ]
 
 
@@ -203,7 +226,7 @@ def _timed_cues(text: str, *, is_vtt: bool) -> tuple[list[Cue], list[str]]:
         if found is None:
             left_out.append(f"line {number}: {line.strip()[:80]!r} is no time of a subtitle")
             continue
-        start, end = _seconds(*found.groups()[:4]), _seconds(*found.groups()[4:])
+        start, end = _seconds(*found.groups()[:7]), _seconds(*found.groups()[7:])
         if end < start:
             left_out.append(f"line {number}: it ends before it starts, at {start:.3f} s")
         else:
@@ -212,9 +235,11 @@ def _timed_cues(text: str, *, is_vtt: bool) -> tuple[list[Cue], list[str]]:
     return cues, left_out
 
 
-def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:
-    whole = (int(hours or 0) * 60 + int(minutes)) * 60 + int(seconds)
-    return float(round(whole + int(fraction) / 10 ** len(fraction), 3))
+def _seconds(*parts: str | None) -> float:
+    """Of the groups of `_TIME`."""
+    hours, minutes, seconds, fraction = parts[:4] if parts[0] else ("0", *parts[4:])
+    whole = (int(hours or 0) * 60 + int(minutes or 0)) * 60 + int(seconds or 0)
+    return float(round(whole + float(f"0.{fraction or 0}"), 3))
 
 
 def _jsonl_cues(path: Path, text: str) -> list[Cue]:

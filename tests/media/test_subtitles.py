@@ -85,7 +85,7 @@ def test_one_broken_cue_is_one_broken_cue(tmp_path: Path, line: str, reason: str
 
 def test_a_file_of_broken_cues_alone_says_why(tmp_path: Path) -> None:
     path = write(tmp_path, "00:00:09,000 --> 00:00:08,000\nbroken\n")
-    with pytest.raises(DataError, match=r"holds no text .line 1: it ends before"):
+    with pytest.raises(DataError, match=r"holds no text of SubRip.* .line 1: it ends before"):
         read_subtitles(path)
 
 
@@ -106,6 +106,10 @@ JAPANESE = "これは日本語の字幕です。古い文字コードで書か�
         (RUSSIAN * 4, "cp1251", "cp1251"),
         (JAPANESE * 4, "shift_jis", "cp932|shift"),
         (CHINESE * 4, "gb18030", "gb"),
+        ("привет мир как дела", "cp1251", "cp1251"),
+        ("你好世界你好世界", "gb18030", "gb"),
+        ("naïve café", "latin-1", "cp1252"),
+        ("안녕하세요 이것은 자막입니다", "euc_kr", "euc_kr"),
     ],
 )
 def test_another_encoding_is_named_right(
@@ -114,6 +118,35 @@ def test_another_encoding_is_named_right(
     path = write(tmp_path, SRT.format(text).encode(encoding))
     with pytest.raises(DataError, match=rf"is not UTF-8 \(byte \d+\); it looks like ({named})"):
         read_subtitles(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("1:02:03,5", 3723.5),
+        ("01:02:03:500", 3723.5),
+        ("01:02:03", 3723.0),
+        ("00:00:05", 5.0),
+        ("02:03.5", 123.5),
+        ("123:00:01,000", 442801.0),
+    ],
+)
+def test_a_time_is_read_as_it_is_written(tmp_path: Path, written: str, seconds: float) -> None:
+    (cue,) = read_subtitles(write(tmp_path, f"1\n{written} --> 200:00:00,000\nHello\n"))
+    assert cue.start_seconds == seconds
+
+
+def test_a_cue_of_a_script_that_ends_before_it_starts_is_named(tmp_path: Path) -> None:
+    line = "Dialogue: 0,0:00:0{},0:00:0{},Default,,0,0,0,,{}\n"
+    script = (
+        "[Script Info]\nTitle: without styles\n\n[Events]\n"
+        "Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
+        + line.format("1.00", "2.00", "Hello")
+        + line.format("5.00", "3.00", "bad")
+    )
+    cues = read_subtitles(write(tmp_path, script))
+    assert [cue.text for cue in cues] == ["Hello"]
+    assert cues.left_out == ("'bad': it ends before it starts, at 5.000 s",)
 
 
 def test_a_script_of_substation_alpha_is_read(tmp_path: Path) -> None:
