@@ -204,10 +204,11 @@ def estimate_mean(
 
     Returns:
         For shares a Wilson interval at the number of independent questions that would have this
-        standard error, mean * (1 - mean) / SE**2 and at most all, with a t quantile in place of the
-        normal one; the fewer than `FEW` clusters hold a miss, or a hit, the nearer it comes to the
-        exact interval of as many independent questions as there are clusters. Otherwise mean +-
-        t * SE.
+        standard error, mean * (1 - mean) / SE**2, and at most as many as if no two questions were
+        alike (all of them; more where partial credit or repeated answers make scores vary less),
+        with a t quantile in place of the normal one; the fewer than `FEW` clusters hold a miss, or
+        a hit, the nearer it comes to the exact interval of as many independent questions as there
+        are clusters. Otherwise mean +- t * SE.
 
     Raises:
         ValueError: If there is nothing, the lengths differ, a score is not finite, or a share is
@@ -607,12 +608,13 @@ class _Spread:
         totals = np.bincount(cluster, values)
         self.num_with_hit = int((totals > 0).sum())
         self.num_with_miss = int((totals < self.sizes).sum())
+        self.squares = float((deviations**2).sum())
         self.error, self.freedom = 0.0, 0.0
         if self.num_clusters > 1:
             error = math.sqrt(self._variances().sum())
             # Equal scores differ from their mean by rounding.
             self.error = 0.0 if error < 1e-12 else error
-            icc = _icc(self.sums, self.sizes, float((deviations**2).sum()))
+            icc = _icc(self.sums, self.sizes, self.squares)
             self.freedom = _degrees_of_freedom(self.sizes, icc)
 
     def share_freedom(self) -> float:
@@ -701,7 +703,9 @@ def _share_interval(spread: _Spread, critical: float, left_out: float) -> Interv
     mean, sizes = spread.mean, spread.sizes
     effective = float(spread.num_clusters)
     if spread.error > 0:
-        effective = min(mean * (1.0 - mean) / spread.error**2, spread.number)
+        # No surer than if questions were independent: their variance, divided by their number.
+        alone = spread.squares / spread.number**2
+        effective = mean * (1.0 - mean) / max(spread.error**2, alone)
     found = _wilson(mean, effective, critical)
     few = min(spread.num_with_miss, spread.num_with_hit)
     if few >= FEW:

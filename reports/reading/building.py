@@ -24,6 +24,8 @@ from longva_eval.reports.reading.scores import score_of, tries_text
 
 __all__ = ["build_run", "parse_arguments"]
 
+_MOST_POINTS: Final = 10.0
+"""Up to here a value may be a judge's points."""
 _NO_SCORES: Final = re.compile(
     r"_stderr(_clt|_clustered)?$"
     # What lmms-eval says of repeated answers; here they are counted from the samples.
@@ -317,15 +319,15 @@ def _scaled(
 ) -> Metric:
     """The metric with its value in percent, if it can be told what its scale is.
 
-    A value above 1 is no share, and an error rate may be anything. One up to 1 is compared with the
-    questions' mean score (`mean`) if that is at hand; if not, with its standard error, which
-    lmms-eval computes from scores of 0 and 1 whatever the scale of the value. Our own tasks give
-    shares.
+    A value above 10 is a percentage, unless less is better: an error rate may be anything. One up
+    to 10 may be points of a judge or a CIDEr too: it is compared with the questions' mean score
+    (`mean`) if that is at hand; if not, with its standard error, which lmms-eval computes from
+    scores of 0 and 1 whatever the scale of the value. Our own tasks give shares.
     """
     value, percent = metric.value, None
     if mean is not None and mean > 1.0:
         percent = value if abs(value - 100 * mean) < 0.02 * abs(100 * mean) else None
-    elif 1.0 < value <= 100.0:
+    elif _MOST_POINTS < value <= 100.0 or (mean is not None and 1.0 < value <= 100.0):
         percent = value if metric.higher_is_better or mean is not None else None
     elif is_ours and 0.0 <= value <= 1.0:
         percent = 100.0 * value
@@ -334,11 +336,11 @@ def _scaled(
         factor = min(distances, key=lambda f: distances[f])
         # An aggregate of categories may lie away from the mean, but not by a factor of 100.
         percent = value * factor if distances[factor] <= max(0.02, 0.5 * abs(mean)) else None
-    elif 0.0 < value <= 1.0 and metric.standard_error and asked and asked > 1:
+    elif 0.0 < value <= _MOST_POINTS and metric.standard_error and asked and asked > 1:
         fits = {
             factor: abs(math.log(metric.standard_error / error))
             for factor, share in ((100.0, value), (1.0, value / 100))
-            if (error := math.sqrt(share * (1 - share) / (asked - 1))) > 0
+            if share < 1 and (error := math.sqrt(share * (1 - share) / (asked - 1))) > 0
         }
         if fits and min(fits.values()) < math.log(2):
             percent = value * min(fits, key=lambda factor: fits[factor])

@@ -55,8 +55,9 @@ def pair_samples(
     for name, task in zip(names, (first, second), strict=True):
         if not task.samples:
             return _refused(
-                f"{name} has no samples with scores, so that nothing can be paired; run it with "
-                "--log_samples. Two averages alone do not say whether they differ."
+                f"{name} has no samples with scores, so that nothing can be paired (--log_samples "
+                "writes them, if the task scores questions one by one). Two averages alone do not "
+                "say whether they differ."
             )
     if (first.is_share, first.higher_is_better) != (second.is_share, second.higher_is_better):
         return _refused(f"the scores of {names[0]} and {names[1]} are on different scales")

@@ -74,6 +74,11 @@ class TaskRun:
     config: Mapping[str, Any]
 
     @property
+    def is_group(self) -> bool:
+        """Whether it has members in place of questions of its own."""
+        return bool(self.subtasks) and not self.samples
+
+    @property
     def unit(self) -> str:
         """`%` for what is shown in percent, else empty."""
         return "%" if self.scale == 100 else ""

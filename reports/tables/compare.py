@@ -68,19 +68,21 @@ def comparison_tables(
     groups: dict[str, tuple[Benchmark | None, list[str]]] = {}
     for run in runs:
         for task in run.tasks.values():
-            if task.subtasks and score_of(task) is None:
+            if task.is_group and score_of(task) is None:
                 continue
-            known = benchmark_of(task.name) if not task.subtasks else None
+            known = None if task.is_group else benchmark_of(task.name)
             name = known.name if known else task.name
             if subtitle_setting(task) == "w/" and known:
                 name += " with subtitles"
             names = groups.setdefault(name, (known, []))[1]
             if task.name not in names:
                 names.append(task.name)
-    tables = [_overview(runs, groups)] if len(groups) > 1 else []
-    for known, names in groups.values():
-        if not any(run.tasks[name].subtasks for run in runs for name in names if name in run.tasks):
-            tables.append(_split_table(runs, known, names, by))
+    groups_of_host = {name for run in runs for name, task in run.tasks.items() if task.is_group}
+    own = [group for group in groups.values() if not groups_of_host & set(group[1])]
+    tables = [] if len(groups) == len(own) == 1 else [_overview(runs, groups)]
+    for known, names in own:
+        having = [run for run in runs if any(name in run.tasks for name in names)]
+        tables.append(_split_table(having, known, names, by))
     return tables
 
 
@@ -174,7 +176,7 @@ def _tasks_for(run: Run, benchmark: Benchmark) -> list[TaskRun]:
     return [
         task
         for task in run.tasks.values()
-        if re.fullmatch(benchmark.tasks, task.name) and not task.subtasks
+        if re.fullmatch(benchmark.tasks, task.name) and not task.is_group
     ]
 
 
@@ -282,9 +284,10 @@ def _overview(
         for value in draft.values.values()
         if value.facts["metric"]
     )
-    notes.general(f"Metrics: {', '.join(metrics)}.")
+    if metrics:
+        notes.general(f"Metrics: {', '.join(metrics)}.")
     table = score_table("All tasks", drafts, _titles(columns, drafts), notes)
-    in_groups = {name for run in runs for name, task in run.tasks.items() if task.subtasks}
+    in_groups = {name for run in runs for name, task in run.tasks.items() if task.is_group}
     rows = [
         replace(row, data=tuple(data for data in row.data if data["task"] in in_groups))
         for row in table.rows

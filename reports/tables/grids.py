@@ -40,7 +40,7 @@ def grid_table(
         (run, task)
         for run in runs
         for task in run.tasks.values()
-        if task.samples and not task.subtasks and benchmark_of(task.name) is benchmark
+        if task.samples and not task.is_group and benchmark_of(task.name) is benchmark
     ]
     lengths = sorted(
         {frames for row in published for frames in row.values}

@@ -32,9 +32,9 @@ def show_run(run: Run, *, width: int = 80) -> str:
     lines = [f"{run.name}", ""]
     lines += _facts(_what_was_run(run), width)
     for task in run.tasks.values():
-        if not task.subtasks:
+        if not task.is_group:
             lines += ["", *_task_lines(run, task, width)]
-    groups = [task for task in run.tasks.values() if task.subtasks and task.metrics]
+    groups = [task for task in run.tasks.values() if task.is_group and task.metrics]
     if groups:
         lines += ["", "Groups"]
         lines += [
@@ -49,7 +49,7 @@ def show_failed(run: Run, *, width: int = 80) -> str:
     """Every question that failed or got no answer that could be read, with the reason."""
     lines = []
     for task in run.tasks.values():
-        if not task.samples and task.metrics and not task.subtasks:
+        if not task.samples and task.metrics and not task.is_group:
             lines += [f"{task.name}: the run has no samples; what failed is not known."]
             continue
         for outcome in ("failed", "no answer"):
@@ -302,9 +302,11 @@ def _written(task: TaskRun, metric: Metric) -> str:
 
 
 def _shown_outcomes(task: TaskRun) -> list[str]:
-    """All but "not scored", which only splits with hidden answers have."""
-    counts = task.counts()
-    return [name for name in OUTCOMES if name != "not scored" or counts[name]]
+    """The usual ones, and what else there is; none where every question is just scored."""
+    counts = {name: number for name, number in task.counts().items() if number}
+    if set(counts) == {"scored"}:
+        return []
+    return [name for name in OUTCOMES if name != "not scored" or name in counts]
 
 
 def _outcome_bar(task: TaskRun, width: int) -> list[str]:
@@ -320,7 +322,12 @@ def _outcome_bar(task: TaskRun, width: int) -> list[str]:
         f"{_BARS.get(name, '█')} {name} {number:,} ({100 * number / total:.1f} %)"
         for name, number in counts.items()
     )
-    return [f"  {bar}", *_wrap(legend, width, "  ")]
+    lines = [f"  {bar}", *_wrap(legend, width, "  ")]
+    partial = sum(0.0 < sample.score < 1.0 for sample in task.samples) * task.is_share
+    if partial and counts.get("wrong"):
+        text = f"{partial:,} questions have partial credit; only a full score is right here."
+        lines += _wrap(text, width, "  ")
+    return lines
 
 
 def _worth_a_look(task: TaskRun, width: int) -> list[str]:

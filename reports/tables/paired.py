@@ -77,7 +77,7 @@ def paired_tables(
     pairs: list[_Pair] = []
     for place, run in enumerate(others):
         for task in run.tasks.values():
-            if task.subtasks:
+            if task.is_group:
                 continue
             other = _same_task(task, baseline)
             if other is None:
@@ -203,11 +203,13 @@ def _row(
 
 
 def _explain(notes: Notes, pairs: Sequence[_Pair], wholes: int, parts: int, mcnemar: bool) -> None:
-    in_points = all(pair.metric.scale == 100 for pair in pairs)
-    scale = "points of 100" if in_points else "the metric's own scale"
+    scales = {pair.metric.scale for pair in pairs}
+    scale = "in points of 100" if scales == {100} else "on the metric's own scale"
+    if len(scales) > 1:
+        scale = "in points of 100 where it is a share, else on the metric's own scale"
     tasks, more = (f"{number} row{'s' * (number > 1)}" for number in (wholes, parts))
     notes.general(
-        f"Paired on common questions, in {scale}; interval and p by video (CR2, t). Holm: p "
+        f"Paired on common questions, {scale}; interval and p by video (CR2, t). Holm: p "
         f"corrected for {tasks} of whole tasks"
         + (f", then for {more} of their parts, none surer than its task" * (parts > 0))
         + "; bold (or *) where that is below 0.05."

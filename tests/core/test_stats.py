@@ -293,6 +293,19 @@ def test_mcnemar_is_exact():
     assert mcnemar(0, 0) == 1.0
 
 
+def test_partial_credit_is_not_taken_for_right_or_wrong():
+    """An interval at no more than all questions was far too wide for scores of 0.25 and 0.75."""
+    scores = [0.25, 0.75] * 60
+    found = estimate_mean(scores, range(120))
+    half = (found.interval.high - found.interval.low) / 2
+    assert half == pytest.approx(1.98 * found.standard_error, rel=0.02)
+    binary = estimate_mean([0.0, 1.0] * 60, range(120))
+    assert (binary.interval.high - binary.interval.low) / 2 == pytest.approx(2 * half, rel=0.05)
+    # Clusters whose questions cancel out are no surer than independent questions.
+    paired = estimate_mean([0.0, 1.0] * 60, [n // 2 for n in range(120)])
+    assert paired.interval.high - paired.interval.low > 3 * half
+
+
 def test_pass_at_k_is_the_share_of_draws_with_a_right_one():
     assert pass_at_k(2, 5, 1) == pytest.approx(0.4)
     assert pass_at_k(2, 5, 2) == pytest.approx(1 - 3 / 10)

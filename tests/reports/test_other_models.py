@@ -425,6 +425,41 @@ def test_every_form_of_a_hard_run_can_be_written(tmp_path: Path) -> None:
     assert "alone" in show_run(run)
 
 
+def test_tasks_that_a_run_does_not_have_say_nothing_of_it(tmp_path: Path) -> None:
+    """Models that ran different tasks: one table each, without a line about every other model."""
+    folders = []
+    for name in ("one", "two"):
+        lines = [number_line(n, "acc", float(n % 2)) for n in range(60)]
+        results = {name: {"acc,none": 0.5}}
+        folders.append(write_host_run(tmp_path / name, {name: lines}, results=results,
+                                      pretrained=name))  # fmt: skip
+    tables = comparison_tables([read_run(folder) for folder in folders])
+    assert [table.title for table in tables] == ["All tasks", "one", "two"]
+    assert "has nothing" not in notes(*tables)
+    assert [len(table.rows) for table in tables] == [2, 1, 1]
+
+
+def test_points_of_a_judge_without_samples_are_no_percentage(tmp_path: Path) -> None:
+    """A CIDEr of 1.13 was shown as 1.1 %."""
+    lines = [number_line(n, "CIDEr", {"answer": ["x"], "pred": "y"}) for n in range(60)]
+    for value, error, shown in ((1.13, "N/A", "1.13"), (7.3, "N/A", "7.30"), (8.3, 0.0356, "8.3"),
+                                (26.9, "N/A", "26.9")):  # fmt: skip
+        results = {"cap": {"CIDEr,none": value, "CIDEr_stderr,none": error}}
+        run = read_run(write_host_run(tmp_path / shown, {"cap": lines}, results=results))
+        found = score_of(run.tasks["cap"])
+        assert (found.text, found.unit) == (shown, "%" if shown in ("8.3", "26.9") else "")
+
+
+def test_show_says_what_has_partial_credit_and_what_has_no_right_or_wrong(tmp_path: Path) -> None:
+    marks = [number_line(n, "anls", (0.0, 0.5, 1.0)[n % 3]) for n in range(60)]
+    points = [number_line(n, "mos", float(1 + n % 5)) for n in range(60)]
+    results = {"doc": {"anls,none": 0.5}, "mos": {"mos,none": 3.0}}
+    folder = write_host_run(tmp_path, {"doc": marks, "mos": points}, results=results)
+    shown = show_run(read_run(folder))
+    assert "20 questions have partial credit; only a full score is right here." in shown
+    assert "score  95 % interval   n\n" in shown  # no columns of outcomes
+
+
 # The host's tasks
 
 
