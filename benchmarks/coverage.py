@@ -2,10 +2,11 @@
 
     python benchmarks/coverage.py [TABLE ...] [--runs 2000] [--seed 0]
 
-TABLE is one of `score`, `pairs`, `curve`, `frames`; without any all are printed. Each number counts
-`runs` drawn evaluations with a known truth. Within a video the chance to be right varies as a beta
-distribution with the given correlation between questions (ICC); two models, and the points of a
-curve, share the video's difficulty. The Monte Carlo error of 2,000 runs is 0.5 points.
+TABLE is one of `score`, `pairs`, `power`, `curve`, `frames`; without any all are printed. Each
+number counts `runs` drawn evaluations with a known truth. Within a video the chance to be right
+varies as a beta distribution with the given correlation between questions (ICC); two models, and
+the points of a curve, share the video's difficulty. The Monte Carlo error of 2,000 runs is 0.5
+points, of a power 0.9.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from longva_eval.stats import (
     mcnemar,
     plateau,
     simultaneous_bands,
+    stated_design,
 )
 
 Array = npt.NDArray[np.float64]
@@ -148,6 +150,30 @@ def pairs_table(runs: int, seed: int) -> None:
         print(f"| {name} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |", flush=True)
 
 
+def power_table(runs: int, seed: int) -> None:
+    """How often the smallest difference is shown that a design promises to show in 80 of 100."""
+    print("| videos x questions | " + " | ".join(f"score {s}" for s in (0.5, 0.6, 0.7)) + " |")
+    print("|---|---|---|---|")
+    for size in (3, 10):
+        for num_videos in (15, 30, 60, 100, 300):
+            clusters = clusters_of([size] * num_videos)
+            cells = []
+            for score in (0.5, 0.6, 0.7):
+                rng = np.random.default_rng([seed, 4, num_videos, size, int(10 * score)])
+                # Of `draw`: luck is common to both models for a quarter of the questions.
+                apart = 1.5 * score * (1 - score) * (1 - 0.3)
+                design = stated_design(score=score, disagreement=apart, icc=0.3, sizes=[size])
+                points = design.smallest_detectable(num_videos)
+                shown = 0
+                for _ in range(runs):
+                    better, worse = draw(
+                        [size] * num_videos, score, 0.3, rng, (points / (1 - score), 0.0)
+                    )
+                    shown += compare_pairs(better, worse, clusters).p_value < 0.05
+                cells.append(f"{100 * shown / runs:.1f} ({100 * points:.1f} points)")
+            print(f"| {num_videos} x {size} | " + " | ".join(cells) + " |", flush=True)
+
+
 def curve_table(runs: int, seed: int) -> None:
     """Seven points of a curve."""
     print(
@@ -206,6 +232,7 @@ def frames_table(runs: int, seed: int) -> None:
 TABLES: dict[str, Callable[[int, int], None]] = {
     "score": score_table,
     "pairs": pairs_table,
+    "power": power_table,
     "curve": curve_table,
     "frames": frames_table,
 }

@@ -36,6 +36,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "longva_eval.commands.compare.main",
         "runs beside published scores, or against a baseline, with honest statistics",
     ),
+    "power": (
+        "longva_eval.commands.power.main",
+        "how many questions show a difference, before anything is run",
+    ),
     "show": (
         "longva_eval.commands.show.main",
         "a run in the terminal: scores, outcomes, problems, single questions",

@@ -7,7 +7,8 @@ population:
 * One score: `estimate_mean`. Standard error by CR2; for shares a Wilson interval at the effective
   number of questions, which widens where few clusters hold a miss or a hit (`Estimate.is_few`).
 * Two runs on the same questions: `compare_pairs`, on the differences within questions. Much sharper
-  than two separate intervals, since hard questions are hard for both.
+  than two separate intervals, since hard questions are hard for both. What it can show:
+  `PairedDesign`.
 * Several comparisons: `holm`. A whole curve: `simultaneous_bands`, `plateau`.
 * Cells of a needle grid: `wilson_interval`, `effective_frames`. Repeated questions: `pass_at_k`.
 
@@ -42,16 +43,20 @@ __all__ = [
     "Estimate",
     "Interval",
     "PairedComparison",
+    "PairedDesign",
     "Plateau",
     "clustered_standard_error",
     "compare_pairs",
+    "correlation",
     "effective_frames",
     "estimate_mean",
     "holm",
     "mcnemar",
     "pass_at_k",
+    "pilot_design",
     "plateau",
     "simultaneous_bands",
+    "stated_design",
     "wilson_interval",
 ]
 
@@ -315,8 +320,8 @@ def compare_pairs(
     else:
         interval = _symmetric(mean, _t_quantile(freedom, confidence) * error)
         p_value = _t_p_value(mean / error, freedom)
-        detectable = _smallest_detectable(
-            first, second, clusters, spread, _t_quantile(freedom, 1.0 - level), power
+        detectable = _design_of(first, second, clusters, spread).smallest_detectable(
+            spread.num_clusters, power=power, level=level
         )
     return PairedComparison(
         difference=mean,
@@ -332,46 +337,217 @@ def compare_pairs(
     )
 
 
-def _smallest_detectable(
+@dataclass(frozen=True, kw_only=True)
+class PairedDesign:
+    """What the power of `compare_pairs` depends on, besides the number of videos.
+
+    Moments are those of a mean over one video, of pairs with a true difference of `measured`. A
+    larger difference comes with a larger standard error: the better run gets more questions right,
+    more of them in videos where it has more to gain. It is expressed as the share of that run's
+    missing points that it gains. Made by `stated_design` and `pilot_design`.
+    """
+
+    score: float | None
+    """Of the better run, from 0 to 1; None if scores are no shares: these are taken to move
+    together, which leaves the standard error as it is."""
+    measured: float
+    """The difference in these moments, 0 or more."""
+    variance: float
+    """Of the difference."""
+    covariance: float
+    """Of the difference with the better run's missing points."""
+    missing_variance: float
+    """Of the better run's missing points."""
+    questions_per_video: float
+    freedom_per_video: float
+    """Degrees of freedom of the test plus 1, per video; 1 if videos have equally many questions."""
+    pilot_freedom: float
+    """Degrees of freedom of the pilot that `variance` comes from; infinite if it is stated."""
+
+    def power(self, difference: float, num_videos: int, *, level: float = 0.05) -> float:
+        """The share of cases in which a true difference is shown (p below the level).
+
+        Args:
+            difference: 0 or more, on the scale of the scores.
+            num_videos: At least 2.
+            level: Of the test.
+
+        Raises:
+            ValueError: If a run with this score cannot gain that much, or there is one video.
+
+        Source: the noncentral t distribution; the standard error of a pilot is itself uncertain,
+        as in Johnson and Welch, Biometrika 31, 1940.
+        """
+        if num_videos < 2:
+            raise ValueError("One video says nothing about videos.")
+        if not 0.0 <= difference <= self.largest + 1e-12:
+            raise ValueError(f"A difference of {difference:g} is not within 0 and {self.largest:g}")
+        variance = self._variance_at(difference) / num_videos
+        if variance <= 0.0:
+            return float(difference > 0)
+        ratio = difference / math.sqrt(variance)
+        freedom = max(1.0, self.freedom_per_video * num_videos - 1.0)
+        shown = _noncentral_t_above(freedom, ratio, _t_quantile(freedom, 1.0 - level))
+        return _less_sure(shown, ratio, self.pilot_freedom)
+
+    def smallest_detectable(
+        self, num_videos: int, *, power: float = 0.8, level: float = 0.05
+    ) -> float:
+        """The true difference that is shown with this power; infinite if none is."""
+        low, high = 0.0, min(self.largest, 1.0)
+        while math.isinf(self.largest) and self.power(high, num_videos, level=level) < power:
+            low, high = high, 2 * high
+        if self.power(high, num_videos, level=level) < power:
+            return math.inf
+        for _ in range(25):
+            middle = (low + high) / 2
+            is_shown = self.power(middle, num_videos, level=level) >= power
+            low, high = (low, middle) if is_shown else (middle, high)
+        return high
+
+    def videos_needed(self, difference: float, *, power: float = 0.8, level: float = 0.05) -> int:
+        """The fewest videos that show a true difference above 0 with this power.
+
+        Raises:
+            ValueError: If the difference is 0, or more than a run with this score can gain.
+        """
+        if difference <= 0:
+            raise ValueError("A difference of 0 is never shown.")
+        low, high = 1, 2
+        while self.power(difference, high, level=level) < power:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            is_shown = self.power(difference, middle, level=level) >= power
+            low, high = (low, middle) if is_shown else (middle, high)
+        return high
+
+    @property
+    def largest(self) -> float:
+        """The largest difference there can be."""
+        return math.inf if self.score is None else self.measured + 1.0 - self.score
+
+    def _variance_at(self, difference: float) -> float:
+        """Of a true difference, of a mean over one video."""
+        missing = 0.0 if self.score is None else 1.0 - self.score
+        if missing <= 0.0 or difference <= self.measured:
+            return self.variance
+        a = min(1.0, (difference - self.measured) / missing)
+        gained = a * (1 - a) * missing / self.questions_per_video
+        return self.variance + 2 * a * self.covariance + a * a * self.missing_variance + gained
+
+
+def stated_design(
+    *,
+    score: float,
+    disagreement: float,
+    icc: float,
+    difference_icc: float = 0.0,
+    sizes: Sequence[int] = (1,),
+) -> PairedDesign:
+    """The design of two equally good runs, before anything is run.
+
+    Args:
+        score: Of both, from 0 to 1.
+        disagreement: Share of questions that only one of them gets right.
+        icc: Correlation between the scores of two questions on one video, from 0 to 1.
+        difference_icc: The same of their differences. 0 if runs find the same videos hard and
+            part ways question by question; more if one of them understands whole videos better.
+        sizes: Questions of every video, or of one if all have as many.
+
+    Raises:
+        ValueError: For a share outside of its range; two runs with the same score can disagree on
+            at most twice what the score, or its lack, leaves.
+    """
+    most = 2 * min(score, 1.0 - score)
+    for name, value, limit in (
+        ("score", score, 1.0),
+        ("disagreement", disagreement, most),
+        ("icc", icc, 1.0),
+        ("difference_icc", difference_icc, 1.0),
+    ):
+        if not 0.0 <= value <= limit + 1e-12:
+            raise ValueError(f"{name} = {value:g} is not within 0 and {limit:g}.")
+    import numpy as np
+
+    number = np.asarray(sizes, dtype=float)
+    mean = float(number.mean())
+    alike = float((number**2).mean()) / mean - 1.0  # further questions on a question's video
+    variance = disagreement * (1.0 + alike * difference_icc) / mean
+    freedom = _degrees_of_freedom(number, difference_icc) + 1.0 if len(number) > 1 else 1.0
+    return PairedDesign(
+        score=score,
+        measured=0.0,
+        variance=variance,
+        covariance=-variance / 2,  # where the one run is right alone it has less to gain
+        missing_variance=score * (1.0 - score) * (1.0 + alike * icc) / mean,
+        questions_per_video=mean,
+        freedom_per_video=freedom / len(number),
+        pilot_freedom=math.inf,
+    )
+
+
+def pilot_design(
+    first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable]
+) -> PairedDesign:
+    """The design of two runs on the same questions, from their scores.
+
+    Args:
+        first: Scores of one run.
+        second: Scores of the other, question by question.
+        clusters: The video, or other group, of each question.
+
+    Raises:
+        ValueError: If there is nothing, the lengths differ, a score is not finite, all is of one
+            video, or the runs differ by the same on every video.
+    """
+    _check_lengths(first, clusters)
+    _check_lengths(second, clusters)
+    _check_finite([*first, *second])
+    spread = _Spread([a - b for a, b in zip(first, second, strict=True)], clusters)
+    if spread.num_clusters < 2:
+        raise ValueError("One video says nothing about videos.")
+    if spread.error == 0.0:
+        raise ValueError("The two runs differ by the same on every video: no spread to measure.")
+    return _design_of(first, second, clusters, spread)
+
+
+def _design_of(
     first: Sequence[float],
     second: Sequence[float],
     clusters: Sequence[Hashable],
     spread: _Spread,
-    critical: float,
-    power: float,
-) -> float:
-    """The true difference that is found with this power.
-
-    A larger difference than the one measured comes with a larger standard error: the better run
-    gets more questions right, more of them in videos where it has more to gain. It is searched for
-    as the share `a` of that run's missing points that it would gain. Scores that are no shares are
-    taken to move together, which leaves the standard error as it is.
-    """
-    ahead = _t_quantile(spread.freedom, 2 * power - 1)
-    # The standard error is itself uncertain, here and in the next run.
-    doubt = ((critical + ahead) ** 2 + critical**2) / (2 * spread.freedom)
-    factor = critical + ahead * math.sqrt(1 + doubt)
-    plain = factor * spread.error
+) -> PairedDesign:
+    videos = spread.num_clusters
     better, sign = (first, 1.0) if spread.mean >= 0 else (second, -1.0)
-    measured = abs(spread.mean)
-    if plain <= measured or not all(0.0 <= score <= 1.0 for score in (*first, *second)):
-        return plain
-    room = _Spread([1.0 - score for score in better], clusters)
-    weighted = room.sums / (1.0 - room.sizes / room.number) / room.number**2
-    covariance, squares = sign * float(weighted @ spread.sums), float(weighted @ room.sums)
+    score, covariance, squares = None, 0.0, 0.0
+    if all(0.0 <= each <= 1.0 for each in (*first, *second)):
+        missing = _Spread([1.0 - each for each in better], clusters)
+        weighted = missing.sums / (1.0 - missing.sizes / missing.number) / missing.number**2
+        covariance, squares = sign * float(weighted @ spread.sums), float(weighted @ missing.sums)
+        score = 1.0 - missing.mean
+    return PairedDesign(
+        score=score,
+        measured=abs(spread.mean),
+        variance=videos * spread.error**2,
+        covariance=videos * covariance,
+        missing_variance=videos * squares,
+        questions_per_video=spread.number / videos,
+        freedom_per_video=(spread.freedom + 1.0) / videos,
+        pilot_freedom=spread.freedom,
+    )
 
-    def is_found(a: float) -> bool:
-        variance = spread.error**2 + 2 * a * covariance + a * a * squares
-        variance += a * (1 - a) * room.mean / room.number
-        return measured + a * room.mean >= factor * math.sqrt(max(0.0, variance))
 
-    if not is_found(1.0):
-        return math.inf
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (low, middle) if is_found(middle) else (middle, high)
-    return measured + high * room.mean
+def correlation(scores: Sequence[float], clusters: Sequence[Hashable]) -> float:
+    """Correlation between the scores of two questions on one video (ICC), from 0 to 1.
+
+    By analysis of variance; 0 where every video has one question, or there is one video.
+    """
+    _check_lengths(scores, clusters)
+    _check_finite(scores)
+    spread = _Spread(scores, clusters)
+    squares = math.fsum((score - spread.mean) ** 2 for score in scores)
+    return _icc(spread.sums, spread.sizes, squares) if spread.num_clusters > 1 else 0.0
 
 
 def mcnemar(num_only_first: int, num_only_second: int) -> float:
@@ -759,6 +935,21 @@ def _t_quantile(freedom: float, confidence: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + confidence) / 2))
+
+
+def _noncentral_t_above(freedom: float, ratio: float, critical: float) -> float:
+    from scipy.special import nctdtr
+
+    return 1.0 - float(nctdtr(freedom, ratio, critical))
+
+
+def _less_sure(power: float, ratio: float, freedom: float) -> float:
+    """A power whose standard error comes from a pilot with so many degrees of freedom."""
+    from scipy.special import ndtri, stdtr
+
+    if math.isinf(freedom) or not 0.0 < power < 1.0:
+        return power
+    return float(stdtr(freedom, ndtri(power) / math.sqrt(1.0 + ratio**2 / (2 * freedom))))
 
 
 def _t_p_value(ratio: float, freedom: float) -> float:

@@ -18,8 +18,10 @@ from longva_eval.stats import (
     holm,
     mcnemar,
     pass_at_k,
+    pilot_design,
     plateau,
     simultaneous_bands,
+    stated_design,
     wilson_interval,
 )
 
@@ -278,6 +280,61 @@ def test_a_share_s_smallest_detectable_difference_is_found_in_80_of_100_cases(nu
         detectable = compare_pairs(*runs(0.0), clusters).smallest_detectable
         found.append(compare_pairs(*runs(detectable / 0.4), clusters).p_value < 0.05)
     assert 0.74 < np.mean(found) < 0.87
+
+
+@pytest.mark.parametrize(
+    ("num_videos", "apart"), [(15, 0), (30, 0), (60, 0), (100, 0), (300, 0), (15, 0.3), (100, 0.3)]
+)
+def test_a_planned_difference_is_shown_in_80_of_100_cases(num_videos, apart):
+    """`apart`: share of videos in which two models' chances have nothing in common."""
+    rng = np.random.default_rng([5, num_videos])
+    icc, size, alike = 0.3, 3, 0.25  # share of the questions with common luck
+    between, within = icc / 4, (1 - icc) / 4
+    covariance = (1 - apart) * (between + alike * within)
+    disagreement = 2 * (0.25 - covariance)
+    design = stated_design(
+        score=0.5, disagreement=disagreement, icc=icc, sizes=[size],
+        difference_icc=2 * apart * between / disagreement,
+    )  # fmt: skip
+    difference = design.smallest_detectable(num_videos)
+    assert design.power(difference, num_videos) == pytest.approx(0.8, abs=1e-5)
+    assert design.videos_needed(difference) == num_videos
+    clusters = [k // size for k in range(size * num_videos)]
+    shown = []
+    for _ in range(1500):
+        a = 0.5 * (1 - icc) / icc
+        chances = rng.beta(a, a, (3, num_videos))
+        own = rng.random(num_videos) < apart
+        common = np.where(np.repeat(own, size), np.nan, rng.random(len(clusters)))
+        same = ~np.isnan(common) & (rng.random(len(clusters)) < alike)
+        first, second = (
+            np.where(same, common, rng.random(len(clusters)))
+            < np.repeat(np.where(own, chances[k], chances[2]), size)
+            for k in range(2)
+        )
+        first = first | (rng.random(len(clusters)) < 2 * difference)
+        found = compare_pairs(first.astype(float).tolist(), second.astype(float).tolist(), clusters)
+        shown.append(found.p_value < 0.05)
+    assert 0.77 < np.mean(shown) < 0.83
+
+
+def test_a_pilot_plans_as_its_own_comparison_says():
+    (first, second), clusters = drawn([3] * 60, models=2)
+    design = pilot_design(first, second, clusters)
+    found = compare_pairs(first, second, clusters)
+    assert design.smallest_detectable(60) == pytest.approx(found.smallest_detectable)
+    assert design.power(found.smallest_detectable, 60) == pytest.approx(0.8, abs=1e-3)
+    assert design.smallest_detectable(240) < design.smallest_detectable(60)
+
+
+def test_a_design_refuses_what_cannot_be():
+    with pytest.raises(ValueError, match=r"disagreement = 0.5 is not within 0 and 0.2"):
+        stated_design(score=0.9, disagreement=0.5, icc=0.2)
+    design = stated_design(score=0.9, disagreement=0.1, icc=0.2)
+    with pytest.raises(ValueError, match=r"0\.2 is not within 0 and 0\.1"):
+        design.power(0.2, 100)
+    with pytest.raises(ValueError, match="no spread"):
+        pilot_design([1.0, 0.0], [1.0, 0.0], ["a", "b"])
 
 
 def test_a_stricter_level_needs_a_larger_difference():
