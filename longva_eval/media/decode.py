@@ -211,6 +211,8 @@ def _to_rgb(frame: Any, matrix: DisplayMatrix | None) -> npt.NDArray[np.uint8]:
     no matrix for samples that are RGB already.
     """
     turn = _turn(matrix)
+    if turn == 1:  # FFmpeg turns by more than one degree, and mirrors at less
+        matrix, turn = None, 0.0
     if turn not in (0.0, 90.0, 180.0, 270.0):
         frame = _rotated(frame, turn)
     # Numbers of swscale's matrices: 1 BT.709, 4 FCC, 5 BT.601, 7 SMPTE 240M, 9 BT.2020.

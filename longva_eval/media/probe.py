@@ -299,7 +299,11 @@ def _refuse_shortened(
             f"{printable(path)} is cut off: its header promises {header.num_frames} frames, the "
             f"file holds {len(packets)}. Fetch it again."
         )
-    if missing <= max(_SHORTFALL_SECONDS, 0.02 * header.end_seconds):
+    # Not every container says how long its last picture stays.
+    steps = np.diff(np.sort(dated))
+    interval = float(np.median(steps)) * float(packets.time_base) if len(steps) else 0.0
+    allowed = max(_SHORTFALL_SECONDS, 0.02 * header.end_seconds, 1.5 * interval)
+    if missing <= allowed:
         return
     with open_video(path, identity) as container:
         ends = [
@@ -308,7 +312,7 @@ def _refuse_shortened(
             if packet.size and packet.pts is not None
         ]
     missing = header.end_seconds - max(ends)
-    if missing > max(_SHORTFALL_SECONDS, 0.02 * header.end_seconds):
+    if missing > allowed:
         raise MediaError(
             f"{printable(path)} is cut off: its header promises {header.end_seconds:.1f} s of "
             f"video, the last frame ends {missing:.1f} s earlier. Fetch it again."
