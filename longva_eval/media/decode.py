@@ -211,7 +211,7 @@ def _to_rgb(frame: Any, matrix: DisplayMatrix | None) -> npt.NDArray[np.uint8]:
     no matrix for samples that are RGB already.
     """
     turn = _turn(matrix)
-    if turn == 1:  # FFmpeg turns by more than one degree, and mirrors at less
+    if turn == 1 or math.isnan(turn):  # FFmpeg turns by more than that, and mirrors at less
         matrix, turn = None, 0.0
     if turn not in (0.0, 90.0, 180.0, 270.0):
         frame = _rotated(frame, turn)
@@ -230,7 +230,8 @@ def _to_rgb(frame: Any, matrix: DisplayMatrix | None) -> npt.NDArray[np.uint8]:
 def _turn(matrix: DisplayMatrix | None) -> float:
     """By how many degrees clockwise a picture is turned for display, in [0, 360).
 
-    Within one degree of a right angle it is that one, and within one degree of 0 nothing.
+    Within one degree of a right angle it is that one, and within one degree of 0 nothing. NaN for
+    a matrix that shows nothing.
 
     Source: FFmpeg, fftools/cmdutils.c (get_rotation) and libavutil/display.c.
     """
@@ -239,7 +240,7 @@ def _turn(matrix: DisplayMatrix | None) -> float:
     a, b, _, c, d, *_ = (number / (1 << 16) for number in matrix)
     scale_x, scale_y = math.hypot(a, c), math.hypot(b, d)
     if not (scale_x and scale_y):
-        return 0.0
+        return math.nan
     turn = float(round(math.degrees(math.atan2(b / scale_y, a / scale_x)))) % 360
     for right in (0.0, 90.0, 180.0, 270.0, 360.0):
         if abs(turn - right) < 1.0:

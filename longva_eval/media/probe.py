@@ -302,7 +302,7 @@ def _refuse_shortened(
     # Not every container says how long its last picture stays.
     steps = np.diff(np.sort(dated))
     interval = float(np.median(steps)) * float(packets.time_base) if len(steps) else 0.0
-    allowed = max(_SHORTFALL_SECONDS, 0.02 * header.end_seconds, 1.5 * interval)
+    allowed = max(_SHORTFALL_SECONDS, 0.02 * header.end_seconds, 2.5 * interval)
     if missing <= allowed:
         return
     with open_video(path, identity) as container:

@@ -86,6 +86,7 @@ _TURNED = st.builds(
 @fuzz(25)
 @given(matrix=_TURNED | st.tuples(_NUMBER, _NUMBER, _NUMBER, _NUMBER))
 @example(matrix=(0.0, 0.0, 0.0, 0.0))
+@example(matrix=(0.0, 0.0, 0.0, -1.0))
 @example(matrix=(1.0, 1.0, -1.0, 1.0))
 @example(matrix=(0.99985, 0.01745, -0.01745, 0.99985))  # one degree
 def test_any_display_matrix_turns_as_ffmpeg_does(
@@ -226,7 +227,6 @@ def test_a_film_of_any_bytes_is_read_or_refused(
         found = read_frames(path, replace(ALL, gaps="count"))
     except MediaError as error:
         assert path.name in str(error)  # noqa: PT017
-        assert "crashed" not in str(error)  # noqa: PT017
         return
     assert len(found.pixels) == len(found.seconds) == len(found.indices)
     assert np.all(np.diff(found.seconds) >= 0)
