@@ -257,6 +257,9 @@ def _read_header(container: Any, stream: Any) -> _Header:
     containers = set(container.format.name.split(","))
     promises = container.duration and containers & _PROMISING_CONTAINERS
     end = ((container.start_time or 0) + container.duration) / av.time_base if promises else 0.0
+    if "asf" in containers and promises and stream.duration:
+        # FFmpeg adds the start of each stream to the length of the whole file.
+        end = min(end, float(stream.duration * stream.time_base))
     film_end = end
     if promises and stream.duration and stream.time_base:
         film_end = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
@@ -302,7 +305,7 @@ def _refuse_shortened(
     # Not every container says how long its last picture stays.
     steps = np.diff(np.sort(dated))
     interval = float(np.median(steps)) * float(packets.time_base) if len(steps) else 0.0
-    allowed = max(_SHORTFALL_SECONDS, 0.02 * header.end_seconds, 2.5 * interval)
+    allowed = max(_SHORTFALL_SECONDS, 0.02 * header.end_seconds, 1.5 * interval)
     if missing <= allowed:
         return
     with open_video(path, identity) as container:

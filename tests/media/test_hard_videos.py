@@ -73,6 +73,13 @@ READ: dict[str, tuple[Make, Sequence[int], list[float]]] = {
         WHOLE,
         seconds_of(WHOLE),
     ),
+    "the picture starts later than the sound, WMV": (
+        lambda folder: hard.write_with_sound(
+            folder / "clip.wmv", picture_from=4, sound_seconds=5, codecs=("wmv2", "wmav2")
+        ),
+        WHOLE,
+        seconds_of(WHOLE, 4.0),
+    ),
     "the sound lasts longer than the picture, AVI": (
         lambda folder: hard.write_with_sound(folder / "clip.avi", sound_seconds=12),
         WHOLE,
