@@ -34,7 +34,7 @@ _FIELD = re.compile(r"\{(\w+)\}")
 class MediaLayout:
     """Files of one kind that the rows of a data set name."""
 
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     kind: MediaKind
     name: str
@@ -71,7 +71,7 @@ class MediaLayout:
 class Layout:
     """What a copy of a data set consists of."""
 
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     name: str
     """Key of the entry."""

@@ -15,12 +15,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch.nn import functional
 from transformers import AttentionInterface
 
 __all__ = ["SPLIT_SDPA", "register_split_sdpa", "split_sdpa"]
 
 SPLIT_SDPA = "split_sdpa"
+_CPU_WANTS_EVERY_HEAD = Version(torch.__version__) < Version("2.9")
 
 
 def register_split_sdpa() -> None:
@@ -61,8 +63,10 @@ def split_sdpa(
             query, key, value, is_causal=new > 1, scale=scaling, enable_gqa=groups > 1
         )
         return output.transpose(1, 2).contiguous(), None
-    if groups > 1 and query.device.type != "cpu" and query.dtype == torch.float32:
-        # Of the fused kernels only this one wants a key for each query head.
+    on_cpu = query.device.type == "cpu"
+    if groups > 1 and (_CPU_WANTS_EVERY_HEAD if on_cpu else query.dtype == torch.float32):
+        # Of the fused kernels only the efficient one wants a key for each query head; that of the
+        # CPU reads beyond its input without it before PyTorch 2.9.
         key = key.repeat_interleave(groups, dim=1)
         value = value.repeat_interleave(groups, dim=1)
     head_dim = query.shape[-1]

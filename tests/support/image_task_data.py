@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, Image, Value
 from PIL import Image as PillowImage
 from PIL import ImageDraw
 
 from longva_eval.tasks.mini.mini_benchmark import encode_video
 
-TEXT, NUMBER, PICTURE, TEXTS = Value("string"), Value("int64"), Image(), List(Value("string"))
+TEXT, NUMBER, PICTURE, TEXTS = Value("string"), Value("int64"), Image(), [Value("string")]
 
 
 @dataclass(frozen=True)
