@@ -40,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "longva_eval.commands.power.main",
         "how many questions show a difference, before anything is run",
     ),
+    "rescore": (
+        "longva_eval.commands.rescore.main",
+        "one run's answers under the rules of boards and other harnesses",
+    ),
     "show": (
         "longva_eval.commands.show.main",
         "a run in the terminal: scores, outcomes, problems, single questions",

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from longva_eval.errors import DataError
-from longva_eval.reports.boards import official
 from longva_eval.reports.reading.samples import Sample
+from longva_eval.reports.rules import official
 
 __all__ = ["BOARDS", "Board", "Comparison", "Difference", "RuleScore", "natural_order"]
 

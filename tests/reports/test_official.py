@@ -17,7 +17,7 @@ from official_scripts import (
     videomme,
 )
 
-from longva_eval.reports.boards.official import (
+from longva_eval.reports.rules.official import (
     longvideobench_letter,
     mlvu_dev_is_right,
     mlvu_option,

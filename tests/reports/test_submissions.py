@@ -15,12 +15,12 @@ from longva_eval.cli import main
 from longva_eval.errors import DataError, SettingsError
 from longva_eval.local.layouts import find_layouts
 from longva_eval.questions.outcomes import FAILED, choice_record, scored_record
-from longva_eval.reports.boards import official
 from longva_eval.reports.boards.boards import BOARDS
-from longva_eval.reports.boards.official import Tally
 from longva_eval.reports.boards.submissions import Submission, submit
 from longva_eval.reports.reading.runs import read_run
 from longva_eval.reports.reading.scores import score_of
+from longva_eval.reports.rules import official
+from longva_eval.reports.rules.official import Tally
 
 OPTIONS = ["a cat", "a dog", "a cup", "a key"]
 DATE = "20261120_101112"

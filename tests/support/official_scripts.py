@@ -8,6 +8,10 @@ them, tests run them beside ours; without it, tests use the verdicts kept in
     eval_utils.py          github.com/MMMU-Benchmark/MMMU, mmmu/utils @ bb0b95a
     test_bench.py          github.com/JUNJIE99/MLVU, evaluation_test @ fd060c1
     choice_bench.py        the same, evaluation/multiple_choice_evaluation
+    answer_util.py         github.com/THUDM/LVBench, lvbench/utils @ f998d95
+    vlmevalkit_DATE_FILE   github.com/open-compass/VLMEvalKit, vlmeval/utils/matching_util.py and
+                           vlmeval/dataset/utils/{videomme,longvideobench,mlvu}.py; DATE is 2026_05
+                           (@ c44bc601) or 2026_06 (@ a67ace50)
 """
 
 from __future__ import annotations
@@ -41,7 +45,8 @@ def functions_of(path: Path, *names: str) -> dict[str, Callable[..., Any]]:
     import numpy
 
     space: dict[str, Any] = {
-        "re": re, "random": random, "np": numpy, "json": json,
+        "re": re, "random": random, "np": numpy, "json": json, "os": os,
+        "get_logger": lambda _: None,
         **{name: getattr(typing, name) for name in ("Dict", "List", "Optional", "Union")},
     }  # fmt: skip
     exec(compile(ast.Module(wanted, []), str(path), "exec"), space)
@@ -90,21 +95,70 @@ def mlvu(folder: Path) -> tuple[Callable[[str], str], Callable[[str, str], bool]
 
 def longvideobench() -> Callable[[str], str]:
     """The letter that lmms-eval's rule reads, `-` where it draws one."""
+    read = of_host("longvideobench/utils.py", "parse_multi_choice_response")
+    return lambda response: str(read(response, ["-"], {}))
+
+
+def of_host(file: str, name: str) -> Callable[..., Any]:
+    """A function of lmms-eval's tasks that calls nothing beside it; it draws `-`."""
     import importlib.util
+
+    import numpy
 
     found = importlib.util.find_spec("lmms_eval")
     assert found is not None
     assert found.submodule_search_locations
-    path = Path(found.submodule_search_locations[0]) / "tasks/longvideobench/utils.py"
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    node = next(
-        n for n in tree.body
-        if isinstance(n, ast.FunctionDef) and n.name == "parse_multi_choice_response"
+    path = Path(found.submodule_search_locations[0]) / "tasks" / file
+    wanted = [
+        node for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if (isinstance(node, ast.FunctionDef) and node.name == name)
+        or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).startswith("_"))
+    ]  # fmt: skip
+    import typing
+
+    space: dict[str, Any] = {
+        "re": re, "np": numpy, "random": SimpleNamespace(choice=lambda _: "-"),
+        **{name: getattr(typing, name) for name in ("List", "Optional")},
+    }  # fmt: skip
+    exec(compile(ast.Module(wanted, []), str(path), "exec"), space)
+    function: Callable[..., Any] = space[name]
+    return function
+
+
+def vlmevalkit(folder: Path, date: str) -> SimpleNamespace:
+    """`videomme`, `longvideobench`: the letter or ""; `infer`: a letter, Z or False; `mlvu`: 0, 1.
+
+    Without a judge, as with `exact_matching`.
+    """
+    import copy
+    import string
+
+    start = f"vlmevalkit_{date.replace('-', '_')}"
+    matching = functions_of(folder / f"{start}_matching_util.py", "can_infer", "can_infer_option")
+    matching["can_infer"].__globals__.update(cp=copy, string=string, os=os)
+    mlvu_check = functions_of(folder / f"{start}_mlvu.py", "check_ans_with_model")
+
+    def infer(text: str, options: dict[str, str]) -> Any:
+        return matching["can_infer"](text, dict(options))
+
+    mlvu_check["check_ans_with_model"].__globals__["extract_answer_from_item"] = (
+        lambda _model, item, _name: {"opt": infer(item["prediction"], item["options"]) or "Z"}
+    )
+    return SimpleNamespace(
+        **{
+            name: functions_of(folder / f"{start}_{name}.py", "extract_characters_regex")[
+                "extract_characters_regex"
+            ]
+            for name in ("videomme", "longvideobench")
+        },
+        infer=infer,
+        mlvu=lambda text, options, answer: bool(
+            mlvu_check["check_ans_with_model"](
+                text, f"({answer}) {options[answer]}", None,
+                {"prediction": text, "options": options, "answer": answer},
+            )
+        ),
     )  # fmt: skip
-    space: dict[str, Any] = {"re": re, "random": SimpleNamespace(choice=lambda _: "-")}
-    exec(compile(ast.Module([node], []), str(path), "exec"), space)
-    read = space["parse_multi_choice_response"]
-    return lambda response: str(read(response, ["-"], {}))
 
 
 def official_verdicts(folder: Path) -> dict[str, list[Any]]:

@@ -3,8 +3,8 @@
 Each function here gives what an official script gives for the same text, so that a submission can
 show the board's number beside ours and say where the two part. None of it is used for our own
 scores (`longva_eval.questions.answers`). Where an official script draws an option at random, the
-function
-gives None. Compared with the scripts on thousands of answers in `tests/reports/test_official.py`.
+function gives None. Compared with the scripts on thousands of answers in
+`tests/reports/test_official.py`.
 
 Sources, with the commits they were compared at:
 
@@ -14,6 +14,7 @@ Sources, with the commits they were compared at:
                      evaluation/multiple_choice_evaluation/choice_bench.py @ fd060c1
     LongVideoBench   the rule of the paper's author in lmms-eval 0.7.3,
                      tasks/longvideobench/utils.py; the board's own code is not public
+    LVBench          THUDM/LVBench:lvbench/utils/answer_util.py @ f998d95
 
 No torch, no lmms-eval.
 """
@@ -31,6 +32,7 @@ __all__ = [
     "VIDEOMME_TASK_TYPES",
     "Tally",
     "longvideobench_letter",
+    "lvbench_letter",
     "mlvu_dev_is_right",
     "mlvu_option",
     "mmmu_letter",
@@ -81,12 +83,12 @@ class Tally(NamedTuple):
         return 100 * self.num_right / self.num_counted if self.num_counted else 0.0
 
 
-def videomme_letter(response: str) -> str | None:
+def videomme_letter(response: str, letters: str = "ABCD") -> str | None:
     """The letter Video-MME's script reads: the first capital A to D that is left anywhere.
 
     `Based on the video, the answer is C` is B; `Cannot determine` is C; `c.` is no answer.
     """
-    return _first_capital(response, _VIDEOMME_PREFIXES, "[ABCD]")
+    return _first_capital(response, _VIDEOMME_PREFIXES, f"[{letters}]")
 
 
 def videomme_tally(questions: Iterable[tuple[str, str]]) -> Tally:
@@ -109,6 +111,18 @@ def longvideobench_letter(response: str) -> str | None:
     It may be a letter that the question has no option for, and is then wrong.
     """
     return _first_capital(response, _LONGVIDEOBENCH_PREFIXES, "[ABCDE]")
+
+
+def lvbench_letter(response: str) -> str:
+    """The one character LVBench's script keeps; empty for an empty answer.
+
+    Of what stands before the first `)` the part behind the first `(`, and of that the first
+    character: `The answer is C` is T.
+    """
+    text = response.strip().split(")")[0].strip()
+    if "(" in text:
+        text = text.split("(")[1].strip()
+    return text.split(" ")[0][:1]
 
 
 def mlvu_option(response: str) -> str:

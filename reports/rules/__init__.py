@@ -1,0 +1,1 @@
+"""Rules of others for reading answers, in our own words, and a run under them."""
