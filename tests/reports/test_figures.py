@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from longva_eval.reports.figures.colours import COLOURS, colour_of, ink_on
 from longva_eval.reports.figures.curve import CurveLine, CurvePanel, draw_curves
 from longva_eval.reports.figures.heatmap import COLOUR_MAP, HeatmapPanel, draw_heatmaps
 from longva_eval.reports.figures.paper import FIGURE_WIDTHS, FigureWidth, save_figure
+from longva_eval.reports.study import write_study
+
+RUNS = Path(__file__).parents[1] / "data" / "runs"
 
 # G. M. Machado et al., A Physiologically-based Model for Simulation of Color Vision Deficiency,
 # IEEE TVCG 15(6), 2009: deuteranopia, severity 1.0, on linear RGB.
@@ -144,3 +148,22 @@ def test_a_figure_that_cannot_be_written_says_so(
     box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+)", good.read_bytes())
     assert box is not None
     assert float(box[1]) == pytest.approx(3.3 * 72, abs=0.5)
+
+
+@pytest.mark.parametrize("width", ["column", "page"])
+def test_a_study_is_drawn_at_the_width_asked_for(tmp_path: Path, width: FigureWidth) -> None:
+    """`sweep --width`: the figures of a study as wide as their place in a paper."""
+    points = []
+    for frames in (8, 32):
+        folder = Path(shutil.copytree(RUNS / f"mini_{frames}", tmp_path / f"frames-{frames}"))
+        (results,) = folder.glob("*_results.json")
+        point = {"name": folder.name, "frames": frames, "rope_label": "own RoPE"}
+        point |= {"status": "complete", "results": str(results.relative_to(tmp_path))}
+        points.append(point)
+    (tmp_path / "study.json").write_text(json.dumps({"points": points}), encoding="utf-8")
+    files, shown = write_study(tmp_path, width=width)
+    (svg,) = [file for file in files if file.suffix == ".svg"]
+    found = re.search(r'width="([\d.]+)pt"', svg.read_text(encoding="utf-8"))
+    assert found is not None
+    assert float(found[1]) == pytest.approx(72 * FIGURE_WIDTHS[width])
+    assert "48.1" in shown
