@@ -11,7 +11,7 @@ from longva_eval.reports.figures.panels import CurveLine, CurvePanel
 
 __all__ = ["Chart", "ChartLine", "draw_chart"]
 
-LEFT, TOP, WIDTH, HEIGHT = 58, 12, 520, 250
+LEFT, TOP, WIDTH, HEIGHT = 68, 12, 520, 250
 _MARKS: Final = (
     "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0Z",  # circle
     "M-4-4h8v8h-8Z",  # square
@@ -72,7 +72,7 @@ def draw_chart(panel: CurvePanel) -> Chart:
     labels = list(dict.fromkeys(line.label for line in panel.lines))
     for line in panel.lines:
         name = f"{line.label}, published" if line.is_published else line.label
-        room = 40 + 8 * len(name)
+        room = 44 + 10 * len(name)  # letters are larger on a phone
         if at + room > LEFT + WIDTH and at > LEFT:
             at, row = LEFT, row + 1
         place = labels.index(line.label)
