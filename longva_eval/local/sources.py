@@ -40,6 +40,16 @@ _ARCHIVE_ERRORS: Final = (
 """What the standard library raises for archives that are damaged, encrypted, or of another kind."""
 
 
+def _blocks(open_member: Callable[[], IO[bytes]]) -> Iterator[bytes]:
+    """What a member holds; an error of reading it is none of writing."""
+    try:
+        with open_member() as stream:
+            while block := stream.read(1 << 20):
+                yield block
+    except OSError as error:
+        raise EOFError(str(error)) from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """A file of the source, on disk or in an archive."""
@@ -149,9 +159,8 @@ class SourceFiles:
                         with (
                             write_atomically(targets[name]) as temporary,
                             temporary.open("wb") as out,
-                            open_member() as stream,
                         ):
-                            shutil.copyfileobj(stream, out, 1 << 20)
+                            out.writelines(_blocks(open_member))
                         yield targets[name]
         except _ARCHIVE_ERRORS as error:
             raise DataError(
