@@ -236,6 +236,7 @@ def test_a_flipped_bit_is_noticed_in_hevc_that_holds_hashes_of_its_pictures(tmp_
     assert refused >= 8
 
 
+@pytest.mark.process
 def test_gaps_are_counted_where_that_is_asked_for(tmp_path: Path) -> None:
     path = hard.without_packets(".mkv", "libx264", range(24, 32))(tmp_path)
     info = probe_video(path)
