@@ -40,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "longva_eval.commands.power.main",
         "how many questions show a difference, before anything is run",
     ),
+    "explain": (
+        "longva_eval.commands.explain.main",
+        "why two runs differ: recipes, prompts, frames, readings, and the gap by cause",
+    ),
     "rescore": (
         "longva_eval.commands.rescore.main",
         "one run's answers under the rules of boards and other harnesses",

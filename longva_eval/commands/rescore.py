@@ -7,13 +7,11 @@ import json
 from collections.abc import Sequence
 
 from longva_eval.errors import SettingsError, nearest
+from longva_eval.reports.explain import warnings_of
 from longva_eval.reports.reading.runs import read_run
 from longva_eval.reports.rules.rescore import RULES, Rescored, rescore
 
 __all__ = ["main"]
-
-_MATTERS = ("limit", "truncated", "damaged", "number of samples", "repeated", "tries")
-"""Problems of a run that a reader of its scores under any rule must know."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps([r.row() for rows in found.values() for r in rows], indent=1))
         return 0
     for name, rows in found.items():
-        notes = [p.text for p in run.problems_of(name) if p.kind in _MATTERS]
+        notes = warnings_of(run, run.tasks[name])
         print("\n".join(_lines(name, rows, rules, notes)), end="\n\n")
     return 0
 

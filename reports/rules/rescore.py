@@ -31,7 +31,7 @@ from longva_eval.reports.rules.official import (
     videomme_letter,
 )
 
-__all__ = ["RULES", "Example", "Rescored", "benchmark_of_rules", "rescore"]
+__all__ = ["RULES", "Example", "Rescored", "benchmark_of_rules", "read_as_ours", "rescore"]
 
 
 class _Question(NamedTuple):
@@ -183,6 +183,19 @@ class Rescored:
 def benchmark_of_rules(task: str) -> str | None:
     """The benchmark in `RULES` that a task of ours or of lmms-eval is of; None if there is none."""
     return next((name for name, form in _BENCHMARKS if re.search(form, task.lower())), None)
+
+
+def read_as_ours(sample: Sample, task: str) -> tuple[str | None, float] | None:
+    """The letter that our rule reads in an answer, and 1.0 if that is right.
+
+    None where the task is none of `RULES`, or the question is none with options and a right letter.
+    """
+    benchmark = benchmark_of_rules(task)
+    question = None if benchmark is None else _question(sample, benchmark)
+    if question is None:
+        return None
+    letter = _letter(_OURS, question)
+    return letter, float(_is_ours_right(letter, question))
 
 
 def rescore(task: TaskRun, rules: Sequence[str]) -> list[Rescored]:
