@@ -381,7 +381,10 @@ class PairedDesign:
         if num_videos < 2:
             raise ValueError("One video says nothing about videos.")
         if not 0.0 <= difference <= self.largest + 1e-12:
-            raise ValueError(f"A difference of {difference:g} is not within 0 and {self.largest:g}")
+            raise ValueError(
+                f"A difference of {100 * difference:g} points is not within 0 and "
+                f"{100 * self.largest:g}: more cannot be gained from this score."
+            )
         variance = self._variance_at(difference) / num_videos
         if variance <= 0.0:
             return float(difference > 0)
@@ -467,7 +470,8 @@ def stated_design(
         ("difference_icc", difference_icc, 1.0),
     ):
         if not 0.0 <= value <= limit + 1e-12:
-            raise ValueError(f"{name} = {value:g} is not within 0 and {limit:g}.")
+            why = ": equal runs share what is right at this score" if name == "disagreement" else ""
+            raise ValueError(f"{name} = {value:g} is not within 0 and {limit:g}{why}.")
     import numpy as np
 
     number = np.asarray(sizes, dtype=float)

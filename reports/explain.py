@@ -69,6 +69,8 @@ class Explanation:
     """Common questions that differ in prompt, frames, answer, reading of the same answer; None
     where a run does not say."""
     num_common: int
+    common: stats.PairedComparison
+    """The common questions with each run's own scores, as shares."""
     remarks: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -96,6 +98,8 @@ class Explanation:
             "recipe": [[row.name, row.first, row.second] for row in self.recipe],
             "differing": dict(self.differing),
             "common_questions": self.num_common,
+            "common_points": 100 * self.common.difference,
+            "p": self.common.p_value,
             "remarks": list(self.remarks),
         }
 
@@ -133,18 +137,23 @@ def explain(first: Run, second: Run, task: TaskRun, other: TaskRun) -> Explanati
     wholes = [[s.score for s in each.samples if s.is_scored] for each in (task, other)]
     means = [100 * math.fsum(scores) / len(scores) for scores in wholes]
     gap = means[0] - means[1]
-    common = 100 * math.fsum(a.score - b.score for a, b in pairs) / len(pairs)
+    common = stats.compare_pairs(
+        [one.score for one, _ in pairs],
+        [two.score for _, two in pairs],
+        [one.cluster for one, _ in pairs],
+    )
     alone = sum(map(len, wholes)) - 2 * len(pairs)
     return Explanation(
         task=task.name if task.name == other.name else f"{task.name} and {other.name}",
         score_percent=(means[0], means[1]),
         causes=(
-            Cause(name="questions", points=gap - common, num_questions=alone),
+            Cause(name="questions", points=gap - 100 * common.difference, num_questions=alone),
             *_causes(task.name, other.name, pairs),
         ),
         recipe=tuple(_recipe_rows(recipe_of(first, task), recipe_of(second, other))),
         differing=_differing(pairs),
         num_common=len(pairs),
+        common=common,
         remarks=tuple(dict.fromkeys(remarks)),
     )
 

@@ -19,6 +19,7 @@ from longva_eval.reports.tables.published import (
     published_rows,
     read_published,
 )
+from longva_eval.text import plain
 
 __all__ = ["main"]
 
@@ -70,7 +71,8 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(rows, indent=1))
         return 0
     for name, each in found:
-        print(f"{name}: {each}" if isinstance(each, str) else "\n".join(_lines(each)), end="\n\n")
+        lines = [f"{name}: {each}"] if isinstance(each, str) else _lines(each)
+        print(plain("\n".join(lines)), end="\n\n")
     return 0
 
 
@@ -89,7 +91,7 @@ def _lines(found: Explanation) -> list[str]:
             says += ": indistinguishable" if cause.is_noise else ""
         points = round(cause.points, 1) + 0.0  # never -0.0
         lines.append(f"  {cause.name:<10}  {points:>+7.1f}  {cause.num_questions:>9,}  {says}")
-    lines += ["", f"  Of {found.num_common:,} common questions differ in"]
+    lines += ["", f"  {_whole(found)}", "", f"  Of {found.num_common:,} common questions differ in"]
     for name, number in found.differing.items():
         lines.append(f"    {name}: {'not said' if number is None else f'{number:,}'}")
     stated = [row for row in found.recipe if row.first and row.second]
@@ -100,6 +102,19 @@ def _lines(found: Explanation) -> list[str]:
         if silent:
             lines.append(f"    not stated by the {name}: {', '.join(silent)}")
     return [*lines, *(f"  {remark}" for remark in found.remarks)]
+
+
+def _whole(found: Explanation) -> str:
+    """The gap on common questions, all causes but the first together."""
+    interval = found.common.interval
+    text = f"On {found.num_common:,} common questions {100 * found.common.difference:+.1f}"
+    if not math.isfinite(interval.high):
+        return f"{text}, of one video: its interval is unknown."
+    is_noise = interval.low <= 0 <= interval.high
+    return (
+        f"{text}, 95 % interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
+        f"{': indistinguishable' if is_noise else ''}."
+    )
 
 
 def _cut(text: str) -> str:
@@ -133,7 +148,7 @@ def _beside_published(run: Run, options: argparse.Namespace) -> int:
         print(json.dumps(found, indent=1))
         return 0
     for task in tasks:
-        print("\n".join(_side_by_side(run, task, rows, titles)), end="\n\n")
+        print(plain("\n".join(_side_by_side(run, task, rows, titles))), end="\n\n")
     return 0
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from longva_eval.errors import SettingsError
@@ -12,6 +13,7 @@ from longva_eval.reports.reading.pairs import pair_samples
 from longva_eval.reports.reading.run import Run, TaskRun
 from longva_eval.reports.reading.runs import read_run
 from longva_eval.stats import PairedDesign, correlation, pilot_design, stated_design
+from longva_eval.text import plain
 
 __all__ = ["main"]
 
@@ -69,17 +71,23 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--format", choices=("terminal", "json"), default="terminal")
     options = parser.parse_args(arguments)
     _check(options)
-    try:
-        rows = [
-            _row(case, points, options) for case in _cases(options) for points in options.difference
-        ]
-    except ValueError as error:
-        raise SettingsError(f"{error}") from error
+    rows = [
+        _row(case, points, options) for case in _cases(options) for points in options.difference
+    ]
     if options.format == "json":
         print(json.dumps([row for row, _ in rows], indent=1))
     else:
-        print("\n".join(_lines(rows, options)))
+        print(plain("\n".join(_lines(rows, options))))
     return 0
+
+
+@contextlib.contextmanager
+def _about(name: str) -> Iterator[None]:
+    """Say what a number that cannot be is of."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingsError(f"{name}: {error}") from error
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -115,24 +123,25 @@ def _cases(options: argparse.Namespace) -> list[_Case]:
     spread = options.difference_icc or 0.0
     share = 0.0 if options.disagree is None else options.disagree / 100
     if not options.runs:
-        design = stated_design(
-            score=options.score / 100,
-            disagreement=share,
-            icc=options.icc,
-            difference_icc=spread,
-            sizes=[options.questions],
-        )
+        with _about("stated"):
+            design = stated_design(
+                score=options.score / 100,
+                disagreement=share,
+                icc=options.icc,
+                difference_icc=spread,
+                sizes=[options.questions],
+            )
         facts = (
             f"score {options.score:g} %, ICC {options.icc:g}, {options.disagree:g} % disagreement "
             f"(ICC {spread:g}), {options.questions} questions a video"
         )
         return [_Case(name="stated", facts=facts, design=design, num_videos=None)]
     runs = [read_run(path) for path in options.runs]
-    cases = [
-        found
-        for task in runs[0].tasks.values()
-        if not task.subtasks and (found := _of_pilot(task, runs, share, spread)) is not None
-    ]
+    cases = []
+    for task in runs[0].tasks.values():
+        with _about(task.name):
+            found = _of_pilot(task, runs, share, spread) if task.samples else None
+        cases += [] if found is None else [found]
     if not cases:
         paths = " and ".join(map(str, options.runs))
         raise SettingsError(f"{paths}: no task with scored samples from 0 to 1 that both have.")
@@ -181,9 +190,10 @@ def _row(
     case: _Case, points: float, options: argparse.Namespace
 ) -> tuple[dict[str, str | float | int | None], str]:
     design, power, level = case.design, options.power / 100, options.level
-    needed = design.videos_needed(points / 100, power=power, level=level)
     videos = options.videos or case.num_videos
-    known = None if videos is None else design.power(points / 100, videos, level=level)
+    with _about(case.name):
+        needed = design.videos_needed(points / 100, power=power, level=level)
+        known = None if videos is None else design.power(points / 100, videos, level=level)
     smallest = (
         None if videos is None else design.smallest_detectable(videos, power=power, level=level)
     )

@@ -10,6 +10,7 @@ from longva_eval.errors import SettingsError, nearest
 from longva_eval.reports.explain import warnings_of
 from longva_eval.reports.reading.runs import read_run
 from longva_eval.reports.rules.rescore import RULES, Rescored, rescore
+from longva_eval.text import plain
 
 __all__ = ["main"]
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
             hint = nearest(name, RULES) or f" There are {', '.join(RULES)}."
             raise SettingsError(f"--rule: there is no rule {name!r}.{hint}")
     run = read_run(options.run)
-    found = {task.name: rescore(task, rules) for task in run.tasks.values() if not task.subtasks}
+    found = {task.name: rescore(task, rules) for task in run.tasks.values() if task.samples}
     if not any(found.values()):
         raise SettingsError(
             f"{options.run}: no rule knows {', '.join(run.tasks) or 'any task'}, or the samples do "
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     for name, rows in found.items():
         notes = warnings_of(run, run.tasks[name])
-        print("\n".join(_lines(name, rows, rules, notes)), end="\n\n")
+        print(plain("\n".join(_lines(name, rows, rules, notes))), end="\n\n")
     return 0
 
 

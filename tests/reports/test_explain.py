@@ -99,6 +99,14 @@ def test_planted_causes_are_found_in_their_sizes(found: Explanation) -> None:
     assert rest.interval.low < 0 < rest.interval.high
 
 
+def test_the_whole_gap_has_an_interval_too(found: Explanation) -> None:
+    first, *others = found.causes
+    whole = 100 * found.common.difference
+    assert whole == pytest.approx(sum(cause.points for cause in others))
+    assert first.points + whole == pytest.approx(found.score_percent[0] - found.score_percent[1])
+    assert found.common.p_value < 0.001
+
+
 def test_what_differs_is_counted(found: Explanation) -> None:
     assert found.differing == {
         "prompt": 290, "frames": None, "answer": 24, "reading of the same answer": 30

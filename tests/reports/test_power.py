@@ -55,7 +55,7 @@ def test_power_of_one_pilot_needs_the_disagreement(capsys: pytest.CaptureFixture
     ("arguments", "message"),
     [
         (("--score", "60"), "Without a pilot, --icc, --disagree are needed"),
-        ((*STATED, "--difference", "50"), "not within 0 and 0.4"),
+        ((*STATED, "--difference", "50"), "not within 0 and 40: more cannot be gained"),
         ((*STATED, "--videos", "1"), "one video says nothing"),
         ((EIGHT, "--disagree", "10", "--icc", "0.2"), "--icc: the pilot says that"),
         ((EIGHT, EIGHT), "differ by the same on every video"),
