@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longva_eval import embedded
-from longva_eval.commands import compare, report
+from longva_eval.commands import compare, explain, report
 from longva_eval.commands.sweep import run_study
 from longva_eval.errors import EvaluationError, SettingsError
 from longva_eval.model.rope import RopeSettings
@@ -57,6 +57,9 @@ _SWEEP_INTRODUCTION = """\
 _COMPARE_INTRODUCTION = """
 3. A comparison: do more frames help, or is that chance? The same questions on the same videos, so
    the differences are taken question by question.
+"""
+_EXPLAIN_INTRODUCTION = """\
+   Where the difference comes from, between the most frames and the baseline (docs/explain.md).
 """
 _PAGE_INTRODUCTION = """
 4. One page about all of it, with the frames that the model saw.
@@ -205,13 +208,17 @@ def _study(*, quick: bool) -> Study:
 
 
 def _compare(out: Path, *, quick: bool) -> int:
-    """What points of the sweep say about each other."""
+    """What points of the sweep say about each other, and why."""
     print(_COMPARE_INTRODUCTION)
     few, base, many = (
         str(out / "sweep" / "points" / f"frames-{frames}")
         for frames in (_study(quick=True).frames if quick else _COMPARED)
     )
-    return compare.main([few, base, many, "--baseline", base])
+    status = compare.main([few, base, many, "--baseline", base])
+    if status:
+        return status
+    print(_EXPLAIN_INTRODUCTION)
+    return explain.main([many, base])
 
 
 def _make_page(out: Path) -> int:

@@ -47,6 +47,7 @@ def test_the_last_line_is_the_address_of_the_page(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(demo.compare, "main", lambda arguments: 0)
+    monkeypatch.setattr(demo.explain, "main", lambda arguments: 0)
     monkeypatch.setattr(demo.report, "main", lambda arguments: 0)
     assert demo.main(["--out", str(tmp_path), "--quick"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "report.html")
