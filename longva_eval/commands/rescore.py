@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from longva_eval.errors import SettingsError, nearest
 from longva_eval.reports.explain import warnings_of
 from longva_eval.reports.reading.runs import read_run
-from longva_eval.reports.rules.rescore import RULES, Rescored, rescore
+from longva_eval.reports.rules.rescore import RULES, Example, Rescored, rescore
 from longva_eval.text import plain
 
 __all__ = ["main"]
@@ -71,24 +71,21 @@ def _lines(
     missing = [name for name in rules if name not in {row.rule for row in rows}]
     if missing:
         lines += ["", f"  {', '.join(missing)}: no such rule for this benchmark."]
-    shown: set[object] = set()
+    shown: dict[int | str, tuple[Example, list[str]]] = {}
     for row in rows:
         for cause, example in row.examples.items():
-            if (cause, *example) in shown:
-                continue
-            shown.add((cause, *example))
-            text = " ".join(example.text.split())
-            text = text if len(text) <= 60 else f"{text[:57]}..."
-            does = {"denominator": "leaves it out", "draws": "draws an option"}.get(
-                cause, f"reads {example.theirs or 'nothing'}"
-            )
-            lines.append(
-                f"\n  {cause}, {row.rule}: document {example.doc_id}, {text!r}: ours reads "
-                f"{example.ours or 'nothing'}, {row.rule} {does}"
-            )
-    lines += ["", *(f"  {note}" for note in notes)]
-    lines.append(
-        "  own den.: of the questions that the rule counts. Right of them, minus ours, in points: "
-        "letters + denominator + draws; draws at their expected value. Questions count equally."
-    )
-    return lines
+            causes = shown.setdefault(example.doc_id, (example, []))[1]
+            causes.append(f"{cause} of {row.rule}")
+    for example, causes in shown.values():
+        text = " ".join(example.text.split())
+        text = text if len(text) <= 60 else f"{text[:57]}..."
+        reads = ", ".join(f"{rule} {letter or '-'}" for rule, letter in example.reads.items())
+        lines += ["", f"  document {example.doc_id}, {text!r}: {reads}", f"    {'; '.join(causes)}"]
+    return [
+        *lines,
+        "",
+        *(f"  {note}" for note in notes),
+        "  -: nothing is read, or an option is drawn. own den.: of questions that the rule counts;",
+        "  right of these, minus ours, in points: letters + denominator + draws (at their expected",
+        "  value). Questions count equally.",
+    ]

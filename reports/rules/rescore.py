@@ -123,9 +123,8 @@ class Example(NamedTuple):
 
     doc_id: int | str
     text: str
-    ours: str | None
-    theirs: str | None
-    """None where nothing is read, or an option is drawn."""
+    reads: Mapping[str, str | None]
+    """By rule the letter; None where nothing is read, or an option is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,12 +214,12 @@ def rescore(task: TaskRun, rules: Sequence[str]) -> list[Rescored]:
     asked = [(s, q) for s in task.samples if (q := _question(s, benchmark)) is not None]
     if not asked:
         return []
-    known = [_letter(_OURS, question) for _, question in asked]
-    return [
-        _rescored(task.name, rule, RULES[rule][benchmark], asked, known)
-        for rule in rules
-        if benchmark in RULES[rule]
-    ]
+    chosen = {rule: RULES[rule][benchmark] for rule in rules if benchmark in RULES[rule]}
+    letters = {
+        name: [_letter(rule, question) for _, question in asked]
+        for name, rule in {"ours": _OURS, **chosen}.items()
+    }
+    return [_rescored(task.name, name, rule, asked, letters) for name, rule in chosen.items()]
 
 
 def _rescored(
@@ -228,19 +227,20 @@ def _rescored(
     name: str,
     rule: _Rule,
     asked: Sequence[tuple[Sample, _Question]],
-    known: Sequence[str | None],
+    letters: Mapping[str, Sequence[str | None]],
 ) -> Rescored:
     number, right, right_ours, unread, draws = len(asked), 0, 0, 0, 0.0
     examples: dict[str, Example] = {}
-    for (sample, question), ours in zip(asked, known, strict=True):
-        theirs = _letter(rule, question)
-        was_right = _is_ours_right(ours, question)
+    for place, (sample, question) in enumerate(asked):
+        theirs = letters[name][place]
+        was_right = _is_ours_right(letters["ours"][place], question)
         is_right = was_right if name == "ours" else theirs == question.answer
         right, right_ours = right + is_right, right_ours + was_right
         unread += theirs is None
         if theirs is None and rule.unread == "drawn":
             draws += 1 / len(question.options)
-        example = Example(sample.doc_id, sample.generated, ours, theirs)
+        reads = {each: found[place] for each, found in letters.items()}
+        example = Example(sample.doc_id, sample.generated, reads)
         if is_right != was_right:
             examples.setdefault("letters", example)
         if theirs is None and rule.unread != "wrong":

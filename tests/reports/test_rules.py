@@ -141,7 +141,12 @@ def test_differences_are_split_into_their_causes(verbose_run: Path) -> None:
     for each in found.values():
         gap = each.own_denominator_percent - ours.score_percent
         assert each.letters + each.denominator + each.draws == pytest.approx(gap)
-    assert official.examples["letters"][1:] == ("Best answer: A", "A", "B")
+    glued = official.examples["letters"]
+    assert glued.text == "Best answer: A"
+    assert glued.reads == {
+        "ours": "A", "official": "B", "host": "A", "vlmevalkit@2026-05": "B",
+        "vlmevalkit@2026-06": "B",
+    }  # fmt: skip
     assert official.examples["denominator"].text == "one"
     assert found["vlmevalkit@2026-05"].own_denominator_percent == 65.0
 
@@ -199,9 +204,9 @@ def test_rescore_prints_a_table_and_json(
     assert main(["rescore", str(verbose_run)]) == 0
     printed = capsys.readouterr().out
     assert (
-        "letters, official: document 60, 'Best answer: A': ours reads A, official reads B"
-        in printed
+        "document 60, 'Best answer: A': ours A, official B, host A, vlmevalkit@2026-05 B" in printed
     )
+    assert "letters of official; letters of vlmevalkit@2026-05" in printed
     assert "letters + denominator + draws" in printed
     assert main(["rescore", str(verbose_run), "--rule", "ours,host", "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)
