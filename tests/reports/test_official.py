@@ -17,8 +17,10 @@ from official_scripts import (
     videomme,
 )
 
+from longva_eval.reports.rules.harnesses import vlmevalkit_infer
 from longva_eval.reports.rules.official import (
     longvideobench_letter,
+    lvbench_letter,
     mlvu_dev_is_right,
     mlvu_option,
     mmmu_letter,
@@ -27,7 +29,11 @@ from longva_eval.reports.rules.official import (
     videomme_tally,
 )
 
-RULES = ("videomme", "mmmu", "mmmu_open", "mlvu_test", "mlvu_dev")
+RULES = (
+    "videomme", "mmmu", "mmmu_open", "mlvu_test", "mlvu_dev", "lvbench", "vlmevalkit_2026-05",
+    "vlmevalkit_2026-06",
+)  # fmt: skip
+WITH_OPTIONS = ("mmmu", "vlmevalkit_2026-05", "vlmevalkit_2026-06")
 needs_scripts = pytest.mark.skipif(
     official_folder() is None,
     reason="LONGVA_EVAL_OFFICIAL names no folder with the official scripts",
@@ -37,6 +43,14 @@ needs_scripts = pytest.mark.skipif(
 def our_verdicts() -> dict[str, list[Any]]:
     answers, questions = choice_answers(), choice_questions()
     return {
+        "lvbench": [lvbench_letter(answer) or "-" for answer in answers],
+        **{
+            f"vlmevalkit_{date}": [
+                vlmevalkit_infer(answer, options, verbose=date >= "2026-06") or "-"
+                for answer, options in questions
+            ]
+            for date in ("2026-05", "2026-06")
+        },
         "videomme": [videomme_letter(answer) or "-" for answer in answers],
         "mmmu": [mmmu_letter(answer, options) or "-" for answer, options in questions],
         "mmmu_open": [
@@ -53,9 +67,8 @@ def our_verdicts() -> dict[str, list[Any]]:
 @pytest.mark.parametrize("rule", RULES)
 def test_a_port_agrees_with_the_verdicts_of_the_official_script(rule: str) -> None:
     record = json.loads((VERDICTS / f"{rule}.json").read_text(encoding="utf-8"))
-    answers: Any = {"mmmu": choice_questions, "mmmu_open": open_questions}.get(
-        rule, choice_answers
-    )()
+    asked = {"mmmu_open": open_questions, **dict.fromkeys(WITH_OPTIONS, choice_questions)}
+    answers: Any = asked.get(rule, choice_answers)()
     assert digest(answers) == record["answers_sha256"], "the generator changed: make_verdicts.py"
     official, ours = list(record["verdicts"]), our_verdicts()[rule]
     assert len(official) == len(ours) == 5000

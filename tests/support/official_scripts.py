@@ -169,7 +169,17 @@ def official_verdicts(folder: Path) -> dict[str, list[Any]]:
     handed_in, dev_check = mlvu(folder)
     answers, questions = choice_answers(), choice_questions()
     extract = videomme(folder)["extract_characters_regex"]
+    polish = functions_of(folder / "answer_util.py", "polish_answer")["polish_answer"]
+    infer = {date: vlmevalkit(folder, date).infer for date in ("2026-05", "2026-06")}
     return {
+        "lvbench": [polish(answer) or "-" for answer in answers],
+        **{
+            f"vlmevalkit_{date}": [
+                "-" if (found := read(answer, options)) in (False, "Z") else found
+                for answer, options in questions
+            ]
+            for date, read in infer.items()
+        },
         "videomme": [extract(answer) or "-" for answer in answers],
         "mmmu": [letters(answer, options) for answer, options in questions],
         "mmmu_open": ["1" if opened(answer, right) else "0" for answer, right in open_questions()],

@@ -16,6 +16,9 @@ from official_answers import COUNT, SEED, choice_answers, choice_questions, dige
 from official_scripts import VERDICTS, official_folder, official_verdicts
 
 SOURCES = {
+    "lvbench": "THUDM/LVBench:lvbench/utils/answer_util.py @ f998d95",
+    "vlmevalkit_2026-05": "open-compass/VLMEvalKit:vlmeval/utils/matching_util.py @ c44bc601",
+    "vlmevalkit_2026-06": "open-compass/VLMEvalKit:vlmeval/utils/matching_util.py @ a67ace50",
     "videomme": "thanku-all/parse_answer:eval_your_results.py @ afd52cfe3dde5b3685e0d4f760c10c756860c758",
     "mmmu": "MMMU-Benchmark/MMMU:mmmu/utils/eval_utils.py @ bb0b95a945998d91dfef37e969e07d49d1139438",
     "mmmu_open": "MMMU-Benchmark/MMMU:mmmu/utils/eval_utils.py @ bb0b95a945998d91dfef37e969e07d49d1139438",
@@ -25,6 +28,9 @@ SOURCES = {
 folder = official_folder()
 assert folder is not None, "set LONGVA_EVAL_OFFICIAL"
 made_on = {
+    "lvbench": choice_answers(),
+    "vlmevalkit_2026-05": choice_questions(),
+    "vlmevalkit_2026-06": choice_questions(),
     "videomme": choice_answers(),
     "mmmu": choice_questions(),
     "mmmu_open": open_questions(),
