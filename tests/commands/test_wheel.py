@@ -91,6 +91,7 @@ def test_the_demo_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None
     where = subprocess.run(
         [str(python), "-c", "import longva_eval; print(longva_eval.__file__)"],
         cwd=work,
+        env=environment,
         check=True,
         capture_output=True,
         text=True,
