@@ -5,7 +5,7 @@
 Text and single pictures alone, as for longva-tiny: micro tasks that grow from two items, chat about
 notes, long documents last, then captions of pictures that name another object, and an alignment on
 single pictures of up to 40 grids. Budgets are CPU seconds, so that a busy machine changes nothing
-but the wait; each step leaves a checkpoint, and a killed run continues with the next one.
+but the wait; a killed run continues where it was, or with the step of pictures it was in.
 
 What is known of this recipe: docs/tiny.md.
 """
@@ -169,8 +169,20 @@ def _asked(rng: random.Random, skills: Sequence[str]) -> list[str]:
     return [s for n, s in enumerate(chosen) if s != "letter" or s not in chosen[:n]]
 
 
-def run_text_stage(model: TextModel, stage: TextStage, *, seed: int) -> dict[str, float]:
-    """Train on text, in place. Returns moving averages of accuracy by skill and micro task."""
+def run_text_stage(
+    model: TextModel, stage: TextStage, *, seed: int, partial: Path | None = None
+) -> dict[str, float]:
+    """Train on text, in place.
+
+    Args:
+        model: Trained.
+        stage: What to train on, and for how long.
+        seed: Of the documents.
+        partial: File written about every two minutes, from which a killed stage continues.
+
+    Returns:
+        Moving averages of accuracy by skill and micro task.
+    """
     rng = random.Random(f"{stage.name}-{seed}")
     generator = torch.Generator().manual_seed(seed)
     _freeze_old_words(model)
@@ -185,8 +197,16 @@ def run_text_stage(model: TextModel, stage: TextStage, *, seed: int) -> dict[str
     sizes, seen = dict.fromkeys(stage.micro, 2), dict.fromkeys(stage.micro, 0.0)
     rounds = dict.fromkeys(stage.micro, 0)
     average: dict[str, float] = {}
-    began = printed = time.process_time()
-    step = 0
+    step, spent = 0, 0.0
+    if partial and partial.exists():
+        saved = torch.load(partial, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        rng.setstate(saved["random"])
+        generator.set_state(saved["noise"])
+        sizes, seen, rounds, average, step, spent = saved["progress"]
+    printed = kept_at = time.process_time()
+    began = printed - spent
     while (spent := time.process_time() - began) < stage.cpu_seconds:
         left = (stage.cpu_seconds - spent) / (stage.decay * stage.cpu_seconds)
         for group in optimizer.param_groups:
@@ -236,6 +256,13 @@ def run_text_stage(model: TextModel, stage: TextStage, *, seed: int) -> dict[str
         if time.process_time() - printed > 20:
             printed = time.process_time()
             _print(stage.name, spent, step, average, sizes)
+        if partial and time.process_time() - kept_at > 120:
+            kept_at = time.process_time()
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                     "random": rng.getstate(), "noise": generator.get_state(),
+                     "progress": (sizes, seen, rounds, average, step, kept_at - began)}  # fmt: skip
+            torch.save(state, partial.with_suffix(".new"))
+            partial.with_suffix(".new").replace(partial)
     _print(stage.name, stage.cpu_seconds, step, average, sizes)
     return average
 
@@ -394,7 +421,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         budget = replace(stage, cpu_seconds=stage.cpu_seconds * options.scale)
 
         def train(stage: TextStage = budget, model: TextModel = model) -> dict[str, Any]:
-            run_text_stage(model, stage, seed=options.seed)
+            partial = run.checkpoints / f"second-{stage.name}.partly"
+            run_text_stage(model, stage, seed=options.seed, partial=partial)
             return model.state_dict()
 
         model = _restored(base.text, run.step(f"second-{stage.name}", train))
