@@ -316,10 +316,15 @@ def arrange(
     return [*frames, *haystack[at : cell.num_frames]]
 
 
-def seconds_shown(cell: Cell) -> tuple[float, ...]:
-    """When each needle is shown in the video of a cell, at one frame a second."""
+def seconds_shown(cell: Cell, *, picture_seconds: int = 1) -> tuple[float, ...]:
+    """When each needle is shown in the video of a cell, at one frame a second.
+
+    Args:
+        cell: Which.
+        picture_seconds: Frames that a picture fills: two for models that encode frames in pairs.
+    """
     shown = [
-        (number, float(index + before))
+        (number, float(index + before * picture_seconds))
         for before, (index, is_needle, number) in enumerate(_inserted(cell))
         if is_needle
     ]

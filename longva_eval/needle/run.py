@@ -106,7 +106,8 @@ def run_grid(
     """
     tokenizer = session.checkpoint.tokenizer
     haystack.check_length(max(grid.frame_counts))
-    cells = grid.lay_out(items).cells
+    size = session.vision.frames_per_unit
+    cells = [_in_whole_units(cell, size) for cell in grid.lay_out(items).cells]
     cells += controls_of(grid.frame_counts, len(items)) if controls else []
     frames = _Frames(session, haystack, items, max(grid.frame_counts), captions)
     answer_ids = [tokenize(tokenizer, item.answer) for item in items]
@@ -119,7 +120,8 @@ def run_grid(
     def answer_at(number: int, scored: Mapping[str, Any]) -> NeedleAnswer:
         cell = cells[number]
         length = {"num_prompt_tokens": prompts[number].num_tokens}
-        return NeedleAnswer.from_json({**_facts(cell, items[cell.item]), **scored, **length})
+        facts = _facts(cell, items[cell.item], picture_seconds=size)
+        return NeedleAnswer.from_json({**facts, **scored, **length})
 
     keys = [
         {"kind": "needle", "prompt": prompt.digest, "answer": ids, "max_new_tokens": max_new_tokens}
@@ -199,21 +201,10 @@ class _Frames:
         return arrange(self._in_units(cell), item, self._trunk, needles, distractors)
 
     def _in_units(self, cell: Cell) -> Cell:
-        """Where frames are encoded in pairs, a picture fills one and stands before one.
-
-        Raises:
-            SettingsError: If the haystack is not made of whole pairs, or pictures meet in one.
-        """
+        """The cell, whose frames are whole units, counted in units."""
         size = self._size
         if cell.control == "needle only":
             return cell
-        places = (*cell.insert_indices, *cell.distractor_indices)
-        if cell.num_frames % size or len(set(places)) > len({place // size for place in places}):
-            raise SettingsError(
-                f"This model sees {size} frames at once: give lengths that are multiples of "
-                f"{size}, and pictures at least {size} frames apart. {cell.num_frames} frames with "
-                f"pictures before {places} are not possible."
-            )
         return replace(
             cell,
             num_frames=cell.num_frames // size,
@@ -222,14 +213,40 @@ class _Frames:
         )
 
 
-def _facts(cell: Cell, item: Item) -> dict[str, Any]:
+def _in_whole_units(cell: Cell, size: int) -> Cell:
+    """Where frames are encoded in pairs, a picture fills one and stands before one: the cell so.
+
+    The first pair stays before what stood behind the first frame.
+
+    Raises:
+        SettingsError: If the haystack is not made of whole pairs, or pictures meet in one.
+    """
+
+    def whole(places: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(max(place // size * size, min(place, 1) * size) for place in places)
+
+    places = (*cell.insert_indices, *cell.distractor_indices)
+    if cell.num_frames % size or len(set(places)) > len(set(whole(places))):
+        raise SettingsError(
+            f"This model sees {size} frames at once: give lengths that are multiples of {size}, "
+            f"and pictures at least {size} frames apart. {cell.num_frames} frames with pictures "
+            f"before {places} are not possible."
+        )
+    return replace(
+        cell,
+        insert_indices=whole(cell.insert_indices),
+        distractor_indices=whole(cell.distractor_indices),
+    )
+
+
+def _facts(cell: Cell, item: Item, *, picture_seconds: int) -> dict[str, Any]:
     """What is known about an answer before it is given."""
     facts = {name: value for name, value in vars(cell).items() if name != "item"}
     return {
         **facts,
         "test": item.test,
         "insert_index": min(cell.insert_indices, default=None),
-        "times": seconds_shown(cell),
+        "times": seconds_shown(cell, picture_seconds=picture_seconds),
         "needle": cell.item,
         "needle_name": item.name,
         "rotation": item.rotation,

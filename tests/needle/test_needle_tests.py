@@ -20,12 +20,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny_families import make_family
 
 from longva_eval import embedded
 from longva_eval.commands.niah import main as niah
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
 from longva_eval.errors import MediaError, SettingsError
+from longva_eval.media.sources import FrameStack
 from longva_eval.needle.controls import circular_items
 from longva_eval.needle.grid import NeedleGrid, TestGrid, arrange, seconds_shown
 from longva_eval.needle.items import OPTION, Item, ItemSettings, Shown
@@ -345,6 +347,38 @@ def test_stated_places_let_lengths_grow_out_of_each_other(session: Session) -> N
         run_grid(session, haystack, items, grid, max_new_tokens=0)
         computed.append(session.engine.counts.tokens_computed - before)
     assert computed[0] < 0.7 * computed[1]
+
+
+@pytest.mark.parametrize("test", ["keys", "clip", "distractor"])
+def test_frames_that_are_seen_in_pairs_are_recorded_as_they_are_shown(
+    test: str, tmp_path: Path
+) -> None:
+    make_family(tmp_path, "qwen2_5_vl")
+    session = open_session(tmp_path, dtype="float32", device="cpu", decode_process=False)
+    settings = ItemSettings(items=1, period=5)
+    items = drawn_items(test, settings)
+    depths = (0.5,) if test == "distractor" else (0.0, 0.4, 1.0)
+    grid = grid_of(test, settings, frame_counts=(16,), depths=depths, spreads=(0.6,))
+    asked: list[Any] = []
+    force = session.force
+    session.force = lambda prompts, *a, **k: (asked.extend(prompts), force(prompts, *a, **k))[1]  # type: ignore[method-assign]
+    answers = run_grid(session, open_haystack([embedded.HAYSTACK]), items, grid, max_new_tokens=0)
+    assert len(answers) == len(depths)
+    needles = {shown.image.tobytes() for shown in items[0].needles}
+    for answer, prompt in zip(answers, asked, strict=True):
+        units = [piece for piece in prompt.pieces if isinstance(piece, VisualPiece)]
+        pictures = [unit for unit in units if isinstance(unit.source, FrameStack)]
+        assert answer.times == tuple(
+            unit.seconds[0]
+            for unit in pictures
+            if unit.source.pictures[0].convert("RGB").tobytes() in needles
+        )
+        assert units[0] not in pictures
+        assert units[-1] not in pictures
+        # In the haystack without its pictures, they stand where the record says.
+        before = [unit for unit in units[: units.index(pictures[0])] if unit not in pictures]
+        first = min((*answer.insert_indices, *answer.distractor_indices))
+        assert 2 * len(before) == first
 
 
 def test_a_run_records_what_was_shown_asked_and_answered(session: Session, tmp_path: Path) -> None:
