@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from longva_eval.engine.opening import open_session
     from longva_eval.engine.vision import ClipVision
-    from longva_eval.needle.media import open_haystack, read_captions
+    from longva_eval.needle.media import open_haystack, read_captions, read_text
     from longva_eval.needle.run import run_and_write
     from longva_eval.needle.tests import write_tasks
 
@@ -59,9 +59,15 @@ def main(arguments: Sequence[str]) -> int:
     longest = max(tests[0].grid.frame_counts)
     haystack.check_length(longest)
     captions = None
-    if options.as_text:
+    if options.text:
+        captions = read_text(None if options.text == "drawn" else Path(options.text),
+                             num_frames=longest)  # fmt: skip
+    elif options.as_text:
         if options.captions is None and options.haystack is not None:
-            raise SettingsError("--as-text needs --captions FILE for a haystack of yours.")
+            raise SettingsError(
+                "--as-text needs --captions FILE for a haystack of yours; or give --text FILE, a "
+                "text to hide the needles' captions in."
+            )
         captions = read_captions(options.captions and Path(options.captions), num_frames=longest)
     thetas = options.rope_theta or [None]
     session = open_session(
@@ -93,6 +99,8 @@ def main(arguments: Sequence[str]) -> int:
             )
         )
         for test in tests:
+            if _shows_own(options) and not test.needles:
+                print(f"{test.name}: its pictures are drawn, not those of --needles.")
             folder = base / test.name if options.test else base
             has_twin = test.name not in DRAWN_TESTS or DRAWN_TESTS[test.name].has_twin
             twin = [(captions, folder / "text")] if captions is not None and has_twin else []
@@ -147,8 +155,13 @@ def _tests(options: argparse.Namespace, haystack: Haystack) -> list[NeedleTest]:
         at=() if options.at is None else parse_whole_range(options.at, name="at"),
         lattice=options.lattice,
         needles=options.needles,
+        own=_shows_own(options),
         settings=settings,
     )
+
+
+def _shows_own(options: argparse.Namespace) -> bool:
+    return bool(options.needles != str(embedded.NEEDLES))
 
 
 def _show(run: NiahRun, *, title: str) -> None:
@@ -219,7 +232,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--needles",
         default=str(embedded.NEEDLES),
-        help="folder with dataset.json, or lmms-lab/v_niah_needles (default: the embedded ones)",
+        help="folder with dataset.json, or lmms-lab/v_niah_needles (default: the embedded ones); "
+        "keys, distractor, order and count of --test show them, too",
     )
     add("--frames", required=True, help="haystack lengths: 200:3000:200 or 6,12,24")
     add("--depths", help="needle depths: 0:1:0.2 (default) or 0,0.5,1; of --test 0,0.5,1")
@@ -258,6 +272,12 @@ def _parser() -> argparse.ArgumentParser:
         help="ask once more with each frame as its caption: what is lost in vision",
     )
     add("--captions", help='of the haystack\'s frames: lines {"caption": "A dog runs."}')
+    add(
+        "--text",
+        metavar="FILE",
+        help="as --as-text, but each haystack frame becomes a sentence of this text; drawn: of "
+        "sentences about drawn frames",
+    )
     add(
         "--write-tasks",
         metavar="DIR",

@@ -19,6 +19,7 @@ from PIL import Image
 
 from longva_eval.errors import SettingsError
 from longva_eval.needle.scenes import (
+    LOCATORS,
     Scene,
     caption_sentence,
     caption_words,
@@ -61,6 +62,8 @@ class Shown:
     """Of a drawn picture, in pixels."""
     told: str = ""
     """Its caption, if a file has one."""
+    object: str = ""
+    """What a file shows, in a word or two, if it says so."""
 
     @cached_property
     def image(self) -> Image.Image:
@@ -175,10 +178,16 @@ def balanced(values: Sequence[Value], number: int, *, key: str) -> Value:
 
 
 class Drawing:
-    """Draws item `number` of a test."""
+    """Draws item `number` of a test, or takes its pictures from `own` ones."""
 
-    def __init__(self, test: str, number: int, settings: ItemSettings) -> None:
+    def __init__(
+        self, test: str, number: int, settings: ItemSettings, own: Sequence[Item] = ()
+    ) -> None:
         self.test, self.number, self.settings = test, number, settings
+        self._own: dict[str, list[Shown]] = {}
+        for item in own:
+            self._own.setdefault(item.needles[0].object, []).append(item.needles[0])
+        self.objects = tuple(self._own) or LOCATORS
         self._key = f"{test}-{settings.seed}"
         self.rng = random.Random(f"{self._key}-{number}")
 
@@ -188,6 +197,8 @@ class Drawing:
 
     def show(self, shape: str, color: str | None = None, digit: str | None = None) -> Shown:
         """An object; its colour is random if not given."""
+        if self._own:
+            return self.rng.choice(self._own[shape])
         return self.scene(random_scene(self.rng, shape=shape, color=color, digit=digit))
 
     def scene(self, scene: Scene) -> Shown:

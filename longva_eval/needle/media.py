@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +30,7 @@ from longva_eval.media.images import open_image, pad_to_square
 from longva_eval.media.probe import probe_video
 from longva_eval.needle.grid import Cell, arrange
 from longva_eval.needle.items import OPTION, Item, Shown
+from longva_eval.needle.scenes import caption_sentence, haystack_scenes
 
 __all__ = [
     "HUB_NEEDLES",
@@ -37,6 +40,7 @@ __all__ = [
     "load_needles",
     "open_haystack",
     "read_captions",
+    "read_text",
     "write_clip",
 ]
 
@@ -77,8 +81,8 @@ def load_needles(source: str | Path) -> list[Item]:
     """Items of one needle each, from a folder with `dataset.json`, or from the hub.
 
     `dataset.json` is a list of `{"path", "prompt", "answer"}`, paths relative to it; `"caption"`
-    says in words what the picture shows, `"choices"` lists all answers that are asked for, where
-    these are a closed set.
+    says in words what the picture shows, `"object"` names it (for `longva_eval.needle.kinds.own`),
+    `"choices"` lists all answers that are asked for, where these are a closed set.
 
     Raises:
         MediaError: If the folder, the list, a picture or a field is missing or wrong; all
@@ -131,9 +135,11 @@ def _read_needle(entry: Any, folder: Path) -> Item:
         raise MediaError(f"its path {values['path']!r} is none: {error}") from error
     if not is_inside:
         raise MediaError(f"its path {values['path']!r} leads out of the folder.")
-    caption, choices = entry.get("caption", ""), entry.get("choices", [])
-    if not isinstance(caption, str):
-        raise MediaError("caption must be text.")
+    caption, named = entry.get("caption", ""), entry.get("object", "")
+    choices = entry.get("choices", [])
+    for key, text in (("caption", caption), ("object", named)):
+        if not isinstance(text, str) or (text and not _is_text(text)):
+            raise MediaError(f"{key} must be text.")
     if not isinstance(choices, list) or not all(map(_is_text, choices)):
         raise MediaError("choices must be a list of texts.")
     if choices and values["answer"] not in choices:
@@ -144,6 +150,7 @@ def _read_needle(entry: Any, folder: Path) -> Item:
         str(values["prompt"]),
         str(values["answer"]),
         caption=caption,
+        named=named,
         choices=choices,
     )
 
@@ -155,12 +162,13 @@ def _one_needle(
     answer: str,
     *,
     caption: str = "",
+    named: str = "",
     choices: Sequence[str] = (),
 ) -> Item:
     letters = [letter for letter, _ in OPTION.findall(question)]
     return Item(
         name=name,
-        needles=(Shown(picture=image, told=caption),),
+        needles=(Shown(picture=image, told=caption, object=named),),
         question=question,
         answer=answer,
         choices=tuple(choices) or (tuple(letters) if answer.strip() in letters else ()),
@@ -254,6 +262,33 @@ def read_captions(path: Path | None, *, num_frames: int) -> list[str]:
     if len(captions) < num_frames:
         raise MediaError(f"{path} has {len(captions)} captions; {num_frames} frames are asked for.")
     return captions
+
+
+def read_text(path: Path | None, *, num_frames: int) -> list[str]:
+    """A text in place of the haystack, a sentence for each frame: for a twin without captions.
+
+    Args:
+        path: Plain text, whose sentences end with `.`, `!` or `?`; None for sentences about drawn
+            frames, always the same.
+        num_frames: How many are wanted.
+
+    Raises:
+        MediaError: If the file cannot be read, or has fewer sentences.
+    """
+    if path is None:
+        scenes = haystack_scenes(random.Random("text haystack"))
+        return [caption_sentence(scene) for scene in itertools.islice(scenes, num_frames)]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MediaError(f"{path} cannot be read as text: {error}") from error
+    sentences = re.split(r"(?<=[.!?])\s+", " ".join(text.split()))
+    sentences = [sentence for sentence in sentences if sentence]
+    if len(sentences) < num_frames:
+        raise MediaError(
+            f"{path} has {len(sentences)} sentences; {num_frames} frames are asked for."
+        )
+    return sentences[:num_frames]
 
 
 def composed_clip(haystack: Haystack, cell: Cell, item: Item) -> ComposedClip:

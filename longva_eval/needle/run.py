@@ -176,7 +176,7 @@ class _Frames:
                 id(each): piece for each, piece in zip(different, pieces, strict=True)
             }
             return
-        as_sentence = captions[0].endswith(".") and not captions[0].endswith(" .")
+        as_sentence = not captions[0].endswith(" .")
 
         def piece(caption: str, of: str) -> Piece:
             if not caption:

@@ -13,6 +13,7 @@ from longva_eval.errors import ResourceError
 from longva_eval.needle.grid import LatticeGrid, NeedleGrid, TestGrid
 from longva_eval.needle.items import Item, ItemSettings
 from longva_eval.needle.kinds import DRAWN_TESTS, drawn_items
+from longva_eval.needle.kinds.own import OWN_TESTS, own_items
 from longva_eval.needle.media import load_needles
 
 __all__ = ["NeedleTest", "make_tests", "write_tasks"]
@@ -28,8 +29,8 @@ class NeedleTest:
     name: str
     items: list[Item]
     grid: NeedleGrid | LatticeGrid | TestGrid
-    needles: str
-    """Where the items of `single` come from."""
+    needles: str = ""
+    """Where its pictures come from; empty if they are drawn."""
 
 
 def make_tests(
@@ -41,6 +42,7 @@ def make_tests(
     at: tuple[int, ...],
     lattice: int | None,
     needles: str,
+    own: bool = False,
     settings: ItemSettings,
 ) -> list[NeedleTest]:
     """The tests of these names on one grid.
@@ -53,23 +55,28 @@ def make_tests(
         at: As in `TestGrid`.
         lattice: Step of a `LatticeGrid`, for `single`.
         needles: Folder or hub id of the needles of `single`.
+        own: Whether other tests show these pictures, too, as far as they can.
         settings: Of drawn tests.
 
     Raises:
-        SettingsError: If a name is unknown, or the grid impossible.
+        SettingsError: If a name is unknown, the grid impossible, or the pictures do not suffice.
         MediaError: If the needles cannot be read.
     """
     tests = []
+    pictures = load_needles(needles) if own or "single" in names else []
     for name in names:
         grid: NeedleGrid | LatticeGrid | TestGrid
+        shows_own = name == "single" or (own and name in OWN_TESTS)
         if name == "single":
-            items = load_needles(needles)
+            items = pictures
             if lattice is not None:
                 grid = LatticeGrid(frame_counts=frame_counts, step=lattice)
             else:
                 grid = NeedleGrid(frame_counts=frame_counts, depths=depths or _VNIAH_DEPTHS)
         else:
-            items = drawn_items(name, settings)
+            items = (
+                own_items(name, settings, pictures) if shows_own else drawn_items(name, settings)
+            )
             grid = TestGrid(
                 frame_counts=frame_counts,
                 depths=depths or (0.0, 0.5, 1.0),
@@ -78,7 +85,9 @@ def make_tests(
                 place=DRAWN_TESTS[name].place,
                 settings=settings,
             )
-        tests.append(NeedleTest(name=name, items=items, grid=grid, needles=needles))
+        tests.append(
+            NeedleTest(name=name, items=items, grid=grid, needles=needles if shows_own else "")
+        )
     return tests
 
 
@@ -119,8 +128,11 @@ def write_tasks(
                 "frames": ",".join(map(str, test.grid.frame_counts)),
                 "show": "pictures",
             }
+            if test.needles:
+                own = Path(test.needles).expanduser().absolute()
+                row["needles"] = str(own) if own.is_dir() else test.needles
             if test.name == "single":
-                row |= {"needles": test.needles, "depths": ",".join(map(str, described["depths"]))}
+                row |= {"depths": ",".join(map(str, described["depths"]))}
             else:
                 for name in ("depths", "spreads", "at"):
                     if name in described:

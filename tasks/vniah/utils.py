@@ -19,6 +19,7 @@ from longva_eval.errors import EvaluationError, MediaError, SettingsError
 from longva_eval.needle.grid import Cell, NeedleGrid, TestGrid, seconds_shown
 from longva_eval.needle.items import OPTION, Item, ItemSettings
 from longva_eval.needle.kinds import DRAWN_TESTS, drawn_items
+from longva_eval.needle.kinds.own import own_items
 from longva_eval.needle.media import (
     CLIP_FORMAT,
     HUB_NEEDLES,
@@ -47,8 +48,8 @@ def expand_grid(dataset: Any) -> Any:
 
     The row: `haystack` ("embedded", "hf_home" for the videos in $HF_HOME/vniah/haystack, or a
     list of files), `frames`, `depths`; for V-NIAH `needles` ("embedded", "hf_home" or a folder);
-    for another test `test`, and `spread`, `at`, `show` ("pictures" or "clip") and the fields of
-    `ItemSettings`.
+    for another test `test`, and `spread`, `at`, `show` ("pictures" or "clip"), the fields of
+    `ItemSettings`, and `needles` if its pictures are not to be drawn.
 
     Raises:
         SettingsError: If the row states something else, or no cell can hold the test.
@@ -73,7 +74,8 @@ def expand_grid(dataset: Any) -> Any:
             made = ItemSettings(**{"side": _haystack(tuple(videos)).side_pixels} | settings)
         except TypeError as error:
             raise SettingsError(f"The row of a needle test is wrong: {error}") from error
-        items_from = json.dumps(made.describe())
+        own = {"needles": needles} if "needles" in row else {}
+        items_from = json.dumps(made.describe() | own)
         grid = TestGrid(
             frame_counts=frames,
             depths=depths,
@@ -273,7 +275,11 @@ def _haystack(videos: tuple[str | Path, ...]) -> Haystack:
 
 @functools.lru_cache(maxsize=16)
 def _items(test: str, made_from: str) -> list[Item]:
-    """Of V-NIAH, from a folder or the hub; of another test, drawn as the settings say."""
+    """From a folder or the hub; or drawn as the settings say."""
     if test == "single":
         return load_needles(made_from)
-    return drawn_items(test, ItemSettings(**json.loads(made_from)))
+    settings = json.loads(made_from)
+    needles = settings.pop("needles", None)
+    if needles is None:
+        return drawn_items(test, ItemSettings(**settings))
+    return own_items(test, ItemSettings(**settings), load_needles(needles))

@@ -33,7 +33,8 @@ from longva_eval.needle.grid import NeedleGrid, TestGrid, arrange, seconds_shown
 from longva_eval.needle.items import OPTION, Item, ItemSettings, Shown
 from longva_eval.needle.kinds import DRAWN_TESTS, drawn_items
 from longva_eval.needle.kinds.latent import PROPERTIES
-from longva_eval.needle.media import open_haystack, read_captions
+from longva_eval.needle.kinds.own import own_items
+from longva_eval.needle.media import load_needles, open_haystack, read_captions, read_text
 from longva_eval.needle.results import read_answers
 from longva_eval.needle.run import run_and_write, run_grid
 from longva_eval.needle.summary import unanswerable
@@ -188,6 +189,70 @@ def test_a_motion_goes_where_the_answer_says_and_one_frame_does_not_tell() -> No
             assert (moved[1] > 0) - (moved[1] < 0) == steps[item.answer][1]
 
 
+# Pictures of one's own
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two cars, a dog, a cat: plain squares of different grey, with what they show."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rows = []
+    for number, (noun, color) in enumerate(
+        [("car", "red"), ("car", "blue"), ("dog", "brown"), ("cat", "black")]
+    ):
+        Image.new("RGB", (40, 30), (60 * number, 9, 9)).save(folder / f"{number}.png")
+        told = {"object": noun, "caption": f"A {color} {noun}.", "answer": color}
+        prompt = f"\nWhat color is {noun} {number}?"
+        rows.append({"path": f"{number}.png", "prompt": prompt, **told})
+    (folder / "dataset.json").write_text(json.dumps(rows))
+    return folder
+
+
+def test_own_pictures_answer_what_is_asked_of_them(pictures: Path) -> None:
+    own = load_needles(pictures)
+    told = {item.needles[0].told: item for item in own}
+    keys = own_items("keys", ItemSettings(items=9), own)
+    assert len(keys) == len(own)  # a picture is asked for once
+    for item, asked in zip(keys, own, strict=True):
+        assert (item.question, item.answer) == (asked.question, asked.answer)
+        assert len({shown.told for shown in item.needles}) == 3
+        assert asked.needles[0] in item.needles
+    places = [item.needles.index(one.needles[0]) for item, one in zip(keys, own, strict=True)]
+    assert set(places[:3]) == {0, 1, 2}
+    for item in own_items("distractor", ItemSettings(), own):
+        assert told[item.needles[0].told].answer == item.answer
+        assert {shown.object for shown in (*item.needles, *item.distractors)} == {"car"}
+        assert item.order.count("N") == 1
+        assert item.needles[0] not in item.distractors
+    for item in own_items("order", ItemSettings(items=30), own):
+        assert item.answer == item.needles[0].object
+        assert len({shown.object for shown in item.needles}) == 3
+    counted = own_items("count", ItemSettings(items=40, most=2), own)
+    assert sorted(Counter(item.answer for item in counted).values()) == [13, 13, 14]
+    for item in counted:
+        noun = item.question.split("show the ")[1].split("?")[0]
+        assert [shown.object for shown in item.in_order()].count(noun) == int(item.answer)
+
+
+@pytest.mark.parametrize(
+    ("test", "changes", "message"),
+    [
+        ("keys", {"n": 5}, "--test keys needs 5 pictures; --needles has 4"),
+        ("order", {"n": 4}, "--test order needs 4 objects; --needles has 3"),
+    ],
+)
+def test_too_few_own_pictures_are_refused(
+    pictures: Path, test: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        own_items(test, ItemSettings(**changes), load_needles(pictures))
+
+
+def test_own_pictures_that_do_not_say_what_they_show_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r'asks about objects: give \S+ an "object" in dataset'):
+        own_items("order", ItemSettings(), load_needles(embedded.NEEDLES))
+
+
 # Places
 
 
@@ -337,6 +402,30 @@ def test_the_tree_gives_what_one_prefill_per_cell_gives(test: str, as_text: bool
     assert computed[0] < 0.75 * computed[1]
 
 
+@pytest.fixture(scope="module")
+def alone() -> Session:
+    """A session that prefills every prompt by itself."""
+    return open_session("longva-tiny", dtype="float32", device="cpu", decode_process=False,
+                        reuse=False)  # fmt: skip
+
+
+@pytest.mark.parametrize("test", DRAWN_TESTS)
+def test_stated_places_give_what_one_prefill_per_cell_gives(
+    test: str, session: Session, alone: Session
+) -> None:
+    settings = ItemSettings(items=2, n=2, motion_frames=2)
+    items, haystack = drawn_items(test, settings), open_haystack([embedded.HAYSTACK])
+    at = tuple(range(2, 2 * len(items[0].order) + 1, 2))
+    grid = grid_of(test, settings, frame_counts=(12, 16), at=at)
+    shared, each = (
+        run_grid(one, haystack, items, grid, max_new_tokens=0) for one in (session, alone)
+    )
+    assert len(shared) == 4
+    for one, two in zip(shared, each, strict=True):
+        assert (one.insert_indices, one.pred_ids) == (two.insert_indices, two.pred_ids)
+        assert one.logprob == pytest.approx(two.logprob, abs=1e-4)
+
+
 def test_stated_places_let_lengths_grow_out_of_each_other(session: Session) -> None:
     settings = ItemSettings(items=2)
     items, haystack = drawn_items("keys", settings), open_haystack([embedded.HAYSTACK])
@@ -484,6 +573,20 @@ def test_captions_that_are_none_are_named(tmp_path: Path, text: str, message: st
         read_captions(path, num_frames=2)
 
 
+def test_a_text_gives_a_sentence_for_each_frame(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_text("It was dark.  Was it\nlate? No!\n\nThe end")
+    assert read_text(path, num_frames=3) == ["It was dark.", "Was it late?", "No!"]
+    with pytest.raises(MediaError, match="has 4 sentences; 5 frames are asked for"):
+        read_text(path, num_frames=5)
+    with pytest.raises(MediaError, match="cannot be read as text"):
+        read_text(tmp_path, num_frames=1)
+    drawn = read_text(None, num_frames=40)
+    assert drawn == read_text(None, num_frames=50)[:40]
+    assert len(set(drawn)) > 2
+    assert all(sentence.endswith(".") for sentence in drawn)
+
+
 def test_captions_of_ones_own_are_sentences_in_lines() -> None:
     assert Shown(told="A cat sits.").caption(as_sentence=True) == "A cat sits."
     (item, *_) = drawn_items("chain", ItemSettings(items=1))
@@ -498,7 +601,7 @@ def test_captions_of_ones_own_are_sentences_in_lines() -> None:
 
 @pytest.mark.process
 def test_the_command_runs_several_tests_and_their_twins(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pictures: Path
 ) -> None:
     out = tmp_path / "out"
     arguments = ["--pretrained", "longva-tiny", "--device", "cpu", "--dtype", "float32", "--frames",
@@ -513,6 +616,16 @@ def test_the_command_runs_several_tests_and_their_twins(
                  "tests.png", "tests.svg"):  # fmt: skip
         assert (out / name).stat().st_size > 0
     assert not (out / "clip" / "text").exists()
+
+    # Pictures of one's own, hidden in a text.
+    arguments[arguments.index("keys,clip")] = "order,chain"
+    arguments[arguments.index("--as-text")] = "--text=drawn"
+    arguments[arguments.index(str(out))] = str(tmp_path / "own")
+    assert niah([*arguments, "--needles", str(pictures)]) == 0
+    assert "chain: its pictures are drawn" in capsys.readouterr().out
+    for folder in ("order", "order/text", "chain/text"):
+        run = json.loads((tmp_path / "own" / folder / "run.json").read_text())
+        assert run["needles"][0]["answer"] in ("car", "dog", "cat") or "chain" in folder
 
 
 @pytest.mark.parametrize(
@@ -573,6 +686,22 @@ def test_a_task_has_the_cells_of_the_command(test: str, tasks: ModuleType) -> No
         assert pictures[int(second)].tobytes() == shown.image.tobytes()
     (path,) = tasks.doc_to_shown(doc | {"show": "clip"}) if test == "order" else (__file__,)
     assert Path(path).is_file()
+
+
+@pytest.mark.process
+def test_a_task_shows_ones_own_pictures(pictures: Path, tmp_path: Path, tasks: ModuleType) -> None:
+    made = ["--test", "distractor,chain", "--frames", "20", "--depths", "0.5", "--items", "3",
+            "--period", "4", "--needles", str(pictures)]  # fmt: skip
+    assert niah([*made, "--write-tasks", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "grid_distractor.json").read_text())
+    doc, _ = tasks.expand_grid([row])
+    own = own_items("distractor", ItemSettings(items=3), load_needles(pictures))
+    assert doc["question"] == own[0].question
+    shown = tasks.doc_to_shown(doc)
+    (second,) = doc["times"]
+    assert shown[int(second)].tobytes() == own[0].needles[0].image.tobytes()
+    (row,) = json.loads((tmp_path / "grid_chain.json").read_text())
+    assert "needles" not in row
 
 
 def test_an_unread_answer_stays_in_the_denominator(tasks: ModuleType) -> None:

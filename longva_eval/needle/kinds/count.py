@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from longva_eval.needle.items import Drawing, Item, ItemSettings
-from longva_eval.needle.scenes import LOCATORS
 
 __all__ = ["make"]
 
 
-def make(number: int, settings: ItemSettings) -> Item:
+def make(number: int, settings: ItemSettings, own: Sequence[Item] = ()) -> Item:
     """Pictures of objects are `most` in all, so that their number does not tell."""
-    draw = Drawing("count", number, settings)
+    draw = Drawing("count", number, settings, own)
     count = draw.balanced(range(settings.most + 1), "count")
-    shape, decoy = draw.rng.sample(LOCATORS, 2)
+    shape, decoy = draw.rng.sample(draw.objects, 2)
     return draw.item(
         f"How many frames show the {shape}?",
         answer=str(count),

@@ -6,18 +6,18 @@ of a public test of order are A, A, A, B and D.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
 
 from longva_eval.needle.items import Drawing, Item, ItemSettings, any_of
-from longva_eval.needle.scenes import LOCATORS
 
 __all__ = ["make"]
 
 
-def make(number: int, settings: ItemSettings) -> Item:
+def make(number: int, settings: ItemSettings, own: Sequence[Item] = ()) -> Item:
     """Letters, or the place where the right object is named, are balanced."""
-    draw = Drawing("order", number, settings)
-    shapes = draw.rng.sample(LOCATORS, settings.n)
+    draw = Drawing("order", number, settings, own)
+    shapes = draw.rng.sample(draw.objects, settings.n)
     needles = [draw.show(shape) for shape in shapes]
     if settings.answer == "letters":
         others = [", ".join(some) for some in permutations(shapes)][1:]
