@@ -40,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "longva_eval.commands.power.main",
         "how many questions show a difference, before anything is run",
     ),
+    "reproduce": (
+        "longva_eval.commands.reproduce.main",
+        "a table or figure of the LongVA paper: cost, missing data, runs, verdict",
+    ),
     "explain": (
         "longva_eval.commands.explain.main",
         "why two runs differ: recipes, prompts, frames, readings, and the gap by cause",

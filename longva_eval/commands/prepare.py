@@ -185,7 +185,12 @@ def _parser() -> argparse.ArgumentParser:
         "tasks and ours run from it without a network. May be repeated.",
     )
     add: Any = parser.add_argument
-    add("task", nargs="?", metavar="TASK", help="name of a data set, or id of a task that reads it")
+    add(
+        "task",
+        nargs="?",
+        metavar="TASK",
+        help="name of a data set, or id of a task or group that reads it",
+    )
     add("--from", dest="source", type=Path, metavar="DIR", help="the copy; searched by name")
     add("--hf-home", type=Path, metavar="DIR", help="where to lay it out (default: HF_HOME)")
     add("--copy", action="store_true", help="copy media; otherwise they are linked")

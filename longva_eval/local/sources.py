@@ -8,12 +8,15 @@ symbolic links out of the folder are not followed unless asked. No torch.
 
 from __future__ import annotations
 
+import json
 import lzma
 import os
 import re
 import shutil
 import stat
 import tarfile
+import urllib.parse
+import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,10 +25,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Final, cast
 
+from loguru import logger
+
 from longva_eval.errors import DataError
 from longva_eval.files import write_atomically
 
-__all__ = ["Found", "SourceFiles", "hub_revision", "place_files"]
+__all__ = ["Found", "SourceFiles", "dataset_gigabytes", "hub_revision", "place_files"]
 
 _UNFINISHED = (".incomplete", ".part", ".crdownload", ".tmp", ".ytdl", ".aria2", ".lock")
 _TAR_NAME = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
@@ -216,6 +221,19 @@ def hub_revision(root: Path) -> str | None:
     return commits.pop() if len(commits) == 1 else None
 
 
+def dataset_gigabytes(name: str) -> float | None:
+    """What a data set of the hub takes to download, in GB; None where the hub is out of reach."""
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    address = f"{endpoint}/api/datasets/{urllib.parse.quote(name)}?blobs=true"
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return None
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return sum(file.get("size") or 0 for file in json.load(answer)["siblings"]) / 1e9
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # or another answer
+        return None
+
+
 def place_files(
     wanted: Mapping[Path, Found],
     files: SourceFiles,
@@ -257,7 +275,14 @@ def place_files(
             f"{len(conflicts)} files are already there with another content:\n{shown}\n"
             "Remove them, or prepare another HF_HOME (--hf-home)."
         )
-    _check_room({t: f.size for t, f in todo.items() if copy or f.member is not None})
+    written = {t: f.size for t, f in todo.items() if copy or f.member is not None}
+    _check_room(written)
+    if todo:
+        linked = sum(f.size for t, f in todo.items() if t not in written)
+        logger.info(
+            "{:,} files: {:.2f} GB to link, {:.2f} GB to write", len(todo), linked / 1e9,
+            sum(written.values()) / 1e9,
+        )  # fmt: skip
     members: dict[Path, dict[str, Path]] = {}
     for target, found in todo.items():
         if found.member is not None:

@@ -45,6 +45,7 @@ __all__ = [
     "HUB_ID",
     "TASKS",
     "PlanSettings",
+    "model_shape",
     "plan_text",
 ]
 
@@ -174,7 +175,7 @@ def plan_text(settings: PlanSettings) -> str:
         SettingsError: If a setting is impossible, contradicts another, or has no effect.
         CheckpointError: If the model's configuration cannot be read.
     """
-    shape = _shape(settings.model)
+    shape = model_shape(settings.model)
     speed = _Speed(
         gpus={settings.gpu_name: GPUS[settings.gpu_name]} if settings.gpu_name else GPUS,
         utilization=settings.utilization,
@@ -431,7 +432,12 @@ def _changes(
     return changes
 
 
-def _shape(model: str) -> ModelShape:
+def model_shape(model: str) -> ModelShape:
+    """The sizes of 7b, its hub id, an embedded checkpoint, or a folder with a `config.json`.
+
+    Raises:
+        SettingsError: If it is none of these.
+    """
     if model.lower() == "7b" or (model == HUB_ID and not Path(model).is_dir()):
         return LONGVA_7B
     folder = embedded_checkpoint(model) or Path(model)

@@ -1,0 +1,177 @@
+"""What a paper prints beside what was measured: difference, interval, verdict. No torch.
+
+The interval is that of our score, clustered by video, moved by the printed number, which is taken
+as exact: the paper does not print its spread. Both asked the same questions, so that a faithful
+repetition lies much nearer than the interval is wide; a difference outside it is no chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from longva_eval.reports.explain import warnings_of
+from longva_eval.reports.reading.run import Run, TaskRun
+from longva_eval.reports.reading.samples import Sample
+from longva_eval.reports.reading.scores import Score, score_of
+from longva_eval.reports.tables.benchmarks import Benchmark, benchmark_of, value_of
+from longva_eval.reports.tables.grids import by_length
+from longva_eval.reports.tables.published import PublishedRow
+from longva_eval.reports.tables.tables import Cell, Column, Note, Row, Table
+
+__all__ = ["Reproduced", "reproduced", "reproduction_table"]
+
+_ROUNDING: Final = 0.05
+"""Half of the last digit that papers print."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduced:
+    """A printed number and ours, in percent."""
+
+    name: str
+    frames: str
+    paper: float | None
+    """None where the paper prints none."""
+    ours: Score | None
+    """None where nothing was measured."""
+    is_comparable: bool
+    """Whether the data are the benchmark's, all of them."""
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the paper's, in points."""
+        if self.paper is None or self.ours is None:
+            return None
+        return self.ours.value - self.paper
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 %, of the difference."""
+        found = self.ours
+        if self.paper is None or found is None or found.low is None or found.high is None:
+            return None
+        return found.low - self.paper, found.high - self.paper
+
+    @property
+    def verdict(self) -> str:
+        """In a word or two."""
+        if self.difference is None:
+            return "not measured" if self.ours is None else "not printed"
+        if not self.is_comparable:
+            return "other data"
+        if abs(self.difference) <= _ROUNDING:
+            return "as printed"
+        if self.interval is None:
+            return "unknown"
+        return "consistent" if self.interval[0] <= 0 <= self.interval[1] else "differs"
+
+    def as_json(self) -> dict[str, Any]:
+        """Numbers, and no more."""
+        return {
+            "part": self.name,
+            "frames": self.frames,
+            "paper_percent": self.paper,
+            "ours_percent": self.ours and self.ours.value,
+            "difference_points": self.difference,
+            "interval_95": self.interval,
+            "questions": self.ours.num_questions if self.ours else 0,
+            "verdict": self.verdict,
+        }
+
+
+def reproduced(
+    runs: Sequence[tuple[str, Run]], benchmark: Benchmark, printed: Sequence[PublishedRow]
+) -> list[Reproduced]:
+    """Every printed number of a benchmark's rows, with ours.
+
+    Args:
+        runs: Numbers of frames as printed (empty where the paper has none), and a run at each.
+        benchmark: The table.
+        printed: One row for each number of frames.
+    """
+    found = []
+    for frames, run in runs:
+        row = next((row for row in printed if row.frames in ("", frames)), None)
+        tasks = [task for task in run.tasks.values() if task.samples and not task.is_group]
+        if benchmark.by_frames:
+            found += _of_grid(run, tasks, row)
+            continue
+        for place, column in enumerate(benchmark.columns):
+            own = [task for task in tasks if _is_of(task, column.benchmark or benchmark.name)]
+            # What stands in for the data of a benchmark has its columns.
+            task = own[0] if own else None if column.benchmark and len(tasks) > 1 else tasks[0]
+            score, is_known = None, bool(own)
+            if task is not None:
+                chosen = _part(task, benchmark, column.value)
+                score = score_of(task, chosen) if chosen else None
+                is_known = is_known and _is_whole(run, task)
+            paper = row.percent(place) if row else None
+            found.append(
+                Reproduced(
+                    name=column.title, frames=frames, paper=paper, ours=score,
+                    is_comparable=is_known,
+                )
+            )  # fmt: skip
+    return found
+
+
+def _of_grid(run: Run, tasks: Sequence[TaskRun], row: PublishedRow | None) -> list[Reproduced]:
+    """A grid of needles: its lengths."""
+    columns = by_length(tasks[0].samples)
+    lengths = sorted({*columns, *(row.values if row else ())})
+    return [
+        Reproduced(
+            name="needles found",
+            frames=f"{length:,}",
+            paper=row.percent(length) if row else None,
+            ours=score_of(tasks[0], columns[length]) if length in columns else None,
+            is_comparable=_is_whole(run, tasks[0]),
+        )
+        for length in lengths
+    ]
+
+
+def _is_of(task: TaskRun, name: str) -> bool:
+    known = benchmark_of(task.name)
+    return known is not None and known.name == name
+
+
+def _part(task: TaskRun, benchmark: Benchmark, value: str) -> list[Sample]:
+    return [s for s in task.samples if not value or value_of(s, benchmark.split) == value]
+
+
+def _is_whole(run: Run, task: TaskRun) -> bool:
+    known = benchmark_of(task.name)
+    sizes = known.sizes if known is not None else ()
+    size = task.num_in_benchmark
+    return not warnings_of(run, task) and (size is None or not sizes or size in sizes)
+
+
+def reproduction_table(title: str, rows: Sequence[Reproduced], notes: Sequence[str]) -> Table:
+    """The rows as a table."""
+    titles = ("Part", "Frames", "Paper", "Ours", "Difference", "95 % interval", "Verdict")
+    lines = []
+    for before, row in zip((None, *rows), rows, strict=False):
+        cells = [row.name, row.frames, "", "", "", "", row.verdict]
+        cells[2] = "" if row.paper is None else f"{row.paper:.1f}"
+        cells[3] = "" if row.ours is None else row.ours.text
+        cells[4] = "" if row.difference is None else f"{row.difference:+.1f}"
+        cells[5] = "" if row.interval is None else "{:+.1f} to {:+.1f}".format(*row.interval)
+        lines.append(
+            Row(
+                cells=tuple(Cell(text=text) for text in cells),
+                rule_above=before is not None
+                and before.name != row.name
+                and before.frames != row.frames,
+            )
+        )
+    return Table(
+        title=title,
+        columns=tuple(
+            Column(title=name, is_number=name not in ("Part", "Verdict")) for name in titles
+        ),
+        rows=tuple(lines),
+        notes=tuple(Note(mark="", text=text) for text in notes),
+    )
