@@ -10,6 +10,7 @@ from tiny_families import KINDS, make_family
 
 from longva_eval.cli import main
 from longva_eval.commands.sweep import run_study
+from longva_eval.needle.kinds import DRAWN_TESTS
 from longva_eval.reports.reading.runs import read_runs
 from longva_eval.studies.definition import Study
 
@@ -20,6 +21,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 TASKS = ("longva_mini_small", "vniah_order_generate", "vniah_small")
+ALL_TESTS = tuple(f"vniah_{test}_generate" for test in DRAWN_TESTS if test != "order")
+"""Asked of two families, which take frames one by one and in pairs."""
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,7 @@ def test_tasks_run_through_lmms_eval(
     make_family(tmp_path / name, name)
     # An answer behind a thought has no likelihood to compare by.
     tasks = TASKS[:2] if "thinking" in name else TASKS
+    tasks += ALL_TESTS if name in ("internvl", "qwen2_5_vl") else ()
     study = Study(
         model="longva_hf",
         pretrained=str(tmp_path / name),
