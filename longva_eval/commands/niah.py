@@ -15,6 +15,7 @@ from longva_eval.needle.kinds import DRAWN_TESTS, TEST_NAMES
 from longva_eval.needle.summary import summary_text
 from longva_eval.reports.figures.heatmap import accuracy_table, needle_panel, save_heatmaps
 from longva_eval.reports.figures.needle_tests import (
+    draw_shown,
     draw_twin,
     lost_in_vision,
     read_test,
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     missing = [name for name in ("pretrained", "out") if getattr(options, name) is None]
-    if missing and not options.write_tasks:
+    if missing and not (options.write_tasks or options.examples):
         parser.error(f"the following arguments are required: --{', --'.join(missing)}")
 
     from longva_eval.engine.opening import open_session
@@ -52,6 +53,10 @@ def main(arguments: Sequence[str]) -> int:
 
     haystack = open_haystack(options.haystack or [embedded.HAYSTACK])
     tests = _tests(options, haystack)
+    if options.examples:
+        for path in _draw_examples(tests, haystack, Path(options.examples)):
+            print(path)
+        return 0
     if options.write_tasks:
         for folder in write_tasks(tests, Path(options.write_tasks), options.haystack):
             print(folder)
@@ -158,6 +163,28 @@ def _tests(options: argparse.Namespace, haystack: Haystack) -> list[NeedleTest]:
         own=_shows_own(options),
         settings=settings,
     )
+
+
+def _draw_examples(tests: list[NeedleTest], haystack: Haystack, out: Path) -> list[Path]:
+    """A figure for each test: the frames of its first item in the middle of its shortest length."""
+    from longva_eval.needle.grid import arrange
+    from longva_eval.needle.media import clip_pictures, composed_clip
+
+    paths = []
+    for test in tests:
+        item = test.items[0]
+        cells = test.grid.lay_out([item]).cells
+        cell = cells[sum(each.num_frames == cells[0].num_frames for each in cells) // 2]
+        kinds = arrange(cell, item, [""] * cell.num_frames, ["needle"] * len(item.needles),
+                        ["distractor"] * len(item.distractors))  # fmt: skip
+        pictures = clip_pictures(composed_clip(haystack, cell, item))
+        paths.append(out / f"needle_{test.name}.png")
+        figure = draw_shown(
+            list(zip(pictures, kinds, strict=True)),
+            title=test.name, question=item.question, answer=item.answer,
+        )  # fmt: skip
+        save_figure(figure, paths[-1])
+    return paths
 
 
 def _shows_own(options: argparse.Namespace) -> bool:
@@ -282,6 +309,11 @@ def _parser() -> argparse.ArgumentParser:
         "--write-tasks",
         metavar="DIR",
         help="run nothing, but write the tests as tasks for lmms-eval --include_path DIR",
+    )
+    add(
+        "--examples",
+        metavar="DIR",
+        help="run nothing, but draw what each test shows and asks: a figure for each",
     )
     add("--out", help="folder for the results")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")

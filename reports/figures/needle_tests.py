@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
 
 from longva_eval.errors import MediaError
 from longva_eval.reports.figures.colours import INK, MUTED
@@ -21,7 +24,10 @@ from longva_eval.reports.figures.curve import draw_curves
 from longva_eval.reports.figures.panels import CurveLine, CurvePanel
 from longva_eval.reports.figures.paper import FigureWidth, paper_style, save_figure, start_figure
 
-__all__ = ["TestScores", "draw_tests", "draw_twin", "lost_in_vision", "read_test", "save_tests"]
+__all__ = ["TestScores", "draw_shown", "draw_tests", "draw_twin", "lost_in_vision", "read_test",
+           "save_tests"]  # fmt: skip
+
+_VIDEO, _TEXT = "#2a788e", "#b07418"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +118,40 @@ def save_tests(folders: Mapping[str, Sequence[Path]], *paths: Path) -> None:
     save_figure(draw_tests(scores, title="Needle tests"), *paths)
 
 
+def draw_shown(
+    frames: Sequence[tuple[Image.Image, str]], *, title: str, question: str, answer: str
+) -> Figure:
+    """What a test shows and asks: the frames of one cell, and which of them are pictures.
+
+    Args:
+        frames: Pictures, and `needle`, `distractor` or nothing for a frame of the haystack.
+        title: Above the figure.
+        question: As the model reads it.
+        answer: The right one.
+    """
+    note = " / ".join(question.strip().split("\n")) + f" / Right: {answer}"
+    a_row = 14
+    rows = -(-len(frames) // a_row)
+    with paper_style():
+        figure, _ = start_figure("page", 0.55 * rows, title=title, note=note)
+        grid = figure.subplots(rows, a_row, squeeze=False)
+        for number, axes in enumerate(grid.flat):
+            axes.set_axis_off()
+            if number >= len(frames):
+                continue
+            picture, kind = frames[number]
+            axes.imshow(np.asarray(picture.convert("RGB").resize((96, 96))))
+            axes.set_title(f"{number} s", fontsize=6, color=MUTED, pad=2)
+            if kind:
+                colour = _VIDEO if kind == "needle" else _TEXT
+                style = "-" if kind == "needle" else ":"
+                axes.add_patch(
+                    Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, clip_on=False,
+                              color=colour, linestyle=style, linewidth=2)
+                )  # fmt: skip
+    return figure
+
+
 def lost_in_vision(video: TestScores, text: TestScores) -> dict[int, float]:
     """For each length of both: the text twin's share minus the video's."""
     theirs = dict(zip(text.frames, text.shares, strict=True))
@@ -140,7 +180,7 @@ def draw_twin(video: TestScores, text: TestScores, *, title: str = "") -> Figure
 
 
 def _draw_over_tokens(axes: Axes, scores: TestScores, name: str) -> None:
-    colour = "#2a788e" if name == "Video" else "#b07418"
+    colour = _VIDEO if name == "Video" else _TEXT
     low = [100 * interval[0] for interval in scores.intervals]
     high = [100 * interval[1] for interval in scores.intervals]
     axes.plot(scores.tokens, [100 * share for share in scores.shares], color=colour, marker="o",

@@ -39,6 +39,7 @@ from longva_eval.needle.results import read_answers
 from longva_eval.needle.run import run_and_write, run_grid
 from longva_eval.needle.summary import unanswerable
 from longva_eval.prompts.pieces import VisualPiece
+from longva_eval.reports.figures.needle_tests import draw_shown
 
 TESTS = Path(__file__).parents[2] / "tasks" / "vniah" / "utils.py"
 LETTERED = ItemSettings(items=400, answer="letters")
@@ -626,6 +627,20 @@ def test_the_command_runs_several_tests_and_their_twins(
     for folder in ("order", "order/text", "chain/text"):
         run = json.loads((tmp_path / "own" / folder / "run.json").read_text())
         assert run["needles"][0]["answer"] in ("car", "dog", "cat") or "chain" in folder
+
+
+@pytest.mark.process
+def test_examples_show_every_frame_and_frame_the_pictures(tmp_path: Path) -> None:
+    given = ["--test", "keys,distractor", "--frames", "7", "--period", "3", "--examples"]
+    assert niah([*given, str(tmp_path)]) == 0
+    for name in ("keys", "distractor"):
+        with Image.open(tmp_path / f"needle_{name}.png") as drawn:
+            assert drawn.width == round(6.9 * 220)
+    frame = Image.new("RGB", (8, 8))
+    kinds = ["", "needle", "", "distractor", *[""] * 12]
+    figure = draw_shown([(frame, kind) for kind in kinds], title="t", question="?", answer="a")
+    framed = [bool(axes.patches) for axes in figure.axes if axes.images]
+    assert framed == [bool(kind) for kind in kinds]
 
 
 @pytest.mark.parametrize(
