@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from longva_eval.errors import SettingsError
 from longva_eval.reports.explain import Explanation, explain, recipe_of, same_tasks, warnings_of
@@ -19,6 +20,7 @@ from longva_eval.reports.tables.published import (
     published_rows,
     read_published,
 )
+from longva_eval.studies.recipes import RECIPES, find_recipe
 from longva_eval.text import plain
 
 __all__ = ["main"]
@@ -48,12 +50,19 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--published", metavar="BENCHMARK", help="published rows instead, as of compare --published"
     )
+    parser.add_argument(
+        "--like", metavar="RECIPE", help=f"what makers stated instead: {', '.join(RECIPES)}"
+    )
     parser.add_argument("--models", help="parts of published model names, with commas between")
     parser.add_argument("--format", choices=("terminal", "json"), default="terminal")
     options = parser.parse_args(arguments)
-    if (options.second is None) == (options.published is None):
-        raise SettingsError("explain takes two RUNs, or one RUN and --published BENCHMARK.")
+    if sum(given is not None for given in (options.second, options.published, options.like)) != 1:
+        raise SettingsError(
+            "explain takes two RUNs, or one RUN and --published BENCHMARK or --like RECIPE."
+        )
     first = read_run(options.first)
+    if options.like:
+        return _beside_recipe(first, options)
     if options.published:
         return _beside_published(first, options)
     second = read_run(options.second)
@@ -180,6 +189,53 @@ def _side_by_side(
         "and notes: --format json.",
         *(f"  {text}" for text in warnings_of(run, task)),
     ]
+
+
+def _beside_recipe(run: Run, options: argparse.Namespace) -> int:
+    """What makers stated of their recipe, and what was run."""
+    recipe = find_recipe(options.like)
+    found: list[dict[str, Any]] = []
+    for task in run.tasks.values():
+        if task.is_group:
+            continue
+        own = recipe_of(run, task)
+        found.append(
+            {
+                "task": task.name,
+                "recipe": options.like,
+                "source": recipe.source,
+                "settings": [
+                    {
+                        "setting": name,
+                        "stated": stated,
+                        "run": "; ".join(
+                            f"{key} {own[key]}" for key in recipe.shown_by[name] if key in own
+                        ),
+                    }
+                    for name, stated in recipe.stated.items()
+                ],
+                "differs": [
+                    [key, value, own.get(key, "")]
+                    for key, value in recipe.recorded.items()
+                    if own.get(key) != value
+                ],
+                "remarks": warnings_of(run, task),
+            }
+        )
+    if options.format == "json":
+        print(json.dumps(found, indent=1))
+        return 0
+    for each in found:
+        lines = [f"{each['task']} beside {options.like} ({recipe.title})", ""]
+        for row in each["settings"]:
+            lines += [f"  {row['setting']}", f"    stated    {row['stated']}"]
+            lines += [f"    this run  {row['run'] or 'does not say'}"]
+        differs = [f"{name}: {run_has or 'not said'}, not {value}"
+                   for name, value, run_has in each["differs"]]  # fmt: skip
+        lines += ["", f"  Differs in {'; '.join(differs) or 'nothing that a run records'}."]
+        lines += [f"  Source: {recipe.source}", *(f"  {text}" for text in each["remarks"])]
+        print(plain("\n".join(lines)), end="\n\n")
+    return 0
 
 
 def _published(row: PublishedRow, titles: Sequence[str]) -> dict[str, object]:

@@ -27,6 +27,10 @@ def main(arguments: Sequence[str]) -> int:
     if not given:
         parser.print_usage(sys.stderr)
         return 2
+    if options.like:
+        from longva_eval.studies.recipes import with_recipe
+
+        given = with_recipe(options.like, given)
     if options.fresh:
         from longva_eval.host.patches import start_over
 
@@ -93,7 +97,7 @@ def _missing(run: Finished) -> dict[str, tuple[int, int]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longva-eval run",
-        usage="longva-eval run [--fresh] LMMS-EVAL'S ARGUMENTS",
+        usage="longva-eval run [--fresh] [--like RECIPE] LMMS-EVAL'S ARGUMENTS",
         description="Evaluate with lmms-eval; the status is 1 if anything asked for was not "
         "produced. A run that was interrupted is resumed by the same command.",
         epilog="Everything else is lmms-eval's: longva-eval run --model longva --model_args "
@@ -104,4 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fresh", action="store_true", help="start over: set aside what the journal holds"
     )
+    parser.add_argument(
+        "--like", metavar="RECIPE", help="arguments of the model as its makers stated them: "
+        "longva-paper, qwen3-vl, qwen2.5-vl (docs/explain.md)",
+    )  # fmt: skip
     return parser

@@ -12,9 +12,9 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from loguru import logger
 
@@ -30,10 +30,8 @@ from longva_eval.studies.definition import (
     study_from,
     study_text,
 )
-from longva_eval.studies.points import (
-    PointRun,
-    write_record,
-)
+from longva_eval.studies.points import PointRun, write_record
+from longva_eval.studies.recipes import find_recipe
 from longva_eval.text import parse_whole_range
 
 __all__ = ["main", "run_study"]
@@ -185,11 +183,24 @@ def _study(options: argparse.Namespace) -> Study:
     given = {name: value for name, value in given.items() if value is not None}
     if ":" in (options.frames or ""):
         given["frames"] = list(parse_whole_range(options.frames, name="frames"))
+    if options.like:
+        given = _like(options.like, given)
     if options.study is None:
         return study_from(given, where="command line")
     if options.study.is_dir():
         options.study = options.study / SETTINGS_NAME
     return study_from(read_study_file(options.study) | given, where=str(options.study))
+
+
+def _like(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe sets, under what is given; its number of frames is a grid of one."""
+    recipe = find_recipe(name)
+    arguments = dict(recipe.model_args)
+    frames = arguments.pop("max_frames_num", None)
+    parts = [f"{key}={value}" for key, value in arguments.items()]
+    own = [given["model_args"]] if given.get("model_args") else []
+    found: dict[str, Any] = {"model": recipe.model, **({"frames": frames} if frames else {})}
+    return found | dict(given) | {"model_args": ",".join([*parts, *own])}
 
 
 def _check_alone() -> None:
@@ -241,6 +252,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", help="questions of each task, for tests only")
     parser.add_argument(
         "--model-args", metavar="K=V,...", help="further arguments of the model, as in lmms-eval"
+    )
+    parser.add_argument(
+        "--like", metavar="RECIPE", help="arguments as the model's makers stated them, as of run"
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder of the study"

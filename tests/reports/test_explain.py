@@ -186,3 +186,19 @@ def test_explain_says_what_it_cannot_hold_together(
 ) -> None:
     assert main(["explain", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_run_beside_what_makers_stated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", EIGHT, "--like", "qwen3-vl", "--format", "json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["differs"] == [["frames fps", "2.0", ""], ["frames max_frames", "2048", "8"]]
+    assert found["settings"][0] == {
+        "setting": "frames", "stated": "2 a second, at most 2,048",
+        "run": "frames rule np.linspace(0, total - 1, 8, dtype=int); frames seen 8",
+    }  # fmt: skip
+    assert "QwenLM/Qwen3-VL/issues/1540" in found["source"]
+    assert main(["explain", EIGHT, "--like", "longva-paper"]) == 0
+    shown = capsys.readouterr().out
+    assert "  Differs in video_decode_backend: auto, not decord.\n" in shown
+    assert main(["explain", EIGHT, "--like", "longva"]) == 1
+    assert "Did you mean 'longva-paper'?" in capsys.readouterr().err
