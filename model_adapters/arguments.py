@@ -50,6 +50,9 @@ class Arguments:
     own `sdpa` with its explicit mask."""
     max_frames_num: int = 128
     """Frames of a video; with `fps`, at most."""
+    frame_policy: str = "uniform"
+    """Which frames: `uniform`, `midpoints`, `keyframes`, `scene`, `file:PATH`, ...
+    (docs/axes.md)."""
     fps: float | None = None
     """Frames a second, instead of a fixed number."""
     short_video: str = "repeat"
@@ -110,6 +113,7 @@ class Arguments:
             "rope": self.rope,
             "frames": FramePolicy(
                 max_frames=self.max_frames_num,
+                policy=self.frame_policy,
                 fps=self.fps,
                 short_video=self.short_video,  # type: ignore[arg-type]  # checked there
                 gaps=self.video_gaps,  # type: ignore[arg-type]  # checked there
@@ -169,6 +173,8 @@ class FamilyArguments(Arguments):
     def session_settings(self) -> dict[str, Any]:
         if self.frames not in ("policy", "model"):
             raise SettingsError(f"frames={self.frames!r} is unknown; use policy or model.")
+        if self.frames == "model" and self.frame_policy != "uniform":
+            raise SettingsError(f"frames=model and frame_policy={self.frame_policy}: give one.")
         return super().session_settings() | {
             "own_frames": self.frames == "model",
             "size_for_frames": self.size_for_frames,

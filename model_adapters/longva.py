@@ -446,23 +446,32 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         # Rows mark the places of several pictures this way, of a video never.
         shows_video = any(not isinstance(item, Image.Image) for item in found)
         placed = not (shows_video and self._row_says_image(job))
-        conversation = self._session.prompt(job.context, found, fit=job.fit, placed=placed)
+        question: tuple[str, ...] = ()
+        if self._session.frames.is_per_question:
+            doc = self._doc_of(job)
+            ids = [str(doc[name]) for name in ("question_id", "qid", "id") if name in doc]
+            question = (*ids, str(job.doc_id))
+        conversation = self._session.prompt(
+            job.context, found, fit=job.fit, placed=placed, question=question
+        )
         return conversation, sum(map(_picture_bytes, found))
 
     def _row_says_image(self, job: Job) -> bool:
         """Whether an `<image>` of the prompt is the row's own text, not placed by the task."""
         if IMAGE_PLACEHOLDER not in job.context:
             return False
-        doc = self.task_dict[job.task][self._requests[job.task].args[-1]][job.doc_id]
+        doc = self._doc_of(job)
         return IMAGE_PLACEHOLDER in json.dumps(doc, default=lambda _: "")
+
+    def _doc_of(self, job: Job) -> Any:
+        return self.task_dict[job.task][self._requests[job.task].args[-1]][job.doc_id]
 
     def _media_of_job(self, job: Job) -> list[Media]:
         if job.media is not None:
             return job.media()
         # It comes from another process; requests of a task differ in their document only.
         request = self._requests[job.task]
-        doc = self.task_dict[job.task][request.args[-1]][job.doc_id]
-        return self._media(request, request.args[2], doc)
+        return self._media(request, request.args[2], self._doc_of(job))
 
     def _media_of(self, request: Instance) -> list[Media]:
         return self._media(request, request.args[2], self._doc(request))

@@ -147,6 +147,7 @@ class Session:
         aspect: ImageAspectRatio | None = None,
         fit: bool = True,
         placed: bool = True,
+        question: Sequence[str] = (),
     ) -> Conversation:
         """The prompt for a question about pictures and videos.
 
@@ -161,6 +162,7 @@ class Session:
             fit: Whether the prompt must fit the context; False for tests of what lies beyond it.
             placed: Whether an `<image>` in the text is a place; False if it is only somebody's
                 words, and what is shown stands before the question.
+            question: Names of the question, for frame policies that choose by question.
 
         Raises:
             MediaError: If a picture or video cannot be read.
@@ -172,7 +174,9 @@ class Session:
         kinds: list[Literal["picture", "video"]] = []
         num_pictures = sum(map(is_picture, media))
         for item in media:
-            pieces, sample = self.visual(item, aspect=aspect, num_pictures=num_pictures)
+            pieces, sample = self.visual(
+                item, aspect=aspect, num_pictures=num_pictures, question=question
+            )
             visuals.append(tuple(pieces))
             kinds.append("picture" if sample is None else "video")
             if sample is not None:
@@ -382,7 +386,12 @@ class Session:
         }
 
     def visual(
-        self, item: Media, *, aspect: ImageAspectRatio | None = None, num_pictures: int = 1
+        self,
+        item: Media,
+        *,
+        aspect: ImageAspectRatio | None = None,
+        num_pictures: int = 1,
+        question: Sequence[str] = (),
     ) -> tuple[list[VisualPiece], FrameSample | None]:
         """The pieces of a picture or video, and the frames chosen if it is a video.
 
@@ -390,6 +399,7 @@ class Session:
             item: What to show.
             aspect: How a picture is encoded, instead of the session's own way.
             num_pictures: How many pictures stand in the prompt.
+            question: As of `prompt`.
 
         Raises:
             MediaError: If it cannot be read, or is none of these.
@@ -403,7 +413,10 @@ class Session:
         if isinstance(item, (str, Path)):
             info = self.probe(item)
             choose = self.model_frames
-            sample = sample_frames(info, self.frames) if choose is None else choose(info)
+            if choose is not None:
+                sample = choose(info)
+            else:
+                sample = sample_frames(info, self.frames, read=self.read, question=question)
             return self.vision.video(self.vision.pieces(self._video(info, sample))), sample
         if isinstance(item, (list, tuple)) and item and all(map(_is_image, item)):
             stack = FrameStack(pictures=tuple(map(open_image, item)))

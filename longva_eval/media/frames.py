@@ -1,14 +1,17 @@
 """Which frames of a video the model is to see, and these frames themselves.
 
-The original's rule is `np.linspace(0, total - 1, n, dtype=int)`; another is one frame per interval
-of time with a cap. What happens to a video with fewer frames than that, or with pictures missing in
-the middle, is a named policy.
+The original's rule is `np.linspace(0, total - 1, n, dtype=int)`; others are named (`FramePolicy`).
+What happens to a video with fewer frames than that, or with pictures missing in the middle, is a
+named policy, too.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,10 +21,11 @@ import numpy.typing as npt
 
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.media.decode import Frames
-from longva_eval.media.files import printable
-from longva_eval.media.probe import VideoInfo
+from longva_eval.media.files import FileIdentity, identify, printable
+from longva_eval.media.probe import VideoInfo, probe_video
 
 __all__ = [
+    "FRAME_POLICIES",
     "FrameBatch",
     "FramePolicy",
     "FrameSample",
@@ -35,9 +39,30 @@ __all__ = [
 
 ShortVideoPolicy = Literal["repeat", "each_once", "error"]
 GapPolicy = Literal["error", "count"]
+FRAME_POLICIES = {
+    "uniform": "np.linspace(0, total - 1, n, dtype=int), as LongVA",
+    "fps:R": "R frames a second, at most n",
+    "midpoints": "frame int(i * total / (n + 1)) for i = 1 to n, as VLMEvalKit",
+    "budget:R:MIN": "R frames a second by duration, at least MIN and at most n, spread evenly",
+    "keyframes": "frames that the file can be decoded from, n of them spread evenly",
+    "scene[:R]": "the middle of each of n scenes, cut where colours change most at R (2) a second",
+    "file:PATH": "what a JSON file names for each video, or for each question on it",
+}
+"""How `frame_policy` is written, and what it does; n is `max_frames_num`."""
 _MOST_FRAMES = 1_000_000
+_MOST_LOOKED_AT = 4096
+"""Frames whose colours `scene` compares, of one video."""
+_LARGEST_FILE_BYTES = 256 << 20
 _ROUNDING_SECONDS = 0.001
 """Matroska writes whole milliseconds: a frame at 1.0004 s counts as on screen at 1 s."""
+
+
+_WITH_NUMBERS = {("midpoints", 0), ("budget", 2), ("keyframes", 0), ("scene", 0), ("scene", 1)}
+"""Names, and how many numbers stand behind them."""
+
+
+def _rule_of(kind: str) -> str:
+    return next(rule for name, rule in FRAME_POLICIES.items() if name.startswith(kind))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +71,8 @@ class FramePolicy:
 
     max_frames: int = 128
     """Frames to spread evenly over the video; with `fps`, the most that may be taken."""
+    policy: str = "uniform"
+    """One of `FRAME_POLICIES`."""
     fps: float | None = None
     """Take the frames on screen every 1 / fps seconds instead, from the first one on: every
     round(average_fps / fps)-th frame at a constant rate; by their times where it varies, a frame
@@ -71,10 +98,58 @@ class FramePolicy:
             )
         if self.gaps not in get_args(GapPolicy):
             raise SettingsError(f"video_gaps={self.gaps!r} is unknown; use error or count.")
+        if self.policy == "uniform":
+            return
+        if self.fps is not None:
+            raise SettingsError(f"fps={self.fps:g} and frame_policy={self.policy}: give one.")
+        kind, rest = self.kind
+        numbers = self._numbers
+        if kind == "fps" and len(numbers) == 1:  # the same setting, and the same recipe
+            object.__setattr__(self, "fps", numbers[0])
+            object.__setattr__(self, "policy", "uniform")
+        elif kind == "file" and rest:
+            _selection(rest)
+        elif (kind, len(numbers)) not in _WITH_NUMBERS:
+            raise SettingsError(
+                f"frame_policy={self.policy!r} is unknown; use one of {', '.join(FRAME_POLICIES)}."
+            )
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """The policy's name, and what stands behind it."""
+        name, _, rest = self.policy.partition(":")
+        return name, rest
+
+    @property
+    def _numbers(self) -> tuple[float, ...]:
+        kind, rest = self.kind
+        try:
+            numbers = tuple(float(part) for part in rest.split(":") if rest and kind != "file")
+        except ValueError:
+            numbers = (math.nan,)
+        if not all(0 < number < math.inf for number in numbers):
+            raise SettingsError(
+                f"frame_policy={self.policy!r}: what stands behind {kind}: must be numbers above 0."
+            )
+        return numbers
+
+    @property
+    def is_per_question(self) -> bool:
+        """Whether questions on one video may see different frames."""
+        kind, rest = self.kind
+        return kind == "file" and any("questions" in entry for entry in _selection(rest)[0].values()
+                                      if isinstance(entry, dict))  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
         """The rule in words and numbers, for the record."""
-        if self.fps is None:
+        named: dict[str, Any] = {} if self.policy == "uniform" else {"policy": self.policy}
+        kind, rest = self.kind
+        if kind == "file":
+            rule = f"those that {rest} names; {self.max_frames} of them spread evenly if more"
+            named["selection_sha256"] = _selection(rest)[1]
+        elif named:
+            rule = f"{_rule_of(kind)}; n = {self.max_frames}"
+        elif self.fps is None:
             rule = f"np.linspace(0, total - 1, {self.max_frames}, dtype=int)"
         else:
             rule = f"every round(average_fps / {self.fps:g})-th frame, at most {self.max_frames}"
@@ -83,6 +158,7 @@ class FramePolicy:
             "max_frames": self.max_frames,
             "fps": self.fps,
             "short_video": self.short_video,
+            **named,
         }
         return described if self.gaps == "error" else described | {"gaps": self.gaps}
 
@@ -129,34 +205,45 @@ def read_frames(path: str | Path, policy: FramePolicy | None = None) -> FrameBat
 
     worker = shared_worker()
     info = worker.probe_video(path)
-    sample = sample_frames(info, policy or FramePolicy())
+    sample = sample_frames(info, policy or FramePolicy(), read=worker.read_frames)
     blocks = list(worker.read_frames(info, sample.indices))
     return FrameBatch(
         pixels=np.concatenate(blocks), indices=sample.indices, seconds=sample.timestamps_seconds
     )
 
 
-def sample_frames(info: VideoInfo, policy: FramePolicy) -> FrameSample:
+Read = Callable[[VideoInfo, Sequence[int]], Iterator[Frames]]
+"""Decodes frames of a video."""
+
+
+def sample_frames(
+    info: VideoInfo,
+    policy: FramePolicy,
+    *,
+    read: Read | None = None,
+    question: Sequence[str] = (),
+) -> FrameSample:
     """Choose the frames of a video that the model is to see.
 
+    Args:
+        info: The video.
+        policy: How many, and where.
+        read: Decodes frames, for policies that look at them; in this process if None.
+        question: Names of what is asked, for policies that choose by question.
+
     Raises:
-        MediaError: If the video is shorter than asked and `short_video` is `error`, or pictures are
-            missing in it and `gaps` is `error`.
+        MediaError: If the video is shorter than asked and `short_video` is `error`, pictures are
+            missing in it and `gaps` is `error`, or a file of selections does not name it.
     """
     if policy.gaps == "error":
         refuse_gaps(info)
     total = info.num_frames
-    if policy.fps is None:
-        wanted = policy.max_frames
-        indices = np.linspace(0, total - 1, wanted, dtype=int)
-        if wanted > total and policy.short_video == "error":
-            raise MediaError(
-                f"{info.path} has {total} frames, but max_frames_num={policy.max_frames} were "
-                "asked for. Lower it, or set short_video=repeat or short_video=each_once."
-            )
-    else:
-        indices = _by_rate(info, policy.fps, policy.max_frames)
-        wanted = len(indices)
+    wanted, indices = _chosen(info, policy, read, question)
+    if wanted > total and policy.fps is None and policy.short_video == "error":
+        raise MediaError(
+            f"{info.path} has {total} frames, but max_frames_num={policy.max_frames} were "
+            "asked for. Lower it, or set short_video=repeat or short_video=each_once."
+        )
     if policy.short_video == "each_once":
         indices = np.unique(indices)
     chosen = tuple(int(index) for index in indices)
@@ -167,6 +254,144 @@ def sample_frames(info: VideoInfo, policy: FramePolicy) -> FrameSample:
         num_frames_total=total,
         num_gaps=len(info.gaps),
     )
+
+
+def _chosen(
+    info: VideoInfo, policy: FramePolicy, read: Read | None, question: Sequence[str]
+) -> tuple[int, npt.NDArray[np.int64]]:
+    """How many frames a policy asks for, and those that it takes, ascending."""
+    total, most = info.num_frames, policy.max_frames
+    kind, rest = policy.kind
+    numbers = policy._numbers
+    if policy.fps is not None:
+        indices = _by_rate(info, policy.fps, most)
+        return len(indices), indices
+    if kind == "uniform":
+        return most, np.linspace(0, total - 1, most, dtype=np.int64)
+    if kind == "midpoints":
+        return most, np.array([int(i * (total / (most + 1))) for i in range(1, most + 1)])
+    if kind == "budget":
+        rate, least = numbers
+        wanted = min(most, max(int(least), round(info.duration_seconds * rate)))
+        return wanted, np.linspace(0, total - 1, wanted, dtype=np.int64)
+    if kind == "keyframes":
+        index = (info if info.packets is not None else probe_video(info.path)).packets
+        assert index is not None
+        found = np.flatnonzero(np.isin(index.shown, index.starts))
+    elif kind == "scene":
+        found = _middles(*_colour_changes(info, (numbers or (2.0,))[0], read), most)
+    else:
+        found = _named(info, rest, question)
+    return min(most, len(found)), _spread(found, most)
+
+
+def _spread(indices: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """At most so many of the indices, evenly spread."""
+    if len(indices) <= most:
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, most, dtype=np.int64)]
+
+
+_seen_changes: dict[
+    tuple[Path, FileIdentity, float], tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+] = {}
+
+
+def _colour_changes(
+    info: VideoInfo, rate: float, read: Read | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Frames at a rate, and how much the colours of each differ from those of the one before.
+
+    Half the sum of absolute differences of their histograms over 8 x 8 x 8 colours, in [0, 1].
+    Kept for the life of the process: another number of frames needs no second look.
+    """
+    key = (info.path, info.identity or identify(info.path, kind="video"), rate)
+    if key not in _seen_changes:
+        from longva_eval.media.decode import read_frames as decode
+
+        looked_at = np.unique(_by_rate(info, rate, _MOST_LOOKED_AT))
+        histograms = [
+            np.bincount(
+                ((frame[::step, ::step] >> 5) @ np.array([64, 8, 1])).ravel(), minlength=512
+            )
+            for block in (read or decode)(info, looked_at.tolist())
+            for frame in block
+            for step in (max(1, min(frame.shape[:2]) // 64),)
+        ]
+        shares = np.array(histograms) / np.sum(histograms, axis=1, keepdims=True)
+        changes = np.abs(np.diff(shares, axis=0)).sum(axis=1) / 2
+        _seen_changes[key] = looked_at.astype(np.int64), changes
+    return _seen_changes[key]
+
+
+def _middles(
+    frames: npt.NDArray[np.int64], changes: npt.NDArray[np.float64], most: int
+) -> npt.NDArray[np.int64]:
+    """The middle frame of each of `most` scenes, cut at the largest changes."""
+    cuts = np.sort(np.argsort(-changes, kind="stable")[: most - 1] + 1)
+    first = np.concatenate([[0], cuts])
+    last = np.concatenate([cuts, [len(frames)]]) - 1
+    middles: npt.NDArray[np.int64] = frames[(first + last) // 2]
+    return middles
+
+
+@functools.lru_cache(maxsize=4)
+def _selection(path: str) -> tuple[dict[str, Any], str]:
+    """A file's selections by video, and the hash of the file."""
+    try:
+        if Path(path).stat().st_size > _LARGEST_FILE_BYTES:
+            raise ValueError("it has more than 256 MB")
+        data = Path(path).read_bytes()
+        found = json.loads(data)
+        if not isinstance(found, dict) or not found:
+            raise ValueError("it is no object of videos")
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingsError(
+            f'frame_policy=file:{path} cannot be used: {error}. It must read {{"film.mp4": [0, 40, '
+            '80]}} with frame indices, {"seconds": [...]} in place of the list, or {"questions": '
+            "{QUESTION_ID: [...]}}."
+        ) from error
+    return found, hashlib.sha256(data).hexdigest()
+
+
+def _named(info: VideoInfo, path: str, question: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The frames that a file names for a video, or for a question on it."""
+    selections, _ = _selection(path)
+    video = Path(info.path)
+    entry: Any = next(
+        (selections[name] for name in (str(video), video.name, video.stem) if name in selections),
+        None,
+    )
+    if isinstance(entry, Mapping) and "questions" in entry:
+        chosen = entry["questions"] if isinstance(entry["questions"], Mapping) else {}
+        entry = next((chosen[name] for name in question if name in chosen), None)
+    what = f"{printable(video)}" + (f", question {' or '.join(question)}," if question else "")
+    if entry is None:
+        raise MediaError(f"{path} names no frames for {what}.")
+    values = entry.get("seconds") if isinstance(entry, Mapping) else entry
+    kinds = (int, float) if isinstance(entry, Mapping) else (int,)
+    if (
+        not isinstance(values, list)
+        or not values
+        or not all(isinstance(each, kinds) and not isinstance(each, bool) for each in values)
+    ):
+        raise MediaError(f"{path}: {what} must have a list of frame indices, or of seconds.")
+    if isinstance(entry, Mapping):
+        times = np.sort(np.array(values, dtype=np.float64)) + _ROUNDING_SECONDS
+        if (
+            not 0
+            <= times[0]
+            <= times[-1]
+            <= info.presentation_seconds[0] + info.duration_seconds + 1
+        ):
+            raise MediaError(f"{path}: {what} has times outside of the video.")
+        return np.maximum(np.searchsorted(info.presentation_seconds, times, side="right") - 1, 0)
+    if not 0 <= min(values) <= max(values) < info.num_frames:
+        raise MediaError(
+            f"{path} names frames {min(values)} to {max(values)} of {what} which has "
+            f"{info.num_frames}."
+        )
+    return np.sort(np.array(values, dtype=np.int64))
 
 
 def one_per_second(info: VideoInfo, *, gaps: GapPolicy = "error") -> Sequence[int]:
