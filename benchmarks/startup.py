@@ -4,12 +4,14 @@
 
 Wall time on a quiet machine is what a user waits; processor time is shown beside it because other
 programs inflate it less. The full-size runs are drawn: 2,700 questions on 900 videos with 128
-frames each, 7 MB of samples, as Video-MME has.
+frames each, 7 MB of samples, as Video-MME has. Last comes what lmms-eval reads whenever it starts,
+the YAML of its tasks, with PyYAML's own reader and with libyaml, which our patch gives it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import random
@@ -22,7 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import machine
+import yaml
+from harness import interleave, machine, say_ratio
 
 RUNS = Path(__file__).parent.parent / "tests" / "data" / "runs"
 COMMAND = Path(sys.executable).with_name("longva-eval")
@@ -70,6 +73,28 @@ def measure(arguments: list[str], rounds: int) -> tuple[float, float]:
     return statistics.median(wall), statistics.median(processor)
 
 
+def compare_readers(rounds: int) -> None:
+    """Read the task files of lmms-eval with PyYAML and with libyaml, in turns."""
+    spec = importlib.util.find_spec("lmms_eval")
+    assert spec is not None
+    assert spec.origin is not None
+    texts = [path.read_bytes() for path in (Path(spec.origin).parent / "tasks").rglob("*.yaml")]
+
+    def read(base: type) -> None:
+        loader = type("Loader", (base,), {})
+        loader.add_constructor("!function", lambda _, node: node.value)
+        for text in texts:
+            yaml.load(text, Loader=loader)
+
+    print(f"\nThe {len(texts):,} task files of lmms-eval, processor seconds:")
+    ways = {
+        "PyYAML": lambda: read(yaml.FullLoader),
+        "libyaml": lambda: read(yaml.CFullLoader),
+    }
+    seconds, _ = interleave(ways, rounds=rounds)
+    say_ratio("PyYAML beside libyaml", seconds["PyYAML"], seconds["libyaml"])
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -93,6 +118,7 @@ def main() -> None:
         for name, arguments in commands.items():
             wall, processor = measure(arguments, options.rounds)
             print(f"| {name} | {wall:.2f} | {processor:.2f} |", flush=True)
+        compare_readers(options.rounds)
         print(f"\nwanted: compare under 1.5 s. Load {os.getloadavg()[0]:.1f}; {machine()}")
     finally:
         shutil.rmtree(folder)
