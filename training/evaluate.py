@@ -27,13 +27,14 @@ from training.images import normalize, prepare
 from training.prefix import Prefix, last_logits, read_prefix
 from training.textdata import VIDEO_MME_PREFIX
 from training.vision import visual_tokens
-from training.vocabulary import CHATML_END, CHATML_START, encode
+from training.vocabulary import CHATML_END, CHATML_START, LETTERS, encode, token_id
 
 __all__ = ["Grid", "Media", "evaluate_grid", "evaluate_mini_benchmark", "load_media", "main"]
 
 NUM_FRAMES: Final = (16, 32, 64, 128, 256, 512, 1024)
 DEPTHS: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 TOKENS_PER_FRAME: Final = 4
+_LETTERS: Final = [token_id(letter) for letter in LETTERS]
 MINI_FRAMES: Final = (8, 16, 32, 64, 128, 256)
 THETAS: Final = (2e4, 3e4, 5e4, 1e5)
 # Sequences of one forward pass are limited by their total length.
@@ -215,6 +216,10 @@ def evaluate_mini_benchmark(
         folder: Where the videos are or are put.
         seed: Seed of the benchmark.
         num_frames: Frames per video, at most; a shorter video gives all it has.
+
+    Returns:
+        `accuracy` by duration and number of frames, `gain`, `no_answer`, `right`; and what share of
+        answers is a letter (`letters`) and the right one (`right_letters`), by number of frames.
     """
     from decord import VideoReader
 
@@ -231,6 +236,8 @@ def evaluate_mini_benchmark(
     prefix = read_prefix(model.text, start)
     right: dict[str, list[bool]] = {}
     unread: dict[str, int] = {}
+    letters: dict[str, float] = {}
+    right_letters: dict[str, float] = {}
     for count in (0, *num_frames):
         sequences = []
         readings: list[dict[int, str]] = []
@@ -252,6 +259,9 @@ def evaluate_mini_benchmark(
         read = [reading.get(token) for reading, token in zip(readings, predicted, strict=True)]
         right[str(count)] = [r == row["answer"] for r, row in zip(read, rows, strict=True)]
         unread[str(count)] = read.count(None)
+        is_letter = [token in _LETTERS for token in predicted]
+        letters[str(count)] = float(np.mean(is_letter))
+        right_letters[str(count)] = float(np.mean(np.logical_and(right[str(count)], is_letter)))
     table = {
         duration: {
             count: float(
@@ -276,7 +286,10 @@ def evaluate_mini_benchmark(
             "points": 100 * (table[duration][high] - table[duration][low]),
             "p": sign_flip_p(list(differences.values())),
         }
-    return {"accuracy": table, "gain": gains, "no_answer": unread, "right": right}
+    return {
+        "accuracy": table, "gain": gains, "no_answer": unread, "right": right,
+        "letters": letters, "right_letters": right_letters,
+    }  # fmt: skip
 
 
 def sign_flip_p(differences: Sequence[float], *, draws: int = 100_000) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 from longva_eval.embedded import CHECKPOINTS
 from longva_eval.needle.items import AnswerForm, ItemSettings
 from longva_eval.needle.kinds import drawn_items
+from training.evaluate_second import TARGETS, render, verdicts
 from training.export import TinyLongVa, export_model, load_model
 from training.second_data import MICRO_TASKS, SKILLS, document, draw_scene, micro_lesson
 from training.train_second import TextStage, grow, run_text_stage
@@ -107,6 +109,31 @@ def test_documents_are_answered_by_their_notes(skill: str) -> None:
             assert reading == [options[answer]]
         else:
             assert answer == by_noun[nouns[0]][1 if "color" in text else 2]
+
+
+def test_each_target_is_missed_by_the_number_it_is_about() -> None:
+    def numbers() -> dict[str, Any]:
+        return {
+            "grids": {name: list(least) for name, least in TARGETS.items()},
+            "single": {"longva-tiny-2": [0.98, 0.98, 0.94, 0.9], "longva-tiny": [1, 1, 0.96, 0.92]},
+            "no_needle": {"count": 0.3}, "floors": {"count": 0.25},
+            "mini": {"letters": 0.99, "right by letter": 0.95, "right": 0.97},
+        }  # fmt: skip
+
+    assert all(verdicts(numbers()).values())
+    places: list[tuple[Any, ...]] = [("grids", name, 2) for name in TARGETS]
+    places += [("single", "longva-tiny-2", 1), ("single", "longva-tiny-2", 3), ("floors", "count"),
+               ("mini", "right by letter"), ("mini", "letters")]  # fmt: skip
+    for *way, last in places:
+        found = numbers()
+        at: Any = found
+        for step in way:
+            at = at[step]
+        at[last] -= 0.01
+        missed = [name for name, reached in verdicts(found).items() if not reached]
+        assert missed, way
+        assert "yes" in render({"second1": found})
+        assert "**no**" in render({"second1": found})
 
 
 @pytest.mark.slow
