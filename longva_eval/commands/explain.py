@@ -42,10 +42,13 @@ def main(arguments: Sequence[str]) -> int:
     """Why two numbers differ."""
     parser = argparse.ArgumentParser(
         prog="longva-eval explain",
-        description="Why two runs of lmms-eval differ, of any of its models: recipes, prompts, "
-        "frames, readings, and the gap by cause. Or a run beside what papers state (--published).",
+        description="Why two runs differ, of any model of lmms-eval or sheets of VLMEvalKit: "
+        "recipes, prompts, frames, readings, and the gap by cause. Or a run beside what papers "
+        "(--published) or makers (--like) state.",
     )
-    parser.add_argument("first", metavar="RUN", help="a results file, a samples file, or a folder")
+    parser.add_argument(
+        "first", metavar="RUN", help="a results file, a samples file, a sheet, or a folder"
+    )
     parser.add_argument("second", nargs="?", metavar="RUN", help="what to hold it against")
     parser.add_argument(
         "--published", metavar="BENCHMARK", help="published rows instead, as of compare --published"

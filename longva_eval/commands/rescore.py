@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
 
 from longva_eval.errors import SettingsError, nearest
 from longva_eval.reports.explain import warnings_of
@@ -19,13 +21,19 @@ def main(arguments: Sequence[str]) -> int:
     """One run's answers under the rules of boards and harnesses."""
     parser = argparse.ArgumentParser(
         prog="longva-eval rescore",
-        description="The multiple-choice answers of a run of lmms-eval, of any of its models, read "
-        "again by other rules: Video-MME, MLVU, LongVideoBench, LVBench, MMMU, NExT-QA. Shows how "
-        "much of the difference to ours comes from letters, denominator and draws.",
+        description="The multiple-choice answers of a run of lmms-eval, of any of its models, or "
+        "of a sheet of VLMEvalKit, read again by other rules: Video-MME, MLVU, LongVideoBench, "
+        "LVBench, MMMU, NExT-QA. Shows how much of the difference to ours comes from letters, "
+        "denominator and draws.",
     )
-    parser.add_argument("run", metavar="RUN", help="a results file, a samples file, or a folder")
+    parser.add_argument(
+        "run", metavar="RUN", help="a results file, a samples file, a sheet, or a folder"
+    )
     parser.add_argument(
         "--rule", default=",".join(RULES), help=f"with commas between: {', '.join(RULES)} (all)"
+    )
+    parser.add_argument(
+        "--page", metavar="FILE", help="of longva-eval report on RUN: examples link to its samples"
     )
     parser.add_argument("--format", choices=("terminal", "json"), default="terminal")
     options = parser.parse_args(arguments)
@@ -34,6 +42,11 @@ def main(arguments: Sequence[str]) -> int:
         if name not in RULES:
             hint = nearest(name, RULES) or f" There are {', '.join(RULES)}."
             raise SettingsError(f"--rule: there is no rule {name!r}.{hint}")
+    if options.page is not None and not Path(options.page).is_file():
+        raise SettingsError(
+            f"--page {options.page} is not there: longva-eval report {options.run} --out "
+            f"{options.page}"
+        )
     run = read_run(options.run)
     found = {task.name: rescore(task, rules) for task in run.tasks.values() if task.samples}
     if not any(found.values()):
@@ -47,12 +60,18 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     for name, rows in found.items():
         notes = warnings_of(run, run.tasks[name])
-        print(plain("\n".join(_lines(name, rows, rules, notes))), end="\n\n")
+        lines = _lines(name, rows, rules, notes, page=options.page)
+        print(plain("\n".join(lines)), end="\n\n")
     return 0
 
 
 def _lines(
-    task: str, rows: Sequence[Rescored], rules: Sequence[str], notes: Sequence[str]
+    task: str,
+    rows: Sequence[Rescored],
+    rules: Sequence[str],
+    notes: Sequence[str],
+    *,
+    page: str | None,
 ) -> list[str]:
     if not rows:
         return [f"{task}: no rule for it, or nothing that could be read again."]
@@ -81,6 +100,8 @@ def _lines(
         text = text if len(text) <= 60 else f"{text[:57]}..."
         reads = ", ".join(f"{rule} {letter or '-'}" for rule, letter in example.reads.items())
         lines += ["", f"  document {example.doc_id}, {text!r}: {reads}", f"    {'; '.join(causes)}"]
+        if page is not None:
+            lines.append(f"    {page}#sample={quote(f'{task}/{example.key}', safe='')}")
     return [
         *lines,
         "",

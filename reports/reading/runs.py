@@ -31,6 +31,7 @@ from longva_eval.reports.reading.building import build_run
 from longva_eval.reports.reading.pooling import pool, seeds_of, settings_but_seeds
 from longva_eval.reports.reading.run import Metric, Run, TaskRun
 from longva_eval.reports.reading.samples import Problem, Sample, count_of
+from longva_eval.reports.reading.sheets import is_sheet, read_sheet
 
 __all__ = ["Metric", "Problem", "Run", "Sample", "TaskRun", "find_results", "read_run", "read_runs"]
 
@@ -41,9 +42,9 @@ def read_run(path: str | Path) -> Run:
     """Read a run.
 
     Args:
-        path: A results file (`*_results.json`), a samples file (`*_samples_<task>.jsonl`), or a
-            folder. Of several runs in a folder those are read, as one, that differ from the newest
-            in their seeds only; others are named in a Problem.
+        path: A results file (`*_results.json`), a samples file (`*_samples_<task>.jsonl`), a sheet
+            of VLMEvalKit, or a folder. Of several runs in a folder those are read, as one, that
+            differ from the newest in their seeds only; others are named in a Problem.
 
     Raises:
         MediaError: If there is nothing that can be read.
@@ -158,6 +159,8 @@ def _read_one(path: Path) -> Run:
 
 
 def _read_files(path: Path) -> Run:
+    if is_sheet(path):
+        return read_sheet(path)
     problems: list[Problem] = []
     stamp = _stamp(path)
     if path.suffix == ".jsonl":

@@ -123,6 +123,8 @@ class Example(NamedTuple):
 
     doc_id: int | str
     text: str
+    key: str
+    """Of the sample, which finds it on the page: `report.html#sample=TASK/KEY`."""
     reads: Mapping[str, str | None]
     """By rule the letter; None where nothing is read, or an option is drawn."""
 
@@ -240,7 +242,7 @@ def _rescored(
         if theirs is None and rule.unread == "drawn":
             draws += 1 / len(question.options)
         reads = {each: found[place] for each, found in letters.items()}
-        example = Example(sample.doc_id, sample.generated, reads)
+        example = Example(sample.doc_id, sample.generated, sample.key, reads)
         if is_right != was_right:
             examples.setdefault("letters", example)
         if theirs is None and rule.unread != "wrong":

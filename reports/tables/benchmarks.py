@@ -47,7 +47,7 @@ class Benchmark:
     name: str
     columns: tuple[PublishedColumn, ...]
     tasks: str
-    """Regular expression of task names, ours and lmms-eval's."""
+    """Regular expression of task names, ours, lmms-eval's, and those of VLMEvalKit's sheets."""
     split: tuple[str, ...] = ()
     """Names, ours and lmms-eval's, of the category whose values are columns."""
     is_mean_of_parts: bool = False
@@ -92,14 +92,14 @@ _IMAGE_BENCHMARKS: Final = (
     _image("DocVQA", r"(longva_)?docvqa(_val|_test)?", 5349, 5188),
     _image("InfoVQA", r"(longva_)?info(graphic_)?vqa(_val|_test)?", 2801, 3288),
     _image("RealWorldQA", r"(longva_)?realworldqa", 765),
-    _image("MMMU", r"(longva_)?mmmu(_val|_test)?", 900, 10500),
+    _image("MMMU", r"(longva_|vlmevalkit_)?mmmu(_val|_test)?", 900, 10500),
 )
 
 BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     Benchmark(
         name="Video-MME",
         # Controls (blind, other options) and version 2 are no scores of this benchmark.
-        tasks=r"(longva_)?videomme(?!.*(_v2|visual|blind|random|option|shuffl))(_[a-z0-9]+)*",
+        tasks=r"(longva_|vlmevalkit_)?videomme(?!.*(_v2|visual|blind|random|option|shuffl))(_[a-z0-9]+)*",
         split=("duration",),
         is_mean_of_parts=True,
         subtitles=True,
@@ -115,7 +115,7 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     ),
     Benchmark(
         name="MLVU",
-        tasks=r"(longva_)?mlvu_dev",
+        tasks=r"(longva_|vlmevalkit_)?mlvu_dev",
         split=("task_type",),
         is_mean_of_parts=True,
         sizes=(2174,),
@@ -130,7 +130,7 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     _simple("MLVU test", r"(longva_)?mlvu_test", "test", title="M-Avg", size=502, metric="m_avg"),
     Benchmark(
         name="LongVideoBench",
-        tasks=r"(longva_)?longvideobench_val(_v|_i)?",
+        tasks=r"(longva_|vlmevalkit_)?longvideobench_val(_v|_i|_w_subtitle)?",
         split=("duration_group",),
         sizes=(1337,),
         columns=(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from host_runs import videomme_line, write_host_run
@@ -220,6 +222,23 @@ def test_rescore_prints_a_table_and_json(
         "own_denominator_percent",
     } <= set(rows[0])
     assert rows[0]["score_percent"] == 90.0
+
+
+def test_examples_link_to_the_page_s_samples(
+    verbose_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "report.html"
+    assert main(["rescore", str(verbose_run), "--page", str(page)]) == 1
+    assert "longva-eval report" in capsys.readouterr().err
+    assert main(["report", str(verbose_run), "--out", str(page)]) == 0
+    capsys.readouterr()
+    assert main(["rescore", str(verbose_run), "--page", str(page)]) == 0
+    links = re.findall(r"report\.html#sample=(\S+)", capsys.readouterr().out)
+    text = page.read_text(encoding="utf-8")
+    task = json.loads(re.findall(r'id="task-0">(.*?)</script>', text, re.DOTALL)[0])
+    names = {f"{task['name']}/{row['k']}" for row in task["rows"]}
+    assert len(links) == 2
+    assert {unquote(link) for link in links} <= names
 
 
 @pytest.mark.parametrize(
