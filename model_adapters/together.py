@@ -13,7 +13,7 @@ by each point's own run. So nothing depends on this module but the time a study 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -50,13 +50,14 @@ _KEPT_BYTES = 2 << 30
 encoder keeps."""
 
 
-def run_points(study: Study, runs: Sequence[PointRun], on_done: Callable[[PointRun], None]) -> None:
-    """Run the points of a study that are not complete. What cannot be run has its `reason`.
+def run_points(study: Study, runs: Sequence[PointRun]) -> Iterator[PointRun]:
+    """Run the points of a study that are not complete, and yield each when it was run.
+
+    What cannot be run has its `reason`.
 
     Args:
         study: What is asked.
         runs: All its points.
-        on_done: Called after each that was not complete.
 
     Raises:
         SettingsError: If a task is unknown, a setting impossible, or a complete point was made with
@@ -76,7 +77,7 @@ def run_points(study: Study, runs: Sequence[PointRun], on_done: Callable[[PointR
         else:
             remove_incomplete(run.folder)
             _run_point(host, together.adapter_of(run), run)
-        on_done(run)
+        yield run
 
 
 def _run_point(host: Host, adapter: LongVA, run: PointRun) -> None:

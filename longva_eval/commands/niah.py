@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from longva_eval import embedded
 from longva_eval.errors import SettingsError
 from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.items import ItemSettings
 from longva_eval.needle.kinds import DRAWN_TESTS, TEST_NAMES
-from longva_eval.needle.summary import summary_text
-from longva_eval.reports.figures.heatmap import accuracy_table, needle_panel, save_heatmaps
-from longva_eval.reports.figures.needle_tests import (
-    draw_shown,
-    draw_twin,
-    lost_in_vision,
-    read_test,
-    save_tests,
-)
-from longva_eval.reports.figures.paper import save_figure
+from longva_eval.reports.figures.needle_tests import save_examples, save_run, save_tests, save_twin
 from longva_eval.text import parse_range, parse_whole_range
-
-if TYPE_CHECKING:  # they import torch, which only comes once the arguments are read
-    from longva_eval.needle.media import Haystack
-    from longva_eval.needle.run import NiahRun
-    from longva_eval.needle.tests import NeedleTest
 
 __all__ = ["main"]
 
-_ITEM_OPTIONS = (
-    "items", "seed", "answer", "n", "most", "hops", "period", "likeness", "motion_frames",
+_LOADING = (
+    "revision", "device", "device_map", "dtype", "attn_implementation", "conv_template",
+    "chunk_tokens", "pool_after_projection", "feature_cache",
 )  # fmt: skip
-"""Fields of `ItemSettings` that are options of the command."""
+"""Options that are settings of the session."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,16 +33,27 @@ def main(arguments: Sequence[str]) -> int:
     if missing and not (options.write_tasks or options.examples):
         parser.error(f"the following arguments are required: --{', --'.join(missing)}")
 
-    from longva_eval.engine.opening import open_session
-    from longva_eval.engine.vision import ClipVision
     from longva_eval.needle.media import open_haystack, read_captions, read_text
-    from longva_eval.needle.run import run_and_write
-    from longva_eval.needle.tests import write_tasks
+    from longva_eval.needle.run import open_needle_session, run_test
+    from longva_eval.needle.tests import make_tests, write_tasks
 
     haystack = open_haystack(options.haystack or [embedded.HAYSTACK])
-    tests = _tests(options, haystack)
+    shows_own = options.needles != str(embedded.NEEDLES)
+    asked = {each.name: getattr(options, each.name, None) for each in fields(ItemSettings)}
+    settings: dict[str, Any] = {name: v for name, v in asked.items() if v is not None}
+    tests = make_tests(
+        options.test or ["single"],
+        frame_counts=parse_whole_range(options.frames, name="frames"),
+        depths=options.depths and tuple(parse_range(options.depths, name="depths")),
+        spreads=tuple(parse_range(options.spread, name="spread")),
+        at=parse_whole_range(options.at, name="at") if options.at else (),
+        lattice=options.lattice,
+        needles=options.needles,
+        own=shows_own,
+        settings=ItemSettings(side=haystack.side_pixels, **settings),
+    )
     if options.examples:
-        for path in _draw_examples(tests, haystack, Path(options.examples)):
+        for path in save_examples(tests, haystack, Path(options.examples)):
             print(path)
         return 0
     if options.write_tasks:
@@ -65,151 +64,61 @@ def main(arguments: Sequence[str]) -> int:
     haystack.check_length(longest)
     captions = None
     if options.text:
-        captions = read_text(None if options.text == "drawn" else Path(options.text),
-                             num_frames=longest)  # fmt: skip
+        captions = read_text(
+            None if str(options.text) == "drawn" else options.text, num_frames=longest
+        )
     elif options.as_text:
         if options.captions is None and options.haystack is not None:
             raise SettingsError(
                 "--as-text needs --captions FILE for a haystack of yours; or give --text FILE, a "
                 "text to hide the needles' captions in."
             )
-        captions = read_captions(options.captions and Path(options.captions), num_frames=longest)
-    thetas = options.rope_theta or [None]
-    session = open_session(
+        captions = read_captions(options.captions, num_frames=longest)
+    session = open_needle_session(
         options.pretrained,
-        revision=options.revision,
-        device=options.device,
-        device_map=options.device_map,
-        dtype=options.dtype,
-        attn_implementation=options.attn_implementation,
-        conv_template=options.conv_template,
-        chunk_tokens=options.chunk_tokens,
         reuse=not options.no_reuse,
-        pool_after_projection=options.pool_after_projection,
-        feature_cache=options.feature_cache,
+        **{name: getattr(options, name) for name in _LOADING},
     )
-    if isinstance(session.vision, ClipVision):  # as the original test, whatever config.json says
-        session.vision.pool_stride, session.vision.pool_mode = 2, "average"
+    thetas = options.rope_theta or [None]
     session.encoder.keep_all = len(thetas) * len(tests) > 1  # the same frames are asked for again
+    rope = {
+        "rope_type": options.rope_type,
+        "factor": options.rope_factor,
+        "original_length": options.rope_original_length,
+        "pinned_length": options.rope_pinned_length,
+    }
+    name = Path(options.pretrained).name
     for theta in thetas:
-        base = Path(options.out) / ("" if theta is None else f"rope_theta_{theta:.12g}")
-        title = Path(options.pretrained).name + ("" if theta is None else f", theta {theta:g}")
-        session.change_rope(
-            RopeSettings(
-                theta=theta,
-                rope_type=options.rope_type,
-                factor=options.rope_factor,
-                original_length=options.rope_original_length,
-                pinned_length=options.rope_pinned_length,
-            )
-        )
+        out, title = Path(options.out), name
+        if theta is not None:
+            out, title = out / f"rope_theta_{theta:.12g}", f"{name}, theta {theta:g}"
+        session.change_rope(RopeSettings(theta=theta, **rope))
+        folders = []
         for test in tests:
-            if _shows_own(options) and not test.needles:
+            if shows_own and not test.needles:
                 print(f"{test.name}: its pictures are drawn, not those of --needles.")
-            folder = base / test.name if options.test else base
-            has_twin = test.name not in DRAWN_TESTS or DRAWN_TESTS[test.name].has_twin
-            twin = [(captions, folder / "text")] if captions is not None and has_twin else []
-            for words, place in [(None, folder), *twin]:
-                run = run_and_write(
-                    session,
-                    haystack,
-                    test.items,
-                    test.grid,
-                    place,
-                    max_new_tokens=options.max_new_tokens,
-                    controls=not options.no_controls,
-                    circular=options.circular,
-                    captions=words,
-                    fresh=options.fresh,
-                )
-                named = title + (f", {test.name}" if options.test else "")
-                _show(run, title=named + ("" if words is None else ", as text"))
-            if twin:
-                _draw_twin(folder, title=f"{title}, {test.name}")
-            elif captions is not None:
-                print(f"No text twin of {test.name}: captions do not tell what its pictures show.")
+            folder, named = out, title
+            if options.test:
+                folder, named = out / test.name, f"{title}, {test.name}"
+            for run in run_test(
+                session,
+                haystack,
+                test,
+                folder,
+                captions=captions,
+                max_new_tokens=options.max_new_tokens,
+                controls=not options.no_controls,
+                circular=options.circular,
+                fresh=options.fresh,
+            ):
+                print(save_run(run, title=named + (", as text" if run.folder != folder else "")))
+            if captions is not None:
+                print(save_twin(folder, title=named))
+            folders.append(folder)
         if options.test:
-            folders = [base / test.name for test in tests]
-            save_tests({title: folders}, base / "tests.png", base / "tests.svg")
-            print(f"\nAll tests over lengths: {base / 'tests.png'}")
+            save_tests({title: folders}, out / "tests.png", out / "tests.svg")
+            print(f"\nAll tests over lengths: {out / 'tests.png'}")
     return 0
-
-
-def _tests(options: argparse.Namespace, haystack: Haystack) -> list[NeedleTest]:
-    """The tests that are asked for, with their grids."""
-    from longva_eval.needle.tests import make_tests
-
-    names = options.test or ["single"]
-    frame_counts = parse_whole_range(options.frames, name="frames")
-    depths = None if options.depths is None else tuple(parse_range(options.depths, name="depths"))
-    if options.lattice is not None and depths is not None:
-        raise SettingsError("--lattice states where needles stand; leave --depths out.")
-    if options.lattice is not None and (options.at is not None or names != ["single"]):
-        raise SettingsError("--lattice is for V-NIAH alone; --at states the places of other tests.")
-    if options.at is not None and depths is not None:
-        raise SettingsError("--at states where pictures stand; leave --depths out.")
-    given = {name: getattr(options, name) for name in _ITEM_OPTIONS}
-    settings = ItemSettings(
-        side=haystack.side_pixels, **{name: v for name, v in given.items() if v is not None}
-    )
-    return make_tests(
-        names,
-        frame_counts=frame_counts,
-        depths=depths,
-        spreads=tuple(parse_range(options.spread, name="spread")),
-        at=() if options.at is None else parse_whole_range(options.at, name="at"),
-        lattice=options.lattice,
-        needles=options.needles,
-        own=_shows_own(options),
-        settings=settings,
-    )
-
-
-def _draw_examples(tests: list[NeedleTest], haystack: Haystack, out: Path) -> list[Path]:
-    """A figure for each test: the frames of its first item in the middle of its shortest length."""
-    from longva_eval.needle.grid import arrange
-    from longva_eval.needle.media import clip_pictures, composed_clip
-
-    paths = []
-    for test in tests:
-        item = test.items[0]
-        cells = test.grid.lay_out([item]).cells
-        cell = cells[sum(each.num_frames == cells[0].num_frames for each in cells) // 2]
-        kinds = arrange(cell, item, [""] * cell.num_frames, ["needle"] * len(item.needles),
-                        ["distractor"] * len(item.distractors))  # fmt: skip
-        pictures = clip_pictures(composed_clip(haystack, cell, item))
-        paths.append(out / f"needle_{test.name}.png")
-        figure = draw_shown(
-            list(zip(pictures, kinds, strict=True)),
-            title=test.name, question=item.question, answer=item.answer,
-        )  # fmt: skip
-        save_figure(figure, paths[-1])
-    return paths
-
-
-def _shows_own(options: argparse.Namespace) -> bool:
-    return bool(options.needles != str(embedded.NEEDLES))
-
-
-def _show(run: NiahRun, *, title: str) -> None:
-    if run.was_there:
-        print(f"{run.folder} is complete already: nothing is computed. --fresh starts over.")
-    print(f"\n{title}")
-    print(accuracy_table(run.rows))
-    print(summary_text(run.summary))
-    if not (run.was_there and (run.folder / "heatmap.svg").exists()):
-        note = f"{len({cell.needle for cell in run.cells})} needles a cell"
-        panel = needle_panel(run.rows, run.summary, title=title, note=note)
-        save_heatmaps([panel], run.folder / "heatmap.png", run.folder / "heatmap.svg")
-    print(f"\nHeatmap: {run.folder / 'heatmap.png'}\nEvery answer: {run.folder / 'cells.jsonl'}")
-
-
-def _draw_twin(folder: Path, *, title: str) -> None:
-    video, text = read_test(folder), read_test(folder / "text")
-    save_figure(draw_twin(video, text, title=title), folder / "twin.png", folder / "twin.svg")
-    for frames, share in lost_in_vision(video, text).items():
-        print(f"Lost in vision at {frames:,} frames: {100 * share:+.1f} points")
-    print(f"Video beside its text twin: {folder / 'twin.png'}")
 
 
 def _names(text: str) -> list[str]:
@@ -298,9 +207,10 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="ask once more with each frame as its caption: what is lost in vision",
     )
-    add("--captions", help='of the haystack\'s frames: lines {"caption": "A dog runs."}')
+    add("--captions", type=Path, help='of the haystack\'s frames: lines {"caption": "A dog runs."}')
     add(
         "--text",
+        type=Path,
         metavar="FILE",
         help="as --as-text, but each haystack frame becomes a sentence of this text; drawn: of "
         "sentences about drawn frames",

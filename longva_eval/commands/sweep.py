@@ -1,38 +1,20 @@
-"""`longva-eval sweep`: one model at several numbers of frames and RoPE settings.
-
-Every point of the grid is an ordinary evaluation of lmms-eval, with its results and samples in a
-folder of its own. What is unusual is the order of work: the first point's requests are answered for
-all points at once, video by video (`model_adapters/together.py`), and the points then find their
-answers in their journals. What a run that was killed has answered is never computed again.
-"""
+"""`longva-eval sweep`: one model at several numbers of frames and RoPE settings."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
-
-from loguru import logger
+from typing import Literal
 
 from longva_eval.embedded import MODEL_CLASSES
-from longva_eval.errors import SettingsError
-from longva_eval.files import check_writable, set_aside
 from longva_eval.host.evaluation import quiet_host
-from longva_eval.studies.definition import (
-    SETTINGS_NAME,
-    Study,
-    check_same_study,
-    read_study_file,
-    study_from,
-    study_text,
-)
-from longva_eval.studies.points import PointRun, write_record
-from longva_eval.studies.recipes import find_recipe
-from longva_eval.text import parse_whole_range
+from longva_eval.studies.definition import Study, read_study_file, study_from
+from longva_eval.studies.points import missing_text, open_points, overview, write_record
+from longva_eval.studies.recipes import study_like
 
 __all__ = ["main", "run_study"]
 
@@ -40,7 +22,13 @@ __all__ = ["main", "run_study"]
 def main(arguments: Sequence[str]) -> int:
     """Run a study. Returns 1 if a point is missing."""
     options = _parser().parse_args(arguments)
-    study = _study(options)
+    # Each key of a study that the command line has an option for; options win over the file.
+    given = {each.name: getattr(options, each.name, None) for each in fields(Study)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.like:
+        given = study_like(options.like, given)
+    from_file = {} if options.study is None else read_study_file(options.study)
+    study = study_from(from_file | given, where=str(options.study or "command line"))
     try:
         return run_study(
             study,
@@ -84,139 +72,27 @@ def run_study(
         SettingsError: If the folder holds another study, or a setting is impossible.
         EvaluationError: If the model cannot be loaded, or memory or disk are not enough.
     """
-    _check_alone()
-    if study.model not in MODEL_CLASSES:
-        raise SettingsError(f"model={study.model!r} is unknown; use {', '.join(MODEL_CLASSES)}.")
-    if fresh:
-        _set_aside(folder)
-    check_same_study(study, folder)
-    check_writable(folder, "output")
-    (folder / SETTINGS_NAME).write_text(study_text(study), encoding="utf-8")
     began = time.monotonic()
-    runs = [
-        PointRun(point=point, folder=folder / "points" / point.name) for point in study.points()
-    ]
-    for run in runs:
-        run.read()
+    runs = open_points(study, folder, fresh=fresh)
+    print(overview(runs))
     left = [run for run in runs if not run.is_complete]
-    _say_what_is_there(runs, left)
     if left:
         with quiet_host(verbose):
             from longva_eval.model_adapters.together import run_points
 
-            run_points(
-                study,
-                runs,
-                lambda run: _say(run, left.index(run) + 1, len(left), time.monotonic() - began),
-            )
+            for number, run in enumerate(run_points(study, runs), start=1):
+                minutes, seconds = divmod(round(time.monotonic() - began), 60)
+                print(f"[{number}/{len(left)}] {run}; {minutes} min {seconds} s so far", flush=True)
     write_record(study, folder, runs, time.monotonic() - began)
-    complete = [run for run in runs if run.is_complete]
-    if complete:
+    if any(run.is_complete for run in runs):
         from longva_eval.reports.study import write_study
 
         written, shown = write_study(folder, by=by, published=published, width=width)
-        print(f"\n{shown}\n")
-        for path in written:
-            print(f"  {path}")
-    missing = [run for run in runs if not run.is_complete]
-    for reason in dict.fromkeys(run.reason for run in missing):
-        names = ", ".join(run.point.name for run in missing if run.reason == reason)
-        print(f"longva-eval sweep: missing: {names}: {reason}", file=sys.stderr)
+        print(f"\n{shown}\n", *(f"  {path}" for path in written), sep="\n")
+    missing = missing_text(runs)
     if missing:
-        print(
-            f"longva-eval sweep: {len(missing)} of {_points(len(runs))} "
-            f"{'is' if len(runs) == 1 else 'are'} missing; the same command goes on with them.",
-            file=sys.stderr,
-        )
+        print(missing, file=sys.stderr)
     return 1 if missing else 0
-
-
-# What is said -------------------------------------------------------------------------------------
-
-
-def _say_what_is_there(runs: Sequence[PointRun], left: Sequence[PointRun]) -> None:
-    done = len(runs) - len(left)
-    begun = sum(run.journal.is_dir() for run in left)
-    text = _points(len(runs))
-    if done:
-        text += f", {done} complete"
-    if begun:
-        text += f", {begun} begun (their answers are taken over)"
-    print(text + ("." if left else ": nothing is left to compute."))
-
-
-def _points(count: int) -> str:
-    return f"{count} point{'' if count == 1 else 's'}"
-
-
-def _say(run: PointRun, number: int, total: int, seconds: float) -> None:
-    place = f"[{number}/{total}] {run.point.name}"
-    if not run.is_complete:
-        print(f"{place}: missing, {run.reason.partition('. ')[0].rstrip('.')}", flush=True)
-        return
-    answers = run.record["answers"]
-    counts: dict[str, int] = {}
-    for found in run.record["outcomes"].values():
-        for outcome, count in found.items():
-            counts[outcome] = counts.get(outcome, 0) + count
-    told = ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items())
-    taken = f"; {answers['taken_over']:,} answers taken over" if answers["taken_over"] else ""
-    print(f"{place}: {told}{taken}; {_time(seconds)} so far", flush=True)
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-# Settings -----------------------------------------------------------------------------------------
-
-
-def _study(options: argparse.Namespace) -> Study:
-    """The study of a command line; options win over the file."""
-    given = {
-        "pretrained": options.pretrained, "model": options.model, "tasks": options.tasks,
-        "frames": options.frames, "rope_theta": options.rope_theta, "rope_type": options.rope_type,
-        "rope_factor": options.rope_factor, "limit": options.limit,
-        "model_args": options.model_args, "include_path": options.include_path,
-    }  # fmt: skip
-    given = {name: value for name, value in given.items() if value is not None}
-    if ":" in (options.frames or ""):
-        given["frames"] = list(parse_whole_range(options.frames, name="frames"))
-    if options.like:
-        given = _like(options.like, given)
-    if options.study is None:
-        return study_from(given, where="command line")
-    if options.study.is_dir():
-        options.study = options.study / SETTINGS_NAME
-    return study_from(read_study_file(options.study) | given, where=str(options.study))
-
-
-def _like(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe sets, under what is given; its number of frames is a grid of one."""
-    recipe = find_recipe(name)
-    arguments = dict(recipe.model_args)
-    frames = arguments.pop("max_frames_num", None)
-    parts = [f"{key}={value}" for key, value in arguments.items()]
-    own = [given["model_args"]] if given.get("model_args") else []
-    found: dict[str, Any] = {"model": recipe.model, **({"frames": frames} if frames else {})}
-    return found | dict(given) | {"model_args": ",".join([*parts, *own])}
-
-
-def _check_alone() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise SettingsError(
-            "A sweep is one process. device_map=auto spreads its model over several GPUs; to use "
-            "several processes, give each a part of the grid and an --out of its own."
-        )
-
-
-def _set_aside(folder: Path) -> None:
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if not (folder / SETTINGS_NAME).is_file():
-        raise SettingsError(f"--fresh: {folder} holds no study; it is left alone.")
-    logger.info("Starting over: the earlier study was set aside in {}{}", folder, set_aside(folder))
 
 
 def _parser() -> argparse.ArgumentParser:

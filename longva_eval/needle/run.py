@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,7 +22,9 @@ from typing import Any
 from loguru import logger
 
 from longva_eval.engine.conversation import ComposedClip, Failure, ForcedAnswer
+from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
+from longva_eval.engine.vision import ClipVision
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.files import set_aside, write_atomically
 from longva_eval.needle.controls import circular_items
@@ -46,11 +48,12 @@ from longva_eval.needle.results import (
     to_lines,
 )
 from longva_eval.needle.summary import original, summarize_grid, unanswerable
+from longva_eval.needle.tests import NeedleTest
 from longva_eval.prompts.pieces import Piece, TextPiece, tokenize
 from longva_eval.running.journal import Journal, journal_settings, settings_difference
 from longva_eval.running.run_log import progress_bar
 
-__all__ = ["Grid", "NiahRun", "run_and_write", "run_grid"]
+__all__ = ["Grid", "NiahRun", "open_needle_session", "run_and_write", "run_grid", "run_test"]
 
 Grid = NeedleGrid | LatticeGrid | TestGrid
 
@@ -66,6 +69,14 @@ _FILES = (
     "heatmap.svg",
 )
 """All that a finished test leaves. `run.json` is written after all numbers."""
+
+
+def open_needle_session(pretrained: str | Path, **settings: Any) -> Session:
+    """As `open_session`; frames are pooled as in the original test, whatever config.json says."""
+    session = open_session(pretrained, **settings)
+    if isinstance(session.vision, ClipVision):
+        session.vision.pool_stride, session.vision.pool_mode = 2, "average"
+    return session
 
 
 def run_grid(
@@ -419,6 +430,33 @@ def run_and_write(
     journal.finish(remove=True)
     logger.debug("{}: {} answers in {:.1f} s", name, len(cells), seconds)
     return NiahRun(folder=folder, rows=rows, cells=cells, summary=summary)
+
+
+def run_test(
+    session: Session,
+    haystack: Haystack,
+    test: NeedleTest,
+    folder: Path,
+    *,
+    captions: Sequence[str] | None = None,
+    **how: Any,
+) -> Iterator[NiahRun]:
+    """Run a test, and its text twin into `folder / "text"`, and yield each when it is finished.
+
+    Args:
+        session: From `open_needle_session`.
+        haystack: From `open_haystack`.
+        test: From `make_tests`.
+        folder: For the results.
+        captions: Of the twin; None for none.
+        **how: As in `run_and_write`.
+    """
+    yield run_and_write(session, haystack, test.items, test.grid, folder, **how)
+    if captions is not None and test.has_twin:
+        folder = folder / "text"
+        yield run_and_write(
+            session, haystack, test.items, test.grid, folder, captions=captions, **how
+        )
 
 
 def _digest(texts: Sequence[str]) -> str:

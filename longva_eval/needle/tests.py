@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from PIL import Image
+
 from longva_eval.embedded import tasks_folder
-from longva_eval.errors import ResourceError
-from longva_eval.needle.grid import LatticeGrid, NeedleGrid, TestGrid
+from longva_eval.errors import ResourceError, SettingsError
+from longva_eval.needle.grid import LatticeGrid, NeedleGrid, TestGrid, arrange
 from longva_eval.needle.items import Item, ItemSettings
 from longva_eval.needle.kinds import DRAWN_TESTS, drawn_items
 from longva_eval.needle.kinds.own import OWN_TESTS, own_items
-from longva_eval.needle.media import load_needles
+from longva_eval.needle.media import Haystack, clip_pictures, composed_clip, load_needles
 
 __all__ = ["NeedleTest", "make_tests", "write_tasks"]
 
@@ -31,6 +33,26 @@ class NeedleTest:
     grid: NeedleGrid | LatticeGrid | TestGrid
     needles: str = ""
     """Where its pictures come from; empty if they are drawn."""
+
+    @property
+    def has_twin(self) -> bool:
+        """Whether captions say what its pictures show."""
+        return self.name == "single" or DRAWN_TESTS[self.name].has_twin
+
+    def example(self, haystack: Haystack) -> list[tuple[Image.Image, str]]:
+        """The frames of the first item in the middle of the shortest length.
+
+        Each comes with `needle`, `distractor`, or nothing for a frame of the haystack.
+        """
+        item = self.items[0]
+        cells = self.grid.lay_out([item]).cells
+        cell = cells[sum(each.num_frames == cells[0].num_frames for each in cells) // 2]
+        needles, distractors = (
+            ["needle"] * len(item.needles),
+            ["distractor"] * len(item.distractors),
+        )
+        kinds = arrange(cell, item, [""] * cell.num_frames, needles, distractors)
+        return list(zip(clip_pictures(composed_clip(haystack, cell, item)), kinds, strict=True))
 
 
 def make_tests(
@@ -62,6 +84,12 @@ def make_tests(
         SettingsError: If a name is unknown, the grid impossible, or the pictures do not suffice.
         MediaError: If the needles cannot be read.
     """
+    if lattice is not None and depths is not None:
+        raise SettingsError("--lattice states where needles stand; leave --depths out.")
+    if lattice is not None and (at or list(names) != ["single"]):
+        raise SettingsError("--lattice is for V-NIAH alone; --at states the places of other tests.")
+    if at and depths is not None:
+        raise SettingsError("--at states where pictures stand; leave --depths out.")
     tests = []
     pictures = load_needles(needles) if own or "single" in names else []
     for name in names:

@@ -23,6 +23,7 @@ from longva_eval.errors import MediaError, SettingsError
 from longva_eval.files import write_atomically
 from longva_eval.model.rope import RopeSettings, RopeType
 from longva_eval.running.journal import settings_difference
+from longva_eval.text import parse_whole_range
 
 __all__ = [
     "RECORD_NAME",
@@ -191,6 +192,8 @@ def study_from(values: Mapping[str, Any], *, where: str) -> Study:
     if missing:
         raise SettingsError(f"{where}: a study needs {' and '.join(missing)}.")
     made: dict[str, Any] = {}
+    if isinstance(given["frames"], str) and ":" in given["frames"]:
+        given["frames"] = parse_whole_range(given["frames"], name="frames")
     for name, value in given.items():
         made[name] = _list(name, value, where) if name in _LISTS else value
     for name in ("pretrained", "model", "include_path"):
@@ -226,9 +229,13 @@ class Loader(yaml.SafeLoader):
 def read_study_file(path: Path) -> dict[str, Any]:
     """The names and values of a study's YAML.
 
+    Args:
+        path: The file, or the folder of a study.
+
     Raises:
         SettingsError: If the file cannot be read or is no mapping.
     """
+    path = path / SETTINGS_NAME if path.is_dir() else path
     try:
         if path.stat().st_size > _LARGEST_FILE_BYTES:
             raise yaml.YAMLError("it has more than 1 MB")

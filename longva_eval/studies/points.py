@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longva_eval.embedded import RECIPE_KEY
+from loguru import logger
+
+from longva_eval.embedded import MODEL_CLASSES, RECIPE_KEY
 from longva_eval.errors import EvaluationError, SettingsError
+from longva_eval.files import check_writable, set_aside
 from longva_eval.questions.outcomes import record_of
 from longva_eval.running.journal import journal_settings, settings_difference
-from longva_eval.studies.definition import RECORD_NAME, Point, Study, write_json
+from longva_eval.studies.definition import (
+    RECORD_NAME,
+    SETTINGS_NAME,
+    Point,
+    Study,
+    check_same_study,
+    study_text,
+    write_json,
+)
 
 __all__ = [
     "PointRun",
     "check_same_model",
     "complete_point",
+    "missing_text",
+    "open_points",
+    "overview",
     "remove_incomplete",
     "write_record",
 ]
@@ -61,6 +76,18 @@ class PointRun:
         if files and all(file.is_file() for file in files):
             self.record = record
 
+    def __str__(self) -> str:
+        """Its name and what became of it, in a line."""
+        if not self.is_complete:
+            return f"{self.point.name}: missing, {self.reason.partition('. ')[0].rstrip('.')}"
+        counts: Counter[str] = Counter()
+        for found in self.record["outcomes"].values():
+            counts.update(found)
+        taken = self.record["answers"]["taken_over"]
+        parts = [", ".join(f"{count:,} {outcome}" for outcome, count in counts.items())]
+        parts += [f"{taken:,} answers taken over"] if taken else []
+        return f"{self.point.name}: {'; '.join(parts)}"
+
     def describe(self, folder: Path) -> dict[str, Any]:
         """For the study's record; paths are from the study's folder on."""
         place = self.folder.relative_to(folder)
@@ -77,6 +104,70 @@ class PointRun:
         results = next(name for name in self.record["files"] if name.endswith("_results.json"))
         facts = {name: v for name, v in self.record.items() if name not in ("files", "settings")}
         return told | {"results": str(place / results)} | facts
+
+
+def open_points(study: Study, folder: Path, *, fresh: bool = False) -> list[PointRun]:
+    """The points of a study with what its folder holds of them already; notes the study there.
+
+    Args:
+        study: What is asked.
+        folder: Made if it is not there.
+        fresh: Set aside what it holds.
+
+    Raises:
+        SettingsError: If the folder holds another study or cannot be written, the model is
+            unknown, or this is one of several processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SettingsError(
+            "A sweep is one process. device_map=auto spreads its model over several GPUs; to use "
+            "several processes, give each a part of the grid and an --out of its own."
+        )
+    if study.model not in MODEL_CLASSES:
+        raise SettingsError(f"model={study.model!r} is unknown; use {', '.join(MODEL_CLASSES)}.")
+    if fresh and folder.is_dir() and any(folder.iterdir()):
+        if not (folder / SETTINGS_NAME).is_file():
+            raise SettingsError(f"--fresh: {folder} holds no study; it is left alone.")
+        logger.info("Starting over: the earlier study is now {}{}", folder, set_aside(folder))
+    check_same_study(study, folder)
+    check_writable(folder, "output")
+    (folder / SETTINGS_NAME).write_text(study_text(study), encoding="utf-8")
+    runs = [PointRun(point=each, folder=folder / "points" / each.name) for each in study.points()]
+    for run in runs:
+        run.read()
+    return runs
+
+
+def overview(runs: Sequence[PointRun]) -> str:
+    """How many points there are, and how many are left."""
+    left = [run for run in runs if not run.is_complete]
+    begun = sum(run.journal.is_dir() for run in left)
+    text = _count(len(runs))
+    if len(left) < len(runs):
+        text += f", {len(runs) - len(left)} complete"
+    if begun:
+        text += f", {begun} begun (their answers are taken over)"
+    return text + ("." if left else ": nothing is left to compute.")
+
+
+def missing_text(runs: Sequence[PointRun]) -> str:
+    """Which points are missing, and why, for a terminal; empty if none is."""
+    missing = [run for run in runs if not run.is_complete]
+    if not missing:
+        return ""
+    lines = []
+    for reason in dict.fromkeys(run.reason for run in missing):
+        names = ", ".join(run.point.name for run in missing if run.reason == reason)
+        lines.append(f"longva-eval sweep: missing: {names}: {reason}")
+    lines.append(
+        f"longva-eval sweep: {len(missing)} of {_count(len(runs))} "
+        f"{'is' if len(runs) == 1 else 'are'} missing; the same command goes on with them."
+    )
+    return "\n".join(lines)
+
+
+def _count(points: int) -> str:
+    return f"{points} point{'' if points == 1 else 's'}"
 
 
 def complete_point(

@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from longva_eval.errors import SettingsError, nearest
 
-__all__ = ["RECIPES", "Recipe", "find_recipe", "with_recipe"]
+__all__ = ["RECIPES", "Recipe", "find_recipe", "study_like", "with_recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +130,21 @@ def find_recipe(name: str) -> Recipe:
         hint = nearest(name, RECIPES) or f" There are {', '.join(RECIPES)}."
         raise SettingsError(f"--like: there is no recipe {name!r}.{hint}")
     return RECIPES[name]
+
+
+def study_like(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe sets in a study, under what is given; its number of frames is a grid of one.
+
+    Raises:
+        SettingsError: If there is no such recipe.
+    """
+    recipe = find_recipe(name)
+    arguments = dict(recipe.model_args)
+    frames = arguments.pop("max_frames_num", None)
+    parts = [f"{key}={value}" for key, value in arguments.items()]
+    own = [given["model_args"]] if given.get("model_args") else []
+    found: dict[str, Any] = {"model": recipe.model, **({"frames": frames} if frames else {})}
+    return found | dict(given) | {"model_args": ",".join([*parts, *own])}
 
 
 def with_recipe(name: str, arguments: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,13 +19,30 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from longva_eval.errors import MediaError
+from longva_eval.needle.summary import summary_text
 from longva_eval.reports.figures.colours import INK, MUTED
 from longva_eval.reports.figures.curve import draw_curves
+from longva_eval.reports.figures.heatmap import accuracy_table, needle_panel, save_heatmaps
 from longva_eval.reports.figures.panels import CurveLine, CurvePanel
 from longva_eval.reports.figures.paper import FigureWidth, paper_style, save_figure, start_figure
 
-__all__ = ["TestScores", "draw_shown", "draw_tests", "draw_twin", "lost_in_vision", "read_test",
-           "save_tests"]  # fmt: skip
+if TYPE_CHECKING:  # they import torch
+    from longva_eval.needle.media import Haystack
+    from longva_eval.needle.run import NiahRun
+    from longva_eval.needle.tests import NeedleTest
+
+__all__ = [
+    "TestScores",
+    "draw_shown",
+    "draw_tests",
+    "draw_twin",
+    "lost_in_vision",
+    "read_test",
+    "save_examples",
+    "save_run",
+    "save_tests",
+    "save_twin",
+]
 
 _VIDEO, _TEXT = "#2a788e", "#b07418"
 
@@ -150,6 +167,48 @@ def draw_shown(
                               color=colour, linestyle=style, linewidth=2)
                 )  # fmt: skip
     return figure
+
+
+def save_examples(tests: Sequence[NeedleTest], haystack: Haystack, folder: Path) -> list[Path]:
+    """A figure for each test: the frames of its first item in the middle of its shortest length."""
+    paths = []
+    for test in tests:
+        frames = test.example(haystack)
+        item, path = test.items[0], folder / f"needle_{test.name}.png"
+        figure = draw_shown(frames, title=test.name, question=item.question, answer=item.answer)
+        save_figure(figure, path)
+        paths.append(path)
+    return paths
+
+
+def save_run(run: NiahRun, *, title: str) -> str:
+    """Draw the heatmap of a test beside its answers, unless it is there; what is told of it."""
+    image = run.folder / "heatmap.png"
+    if not (run.was_there and image.with_suffix(".svg").exists()):
+        note = f"{len({cell.needle for cell in run.cells})} needles a cell"
+        panel = needle_panel(run.rows, run.summary, title=title, note=note)
+        save_heatmaps([panel], image, image.with_suffix(".svg"))
+    there = f"{run.folder} is complete already: nothing is computed. --fresh starts over.\n"
+    return (
+        f"{there if run.was_there else ''}\n{title}\n{accuracy_table(run.rows)}\n"
+        f"{summary_text(run.summary)}\n\nHeatmap: {image}\n"
+        f"Every answer: {run.folder / 'cells.jsonl'}"
+    )
+
+
+def save_twin(folder: Path, *, title: str) -> str:
+    """Draw a test beside its text twin, if it has one; what is told of them."""
+    video = read_test(folder)
+    if not (folder / "text").is_dir():
+        return f"No text twin of {video.test}: captions do not tell what its pictures show."
+    text = read_test(folder / "text")
+    image = folder / "twin.png"
+    save_figure(draw_twin(video, text, title=title), image, image.with_suffix(".svg"))
+    lines = [
+        f"Lost in vision at {frames:,} frames: {100 * share:+.1f} points"
+        for frames, share in lost_in_vision(video, text).items()
+    ]
+    return "\n".join([*lines, f"Video beside its text twin: {image}"])
 
 
 def lost_in_vision(video: TestScores, text: TestScores) -> dict[int, float]:

@@ -21,7 +21,6 @@ from lmms_eval import evaluator
 from lmms_eval.tasks import TaskManager
 
 from longva_eval.cli import main as longva_eval
-from longva_eval.commands import sweep
 from longva_eval.commands.compare import main as compare
 from longva_eval.commands.report import main as report
 from longva_eval.commands.sweep import main, run_study
@@ -39,6 +38,7 @@ from longva_eval.studies.definition import (
     study_from,
     study_text,
 )
+from longva_eval.studies.points import PointRun, overview
 
 pytestmark = [
     # lmms-eval leaves the results file it has written to the garbage collector.
@@ -168,17 +168,15 @@ def test_what_is_missing_on_the_command_line_is_said_once(
 
 def test_numbers_of_frames_can_be_a_range(tmp_path: Path) -> None:
     given = ["--pretrained", "p", "--tasks", "t", "--out", str(tmp_path)]
-    asked = sweep._parser().parse_args([*given, "--frames", "8:32:8"])
-    assert sweep._study(asked).frames == (8, 16, 24, 32)
+    asked = {"pretrained": "p", "tasks": "t", "frames": "8:32:8"}
+    assert study_from(asked, where="command line").frames == (8, 16, 24, 32)
     with pytest.raises(SettingsError, match="--frames '8:32' is neither START:STOP:STEP"):
         main([*given, "--frames", "8:32"])
 
 
-def test_one_point_is_told_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_point_is_told_as_one(tmp_path: Path) -> None:
     (point,) = study(frames=(8,), rope_theta=(None,)).points()
-    run = sweep.PointRun(point=point, folder=tmp_path)
-    sweep._say_what_is_there([run], [run])
-    assert capsys.readouterr().out == "1 point.\n"
+    assert overview([PointRun(point=point, folder=tmp_path)]) == "1 point."
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
