@@ -22,13 +22,7 @@ __all__ = ["main", "run_study"]
 def main(arguments: Sequence[str]) -> int:
     """Run a study. Returns 1 if a point is missing."""
     options = _parser().parse_args(arguments)
-    # Each key of a study that the command line has an option for; options win over the file.
-    given = {each.name: getattr(options, each.name, None) for each in fields(Study)}
-    given = {name: value for name, value in given.items() if value is not None}
-    if options.like:
-        given = study_like(options.like, given)
-    from_file = {} if options.study is None else read_study_file(options.study)
-    study = study_from(from_file | given, where=str(options.study or "command line"))
+    study = _study(options)
     try:
         return run_study(
             study,
@@ -93,6 +87,16 @@ def run_study(
     if missing:
         print(missing, file=sys.stderr)
     return 1 if missing else 0
+
+
+def _study(options: argparse.Namespace) -> Study:
+    # Each key of a study that the command line has an option for; options win over the file.
+    given = {each.name: getattr(options, each.name, None) for each in fields(Study)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.like:
+        given = study_like(options.like, given)
+    from_file = {} if options.study is None else read_study_file(options.study)
+    return study_from(from_file | given, where=str(options.study or "command line"))
 
 
 def _parser() -> argparse.ArgumentParser:
