@@ -59,6 +59,8 @@ CHECKING_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _NONE = np.iinfo(np.int64).min
 _RESTART_SECONDS = 0.1
 """A clock that goes back by more was started afresh (joined recordings), as for `ffmpeg`."""
+_MOST_REORDERED = 16
+"""A frame is shown before at most so many that precede it in the file (H.264, HEVC)."""
 _CORRUPT_REACH = 8
 """A demuxer marks a packet shortly before the place where the clock starts afresh."""
 
@@ -178,19 +180,19 @@ def read_packets(container: Any, stream: Any) -> Packets:
         pts.append(packet.pts)
         dts.append(packet.dts)
         durations.append(packet.duration or 0)
-        is_key = packet.is_keyframe
-        keys.append(is_key)
-        starts.append(is_key and is_start(packet))
+        keys.append(packet.is_keyframe)
+        starts.append(packet.is_keyframe and is_start(packet))
         hidden.append(packet.is_discard)
     base = stream.time_base or Fraction(1, 1)
     shown, decoded, length = _array(pts), _array(dts), np.array(durations, dtype=np.int64)
-    restarts = _continue_clock(shown, decoded, length, base)
+    is_key = np.array(keys, dtype=bool)
+    restarts = _continue_clock(shown, decoded, length, is_key, base)
     ends = decoded[:-1] + length[:-1]
     dated = shown[shown != _NONE]
     return Packets(
         pts=shown,
         duration=length,
-        is_key=np.array(keys, dtype=bool),
+        is_key=is_key,
         is_hidden=np.array(hidden, dtype=bool),
         is_start=np.array(starts, dtype=bool),
         lost_before=tuple(
@@ -208,7 +210,9 @@ def _array(values: Sequence[int | None]) -> Numbers:
     return np.array([_NONE if value is None else value for value in values], dtype=np.int64)
 
 
-def _continue_clock(pts: Numbers, dts: Numbers, duration: Numbers, base: Fraction) -> list[int]:
+def _continue_clock(
+    pts: Numbers, dts: Numbers, duration: Numbers, is_key: npt.NDArray[np.bool_], base: Fraction
+) -> list[int]:
     """Put the time stamps of joined recordings on one clock, in place.
 
     Returns:
@@ -219,6 +223,10 @@ def _continue_clock(pts: Numbers, dts: Numbers, duration: Numbers, base: Fractio
     back = np.diff(dts[dated]) * float(base) < -_RESTART_SECONDS
     for place in np.flatnonzero(back):
         last, first = dated[place], dated[place + 1]
+        # Matroska has no decoding times: FFmpeg guesses them, and may take a guess back.
+        overtaken = np.count_nonzero(pts[:first] >= pts[first])
+        if pts[first] != _NONE and overtaken <= (0 if is_key[first] else _MOST_REORDERED):
+            continue
         shift = dts[last] + duration[last] - dts[first]
         for times in (pts, dts):
             times[first:][times[first:] != _NONE] += shift

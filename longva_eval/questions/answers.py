@@ -83,7 +83,10 @@ _ANY_T = (
 )
 _T = rf"{_ANY_T}(?-i:(?<=[A-Z{_S}])|(?=\s?[.:)]|\s*(?m:$)))"
 _START = r"(?m:^)[\s(#'>\u2192\u2022-]*(?:(?:the\s+)?(?:option|choice|letter)\s+)?"
-_END = rf"(?=[^\w\n:{_S}]*(?:[.,;!?)\n]|\Z)|\s+(?:because|since|as)\b)"
+_END = (
+    rf"(?=[^\w\n:{_S}]*(?:[.,;!?)\n]|\Z)|"
+    r"\s+(?:because|since|as|over|rather than|instead of|(?:and )?not)\b)"
+)
 _NOUN = r"\b(?:answer|option|choice|response|solution|selection|prediction|statement|ans)\b\.?"
 _FREE = rf"(?:(?!(?<![A-Za-z])(?-i:[A-Z])(?![A-Za-z]))[^.!?;\n{_S}]){{0,60}}?"  # names no option
 _VERB = (
@@ -96,7 +99,7 @@ _FILLER = (
     r"obviously|the|letter|final|correct|best|right|closest|either|both|between)\b)"
 )
 _CUES = (
-    r"答案|选项|選項|选择|選擇|(?<!没)选|正解|答え|回答|選択肢|정답|답|respuesta|opción|r[eé]ponse|"
+    r"答案|答(?=\s*:)|选项|選項|选择|選擇|(?<!没)选|正解|答え|回答|選択肢|정답|답|respuesta|opción|r[eé]ponse|"
     r"antwort|risposta|resposta|alternativa|antwoord|svar(?:et)?|odpowied[zź]|odpov[eě][dď]|ответ|"
     r"відповідь|απάντηση|الإجابة|جواب|پاسخ|תשובה|उत्तर|উত্তর|ค\u0e4d\u0e32ตอบ|đáp án|jawaban|cevap|"
     r"vastaus|válasz|răspuns"
@@ -271,6 +274,8 @@ def _without_lists(said: str) -> str:
         rf"(?m)^[\s(#\u2022-]*(?:(?:[Oo]ption|[Cc]hoice)\s+)?\(?(?P<t>[{_S}]|"
         rf"[A-Z](?=\)?(?:\s?[.):]|\s[-\u2013\u2014]\s|[^\w\n{_S}]*$)))(?P<more>[^\n]*)", said
     ):  # fmt: skip
+        if re.search(rf"(?:{_NOUN}|{_CUES})\W*\Z", said[: item.start("t")], re.I):
+            continue  # a heading "Answer" is above it
         last = runs[-1][-1] if runs else item
         alike = bool(last["more"].strip(_EDGES)) == bool(item["more"].strip(_EDGES))
         if alike and _letter(last["t"]) < _letter(item["t"]):
@@ -281,7 +286,12 @@ def _without_lists(said: str) -> str:
         if others and (
             _letter(first["t"]) == "A" or not said[first.end() : others[0].start()].strip()
         ):
-            for item in (first, *others):
+            items = (first, *others)
+            verdict = rf"\)?\s?[.:-]\s*(?:yes|true|{_RIGHT})\s*(?:[.,;!]|\Z)"
+            right = [item for item in items if re.match(verdict, item["more"], re.I)]
+            for item in items:
+                if right == [item]:
+                    continue  # `B: correct.` among others that are not
                 said = f"{said[: item.start('t')]} {said[item.end('t') :]}"
     return said
 

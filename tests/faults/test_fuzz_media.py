@@ -126,6 +126,9 @@ _CONTAINERS = {
     num_b_frames=st.integers(0, 3),
     count=st.integers(5, 40),
 )
+@example(  # FFmpeg's guess of a decoding time, taken back
+    suffix=".mkv", rate=1, picture_from=7, sound_seconds=6.0, num_b_frames=1, count=5
+)
 def test_times_are_those_that_were_written(
     tmp_path: Path,
     suffix: str,

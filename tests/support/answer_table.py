@@ -813,4 +813,13 @@ TABLE: list[tuple[str, tuple[str, ...], str | None]] = [
     ("The answer is B.\nQuestion 2: What is red?\nAnswer: A", _THINGS, "B"),
     ("I cannot tell.\nQuestion 2: What is red?\nAnswer: A", _THINGS, None),
     ("A or B.\nQuestion 2: What is red?\nAnswer: A", _THINGS, None),
+    ("### Answer\nA\n\n### Answer\nB", FOUR, "B"),
+    ("Answer:\nA\nThe car is red.\n\nFinal answer:\nC", FOUR, "C"),
+    ("A\n\nB", FOUR, None),
+    ("答：C", FOUR, "C"),
+    ("I would choose B over A.", FOUR, "B"),
+    ("I'd go with B rather than A.", FOUR, "B"),
+    ("So B, and not A.", FOUR, "B"),
+    ("Option A: incorrect.\nOption B: correct.\nOption C: incorrect.", FOUR, "B"),
+    ("A: true.\nB: true.\nC: false.", FOUR, None),
 ]
