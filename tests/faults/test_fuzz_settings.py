@@ -114,6 +114,13 @@ _NAMES = sorted(
     | {f"rope_{name}" for name in RopeSettings.__dataclass_fields__}
     | {"rope_type", "max_frames_nums", "rope_rope_type", "trust_remote_code", "", "code_revision"}
 )
+
+
+def _is_sound(text: str) -> bool:
+    """Not `¼`: a number to the host, and an error to `int`, with which the run ends."""
+    return text.isnumeric() == text.isdecimal()
+
+
 _VALUES = st.sampled_from(
     [
         "0",

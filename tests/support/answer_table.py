@@ -816,7 +816,7 @@ TABLE: list[tuple[str, tuple[str, ...], str | None]] = [
     ("### Answer\nA\n\n### Answer\nB", FOUR, "B"),
     ("Answer:\nA\nThe car is red.\n\nFinal answer:\nC", FOUR, "C"),
     ("A\n\nB", FOUR, None),
-    ("答：C", FOUR, "C"),
+    ("答:C", FOUR, "C"),
     ("I would choose B over A.", FOUR, "B"),
     ("I'd go with B rather than A.", FOUR, "B"),
     ("So B, and not A.", FOUR, "B"),
