@@ -122,53 +122,11 @@ def _is_sound(text: str) -> bool:
 
 
 _VALUES = st.sampled_from(
-    [
-        "0",
-        "-1",
-        "1",
-        "8",
-        "nan",
-        "inf",
-        "-inf",
-        "1e400",
-        "0x10",
-        "true",
-        "False",
-        "None",
-        "",
-        " ",
-        "auto",
-        "cpu",
-        "cuda:99",
-        "meta",
-        "float32",
-        "float8",
-        "None/None",
-        "1/2",
-        "/",
-        "a/b",
-        "../../etc/passwd",
-        "__import__('os')",
-        "\0",
-        "é",
-        "yarn",
-        "error",
-        "repeat",
-        "skip",
-        "9" * 400,
-        "[1]",
-        "{}",
-        "sdpa",
-        "eager",
-        "average",
-        "pyav",
-        "anyres",
-        "1.5",
-    ]
-) | TEXT.filter(  # fmt: skip
-    # `¼` is a number to the host and int() of it an error: the run ends with status 1.
-    lambda text: not set(",=") & {*text} and text.isnumeric() == text.isdecimal()
-)
+    ["0", "-1", "1", "8", "nan", "inf", "-inf", "1e400", "0x10", "true", "False", "None", "", " ",
+     "auto", "cpu", "cuda:99", "meta", "float32", "float8", "None/None", "1/2", "/", "a/b",
+     "../../etc/passwd", "__import__('os')", "\0", "é", "yarn", "error", "repeat", "skip",
+     "9" * 400, "[1]", "{}", "sdpa", "eager", "average", "pyav", "anyres", "1.5"]
+) | TEXT.filter(lambda text: not set(",=") & {*text} and _is_sound(text))  # fmt: skip
 
 
 @fuzz(400)
