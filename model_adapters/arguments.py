@@ -73,6 +73,10 @@ class Arguments:
     """Frames that go through the vision tower at once."""
     feature_cache: str | None = None
     """Folder where visual tokens are kept for later runs (50 GiB at most)."""
+    positions: str = "own"
+    """Where tokens stand: `stride:2`, `self-extend:8`, ... (docs/axes.md)."""
+    kv_press: str = "none"
+    """What is kept of a video's keys and values: `snapkv:0.5`, ... (docs/axes.md)."""
     seed: int = 0
     """For tasks that sample."""
     on_error: str = "stop"
@@ -125,6 +129,8 @@ class Arguments:
             "reuse": self.reuse,
             "vision_batch_size": self.vision_batch_size,
             "feature_cache": self.feature_cache,
+            "positions": self.positions,
+            "kv_press": self.kv_press,
             "seed": self.seed,
         }
 

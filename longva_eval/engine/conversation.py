@@ -131,4 +131,12 @@ class ForcedAnswer:
             "answer_ids": list(self.scores.token_ids),
             "pred_ids": list(self.scores.argmax_ids),
             "min_margin": self.scores.min_margin,
+            **(
+                {}
+                if self.scores.kv_tokens is None
+                else {
+                    "kv_tokens": self.scores.kv_tokens,
+                    "kv_bytes": self.scores.kv_bytes,
+                }
+            ),
         }

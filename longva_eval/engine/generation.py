@@ -96,6 +96,10 @@ class Generation:
     came to being another one."""
     thought: str = ""
     """What a thinking model said before its answer."""
+    kv_tokens: int | None = None
+    """Under a press, the tokens that each layer held at the end of the prompt."""
+    kv_bytes: int | None = None
+    """And the bytes of their keys and values, in all layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +127,9 @@ class TokenScores:
     """What greedy decoding would have said at each place."""
     min_margin: float
     """Smallest gap between the best and the second-best logit."""
+    kv_tokens: int | None = None
+    """As of `Generation`."""
+    kv_bytes: int | None = None
 
     @property
     def is_greedy(self) -> bool:
@@ -265,6 +272,8 @@ def decode(
         thought=tokenizer.decode(token_ids[:answer_from], skip_special_tokens=True).strip()
         if answer_from
         else "",
+        kv_tokens=visit.kv_tokens,
+        kv_bytes=visit.kv_bytes,
     )
 
 

@@ -21,6 +21,11 @@ class BufferLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is unt
         super().__init__()
         self.capacity = capacity
         self.length = 0
+        self.kept: torch.Tensor | None = None
+        """(num_kv_heads, kept) places in the prompt of the first tokens, where a press left some
+        out."""
+        self.num_dropped = 0
+        """Tokens that were left out."""
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         shape = (*key_states.shape[:2], self.capacity, key_states.shape[3])
@@ -40,6 +45,30 @@ class BufferLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is unt
         self.values[:, :, self.length : end] = value_states
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def places(self) -> torch.Tensor:
+        """(num_kv_heads or 1, length) places in the prompt of the tokens that are held."""
+        if self.kept is None:
+            return torch.arange(self.length)[None]
+        heads, count = self.kept.shape
+        after = torch.arange(count, self.length) + self.num_dropped
+        return torch.cat([self.kept, after.expand(heads, -1).to(self.kept.device)], dim=1)
+
+    def pressed(self, kept: torch.Tensor, capacity: int) -> BufferLayer:
+        """A copy that holds (num_kv_heads, kept) places alone, and as much room beyond them."""
+        layer = BufferLayer(capacity - self.length + kept.shape[1])
+        index = kept[None, :, :, None]
+        keys = self.keys.gather(2, index.expand(-1, -1, -1, self.keys.shape[3]))
+        values = self.values.gather(2, index.expand(-1, -1, -1, self.values.shape[3]))
+        layer.update(keys, values)
+        layer.kept, layer.num_dropped = kept, self.length - kept.shape[1]
+        return layer
+
+    @property
+    def bytes_held(self) -> int:
+        """Of keys and values of the tokens that are held."""
+        per_token = sum(x[:, :, :1].numel() * x.element_size() for x in (self.keys, self.values))
+        return self.length * per_token
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.length + query_length, 0

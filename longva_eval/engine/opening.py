@@ -47,6 +47,10 @@ class SessionSettings(LoadSettings):
     """Which frames of a video."""
     backend: DecodeBackend = "auto"
     """What decodes videos."""
+    positions: str = "own"
+    """Where tokens stand: one of `longva_eval.model.positions.POSITION_POLICIES`."""
+    kv_press: str = "none"
+    """What is kept of a video: one of `longva_eval.engine.press.PRESSES`, and a fraction."""
     aspect: ImageAspectRatio | None = None
     """How pictures are encoded."""
     patch_merge: PatchMerge | None = None
@@ -149,7 +153,7 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
             max_bytes=asked.feature_cache_bytes,
         )
     encoder = VisualEncoder(vision, batch_size=asked.vision_batch_size, cache=cache)
-    return Session(
+    session = Session(
         checkpoint=checkpoint,
         **parts,
         frames=asked.frames,
@@ -165,6 +169,9 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
             checkpoint.model, encoder, chunk_tokens=asked.chunk_tokens, reuse=asked.reuse
         ),
     )
+    session.change_positions(asked.positions)
+    session.change_press(asked.kv_press)
+    return session
 
 
 def _clip_parts(checkpoint: Any, asked: SessionSettings) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +26,7 @@ from torch.nn import functional
 from transformers import Cache
 
 from longva_eval.engine.kv_buffer import BufferLayer
+from longva_eval.engine.press import Press, kept_places
 from longva_eval.errors import (
     EvaluationError,
     MediaError,
@@ -33,7 +34,9 @@ from longva_eval.errors import (
     ResourceError,
     SettingsError,
 )
+from longva_eval.model.attention import WatchedAttention
 from longva_eval.model.modeling import execution_device
+from longva_eval.model.positions import PositionPolicy
 from longva_eval.prompts.pieces import Piece, Prompt, TextPiece, VisualPiece
 from longva_eval.prompts.visits import Query, VisitPlan, pieces_from, plan_visits, read_beside
 
@@ -124,6 +127,10 @@ class Visit:
     """Why there are no logits: a picture or video that cannot be read; or, where the caller wants
     to go on, NaN."""
 
+    kv_tokens: int | None = None
+    """Tokens whose keys and values each layer held at the end of the prompt, under a press."""
+    kv_bytes: int | None = None
+
     def step(self, token_id: int) -> torch.Tensor:
         """Append one token. Returns the (vocabulary,) float32 logits after it."""
         return self._engine._decode(token_id)
@@ -159,12 +166,21 @@ class PrefixEngine:
         self._cache = Cache(layers=self._layers)
         self._positions: torch.Tensor | None = None
         """(axes, tokens) of the prompt in the cache, where positions do not count."""
+        self.press: Press | None = None
+        """What is kept of a video once it is read; all if None."""
+        self.positions = PositionPolicy()
+        """Where tokens stand; set by `longva_eval.engine.session.Session.change_positions`."""
+        self.seed = 0
+        """For presses that draw."""
+        self._pressed: Cache | None = None
+        """What is left of the cache, which stays for the next prompt."""
         self.counts = EngineCounts()
 
     @property
     def length(self) -> int:
-        """Tokens in the cache."""
-        return self._layers[0].length
+        """Tokens read so far, whether they are held or not."""
+        layer = (self._pressed or self._cache).layers[0]
+        return int(layer.length + layer.num_dropped)
 
     @torch.inference_mode()
     def visit(
@@ -193,6 +209,7 @@ class PrefixEngine:
             NumericalError: If logits are NaN or infinite, unless `keep_going`.
             ResourceError: If memory is not enough even for small chunks.
         """
+        queries = [self._with_press(query) for query in queries]
         plan = plan_visits(queries, chunk_tokens=self.chunk_tokens)
         if only is not None:
             plan = plan.only(only)
@@ -200,7 +217,7 @@ class PrefixEngine:
         self._reserve(longest + room)
         self._crop(0)
         asked = [
-            pieces_from(queries[index].prompt.pieces, plan.kept[index] if self.reuse else 0)
+            self._needed(queries[index], plan.kept[index] if self.reuse else 0)
             for index in plan.order
         ]
         self._visuals.expect([*asked, *read_beside(queries, plan.order)])
@@ -214,7 +231,10 @@ class PrefixEngine:
     ) -> Iterator[Visit]:
         for index in plan.order:
             # This also drops what was decoded after the prompt before.
-            self._crop(plan.kept[index] if self.reuse else 0)
+            kept = plan.kept[index] if self.reuse else 0
+            if not self._is_pressed_for(queries[index], kept):
+                self._pressed = None
+            self._crop(kept)
             try:
                 logits = self._prefill(queries[index], plan.cuts[index])
             except MediaError as error:  # raised before the cache was extended
@@ -224,7 +244,41 @@ class PrefixEngine:
                     raise
                 yield Visit(index, torch.empty(0), self, error)
             else:
-                yield Visit(index, logits, self)
+                held: list[int] = []
+                if self._pressed is not None:
+                    layers = self._pressed.layers
+                    held = [layers[0].length, sum(layer.bytes_held for layer in layers)]
+                yield Visit(index, logits, self, None, *held)
+
+    def _is_pressed_for(self, query: Query, kept: int) -> bool:
+        """Whether what a press kept for the prompt before serves this one, which asks otherwise."""
+        if self._pressed is None or self.press is None or self.press.reads_question:
+            return False
+        first = self._pressed.layers[0]
+        return bool(kept == query.press_at == first.kept.shape[1] + first.num_dropped)
+
+    def _with_press(self, query: Query) -> Query:
+        """A query that says where it is pressed and watched."""
+        if self.press is None or not query.prompt.visual_pieces:
+            return query
+        press_at, position = 0, 0
+        for piece in query.prompt.pieces:
+            position += piece.num_tokens
+            if isinstance(piece, VisualPiece):
+                press_at = position
+        if query.first_read < press_at:
+            raise SettingsError(
+                f"kv_press={self.press.text}: a prompt ends with its video, and nothing is left to "
+                "read what a press keeps of it."
+            )
+        cut_at = self.press.window(press_at, query.first_read)[0] if self.press.watches else None
+        return replace(query, press_at=press_at, cut_at=cut_at)
+
+    def _needed(self, query: Query, start: int) -> list[VisualPiece]:
+        """The pieces that are read of a prompt whose first `start` tokens are in the cache."""
+        if query.cut_at is not None and query.press_at is not None:
+            start = min(start, query.cut_at)  # they are read once more, to see what they attend to
+        return pieces_from(query.prompt.pieces, start)
 
     def _prefill(self, query: Query, cuts: Sequence[int]) -> torch.Tensor:
         began = time.perf_counter()
@@ -232,19 +286,62 @@ class PrefixEngine:
         self._place(query.prompt)
         # Pieces that come with tokens of their own, by reference: only a chunk at a time is put
         # together, since the embeddings of 432,000 tokens would be 3 GB more.
-        wanted = pieces_from(query.prompt.pieces, start)
+        wanted = self._needed(query, start)
         with _memory_for("encoding frames (a smaller vision_batch_size needs less)"):
             tokens = dict(zip((p.key for p in wanted), self._visuals.encode(wanted), strict=True))
         read: list[torch.Tensor] = []
         position = start
+        if position == query.press_at and self._pressed is None:
+            self._keep_part(query, tokens, cuts)
         for end in [cut for cut in cuts if cut > start]:
             read.extend(self._extend(query, tokens, position, end))
             position = end
+            if position == query.press_at:
+                self._keep_part(query, tokens, cuts)
         assert position == total, "the last cut is the end of the prompt"
         self.counts.tokens_asked += total
         self.counts.tokens_computed += total - start
         self.counts.prefill_seconds += time.perf_counter() - began
         return _require_finite(torch.cat(read), self._model)
+
+    def _keep_part(
+        self, query: Query, tokens: Mapping[str, torch.Tensor], cuts: Sequence[int]
+    ) -> None:
+        """Go on with what the press keeps; the whole cache stays for the next prompt."""
+        assert self.press is not None
+        press_at = self.length
+        watcher = WatchedAttention()
+        if self.press.watches:
+            first, end = self.press.window(press_at, query.first_read)
+            position = min(first, press_at)
+            self._crop(position)
+            unread = replace(query, read_from=query.prompt.num_tokens)
+            for cut in sorted({*(cut for cut in cuts if position < cut < end), end}):
+                with watcher.watching() if position >= first else contextlib.nullcontext():
+                    self._extend(unread, tokens, position, cut)
+                self.counts.tokens_computed += cut - position
+                position = cut
+            self._crop(press_at)
+        frame_of = [
+            -1 if isinstance(piece, TextPiece) else number
+            for number, piece in enumerate(query.prompt.pieces)
+            for _ in range(piece.num_tokens)
+        ][:press_at]
+        _, frames = torch.unique(torch.tensor(frame_of), return_inverse=True)
+        frames = frames - int(-1 in frame_of)  # text stays -1, pieces are counted from 0
+        seed = int(query.prompt.first(press_at).digest[:12], 16) + self.seed
+        room = self._layers[0].capacity
+        with _memory_for("the keys and values that a press keeps"):
+            layers = [
+                layer.pressed(
+                    kept_places(
+                        self.press, layer, frames, attention=watcher.seen.get(number), seed=seed
+                    ),
+                    room,
+                )
+                for number, layer in enumerate(self._layers)
+            ]
+        self._pressed = Cache(layers=layers)
 
     def _extend(
         self, query: Query, tokens: Mapping[str, torch.Tensor], start: int, end: int
@@ -291,8 +388,8 @@ class PrefixEngine:
         with torch.inference_mode(), _memory_for("decoding an answer"):
             self._reserve(self.length + 1)
             if self._positions is not None:
-                # generate()'s rule: on from the last position, on all axes.
-                self._positions = torch.cat([self._positions, self._positions[:, -1:] + 1], dim=1)
+                after = self.positions.next(self._positions).to(self._positions)
+                self._positions = torch.cat([self._positions, after], dim=1)
             embedding = self._model.model.embed_tokens(self._ids([token_id]))
             hidden = self._forward(embedding, torch.zeros(1, dtype=torch.bool))
             self.counts.tokens_computed += 1
@@ -300,7 +397,9 @@ class PrefixEngine:
 
     def _place(self, prompt: Prompt) -> None:
         """The positions of a prompt whose beginning may be in the cache."""
-        before, found = self._positions, self._model.positions(prompt)
+        is_visual = [isinstance(p, VisualPiece) for p in prompt.pieces for _ in range(p.num_tokens)]
+        before = self._positions
+        found = self.positions.place(self._model.positions(prompt), torch.tensor(is_visual))
         kept = self.length
         if before is None or found is None:
             kept = 0
@@ -320,7 +419,10 @@ class PrefixEngine:
         else:
             positions = self._positions[:, start:end]
         return self._model.run_layers(
-            rows, positions.to(rows.device), self._cache, is_visual.to(rows.device)
+            rows,
+            positions.to(rows.device),
+            self._pressed or self._cache,
+            is_visual.to(rows.device),
         )
 
     def _embed(
@@ -359,6 +461,13 @@ class PrefixEngine:
         return torch.tensor(token_ids, device=execution_device(self._model.model.embed_tokens))
 
     def _crop(self, length: int) -> None:
+        if self._pressed is not None:
+            pressed = self._pressed.layers
+            if length >= pressed[0].kept.shape[1] + pressed[0].num_dropped:
+                for layer in pressed:
+                    layer.length = min(layer.length, length - layer.num_dropped)
+                return
+            self._pressed = None
         for layer in self._layers:
             layer.length = min(layer.length, length)
 
@@ -366,9 +475,9 @@ class PrefixEngine:
         # Whole chunks, so that a slightly longer next batch needs no new buffer.
         rounded = -(-capacity // self.chunk_tokens) * self.chunk_tokens
         with _memory_for(f"the keys and values of {rounded:,} tokens"):
-            for layer in self._layers:
-                if capacity > layer.capacity:
-                    layer.reserve(rounded)
+            for layer in (*self._layers, *(self._pressed.layers if self._pressed else ())):
+                if capacity > layer.capacity + layer.num_dropped:
+                    layer.reserve(rounded - layer.num_dropped)
 
 
 def _require_finite(logits: torch.Tensor, model: LanguageModel) -> torch.Tensor:

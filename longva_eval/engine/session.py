@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -38,6 +38,7 @@ from longva_eval.engine.generation import (
     score_tokens,
 )
 from longva_eval.engine.prefix import PrefixEngine, Visit
+from longva_eval.engine.press import read_press
 from longva_eval.engine.recipe import package_versions
 from longva_eval.engine.vision import Vision
 from longva_eval.errors import MediaError, NumericalError, PromptError, SettingsError
@@ -47,7 +48,8 @@ from longva_eval.media.images import ImageAspectRatio, open_image
 from longva_eval.media.probe import VideoInfo, probe_video
 from longva_eval.media.sources import FrameStack, Picture, ReadFrames, VideoFrames
 from longva_eval.media.subtitles import fill_subtitles
-from longva_eval.model.checkpoint import Checkpoint, change_rope
+from longva_eval.model.checkpoint import Checkpoint, change_positions, change_rope
+from longva_eval.model.positions import PositionPolicy
 from longva_eval.model.rope import RopeSettings
 from longva_eval.prompts.pieces import (
     Piece,
@@ -274,7 +276,7 @@ class Session:
 
         def read(visit: Visit) -> ScoredText:
             _, scored, num_continuation = asked[visit.index]
-            scores = score_tokens(visit.logits[:, :entries], scored)
+            scores = _scored(visit, visit.logits[:, :entries], scored)
             return ScoredText(
                 all_tokens=scores, continuation=merge_scores(scores, first=num_continuation)
             )
@@ -329,7 +331,7 @@ class Session:
 
         def read(visit: Visit) -> TokenScores | str:
             if visit.index < count:
-                return score_tokens(visit.logits, answers[visit.index])
+                return _scored(visit, visit.logits, answers[visit.index])
             place = visit.index - count
             settings = GenerationSettings(
                 max_new_tokens=max_new_tokens[place], end_token_ids=end_token_ids
@@ -366,6 +368,36 @@ class Session:
         """
         self.checkpoint = change_rope(self.checkpoint, rope)
 
+    def change_positions(self, positions: str) -> None:
+        """Let tokens stand elsewhere from now on; visual tokens stay valid.
+
+        Args:
+            positions: One of `longva_eval.model.positions.POSITION_POLICIES`.
+
+        Raises:
+            SettingsError: If there is no such policy, or it does not fit the checkpoint.
+        """
+        policy = PositionPolicy(positions)
+        self.checkpoint = change_positions(self.checkpoint, policy)
+        self.engine.positions = policy
+
+    def change_press(self, press: str) -> None:
+        """Keep only a part of what is read of a video from now on.
+
+        Args:
+            press: `none`, or one of `longva_eval.engine.press.PRESSES` with a fraction.
+
+        Raises:
+            SettingsError: If there is no such press, or this attention cannot be watched.
+        """
+        found = read_press(press)
+        if found is not None and found.watches and self.attention != "sdpa":
+            raise SettingsError(
+                f"kv_press={press} watches attention: use attn_implementation=sdpa, not "
+                f"{self.attention}."
+            )
+        self.engine.press, self.engine.seed = found, self.seed
+
     def describe(self) -> dict[str, Any]:
         """How every number of this session was made."""
         return {
@@ -378,6 +410,7 @@ class Session:
             "video_decode_backend": self.backend,
             **self.vision.describe(),
             "seed": self.seed,
+            **({} if self.engine.press is None else {"kv_press": self.engine.press.text}),
             "reuse": self.engine.reuse,
             "chunk_tokens": self.engine.chunk_tokens,
             "max_context_tokens": self.context_length,
@@ -583,6 +616,11 @@ class Session:
             read_from=context.num_tokens - 1,
         )
         return query, scored, num_continuation
+
+
+def _scored(visit: Visit, logits: Any, token_ids: Sequence[int]) -> TokenScores:
+    scores = score_tokens(logits, token_ids)
+    return replace(scores, kv_tokens=visit.kv_tokens, kv_bytes=visit.kv_bytes)
 
 
 def _is_image(item: object) -> bool:

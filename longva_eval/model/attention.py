@@ -12,6 +12,8 @@ never any padding to mask.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,9 +21,19 @@ from packaging.version import Version
 from torch.nn import functional
 from transformers import AttentionInterface
 
-__all__ = ["SPLIT_SDPA", "register_split_sdpa", "split_sdpa"]
+from longva_eval.model.positions import PositionPolicy
+
+__all__ = [
+    "SPLIT_SDPA",
+    "WatchedAttention",
+    "placed_attention",
+    "register_split_sdpa",
+    "split_sdpa",
+]
 
 SPLIT_SDPA = "split_sdpa"
+_MOST_SCORES = 1 << 25
+"""Scores that `placed_attention` holds at once: 128 MiB."""
 _CPU_WANTS_EVERY_HEAD = Version(torch.__version__) < Version("2.9")
 
 
@@ -30,8 +42,34 @@ def register_split_sdpa() -> None:
     AttentionInterface.register(SPLIT_SDPA, split_sdpa)
 
 
+class WatchedAttention:
+    """Adds up how much the keys of each layer are attended to, while it watches."""
+
+    _active: WatchedAttention | None = None
+
+    def __init__(self) -> None:
+        self.seen: dict[int, torch.Tensor] = {}
+        """By layer: (heads, keys) float32, summed over queries."""
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        WatchedAttention._active = self
+        try:
+            yield
+        finally:
+            WatchedAttention._active = None
+
+    def add(self, layer: int, probabilities: torch.Tensor) -> None:
+        """Count (heads, queries, keys) probabilities."""
+        found = probabilities.sum(1)
+        if layer in self.seen:
+            before = self.seen[layer]
+            found[:, : before.shape[1]] += before
+        self.seen[layer] = found
+
+
 def split_sdpa(
-    module: torch.nn.Module,  # noqa: ARG001  # transformers calls by position
+    module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -54,7 +92,14 @@ def split_sdpa(
     Returns:
         (1, new_tokens, num_heads, head_dim), and None for the attention weights.
     """
-    del kwargs, attention_mask
+    del attention_mask
+    watcher = WatchedAttention._active
+    if kwargs.get("placing") is not None:
+        output = placed_attention(module, query, key, value, scaling, watcher, *kwargs["placing"])
+        return output, None
+    if watcher is not None:
+        _watch(watcher, module, query, key, scaling)
+    del kwargs
     new = query.shape[2]
     past = key.shape[2] - new
     groups = query.shape[1] // key.shape[1]
@@ -80,6 +125,90 @@ def split_sdpa(
     merged = seen.float() * share + own.float() * (1 - share)
     merged = merged[..., :head_dim].to(query.dtype)
     return merged.transpose(1, 2).contiguous(), None
+
+
+def placed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    watcher: WatchedAttention | None,
+    policy: PositionPolicy,
+    rotary: Any,
+    places: torch.Tensor,
+    cache: Any,
+) -> torch.Tensor:
+    """Attention whose positions depend on query and key, over keys that are not rotated.
+
+    Every part of the policy is a matrix of scores, in float32; blocks of queries bound what is held
+    of them. Two to three times the work of `split_sdpa`, without its fused kernels.
+
+    Args:
+        module: The attention layer.
+        query: (1, num_heads, new_tokens, head_dim), not rotated.
+        key: (1, num_kv_heads, tokens, head_dim), not rotated.
+        value: As `key`.
+        scaling: Factor on the scores.
+        watcher: Told the probabilities.
+        policy: What places pairs.
+        rotary: The model's own rotary embedding.
+        places: (new_tokens,) places of the queries in the prompt.
+        cache: Knows the places of the keys.
+
+    Returns:
+        (1, new_tokens, num_heads, head_dim).
+    """
+    heads, new, size = query.shape[1:]
+    groups = heads // key.shape[1]
+    scaling = size**-0.5 if scaling is None else scaling
+    layer: int = module.layer_idx  # type: ignore[assignment]  # torch's attributes are modules
+    keys_at = cache.layers[layer].places()[:, None].to(query.device)
+    keys, values = key[0].float(), value[0].float().repeat_interleave(groups, 0)
+    rows = max(1, _MOST_SCORES // (heads * key.shape[2]))
+    outputs = []
+    for first in range(0, new, rows):
+        asked = query[0, :, first : first + rows].float()
+        here = places[first : first + rows, None].to(query.device)
+        scores = asked.new_full((heads, asked.shape[1], key.shape[2]), -torch.inf)
+        for query_at, key_at, holds in policy.parts(here, keys_at):
+            if bool(holds.any()):
+                turned = _turn(keys, key_at[:, 0], rotary)
+                found = _turn(asked, query_at[:, 0][None], rotary)
+                found = found @ turned.repeat_interleave(groups, 0).transpose(-1, -2) * scaling
+                holds = holds.expand(key.shape[1], -1, -1).repeat_interleave(groups, 0)
+                scores = torch.where(holds, found, scores)
+        probabilities = scores.softmax(-1)
+        if watcher is not None:
+            watcher.add(layer, probabilities)
+        outputs.append(probabilities @ values)
+    return torch.cat(outputs, 1).to(query.dtype).transpose(0, 1)[None].contiguous()
+
+
+def _turn(vectors: torch.Tensor, positions: torch.Tensor, rotary: Any) -> torch.Tensor:
+    """(heads, tokens, head_dim) rotated to (heads or 1, tokens) positions."""
+    angles = positions.float()[..., None] * rotary.inv_freq.float().to(vectors.device)
+    angles = torch.cat([angles, angles], dim=-1)
+    half = vectors.shape[-1] // 2
+    other = torch.cat([-vectors[..., half:], vectors[..., :half]], dim=-1)
+    return (vectors * angles.cos() + other * angles.sin()) * float(rotary.attention_scaling)
+
+
+def _watch(
+    watcher: WatchedAttention,
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    scaling: float | None,
+) -> None:
+    """Tell what new queries attend to, the last of them to the last key."""
+    heads, new, size = query.shape[1:]
+    keys = key[0].float().repeat_interleave(heads // key.shape[1], 0)
+    scores = query[0].float() @ keys.transpose(-1, -2)
+    scores *= size**-0.5 if scaling is None else scaling
+    later = torch.ones(new, key.shape[2], dtype=torch.bool, device=key.device)
+    scores.masked_fill_(later.triu(key.shape[2] - new + 1), -torch.inf)
+    watcher.add(module.layer_idx, scores.softmax(-1))  # type: ignore[arg-type]  # it is an int
 
 
 def _flash(

@@ -12,12 +12,23 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from transformers import CLIPImageProcessorPil, GenerationConfig
 
-from longva_eval.model.modeling import VisionLanguageModel, execution_device
+from longva_eval.errors import SettingsError
+from longva_eval.model.attention import SPLIT_SDPA
+from longva_eval.model.modeling import PlainDecoder, VisionLanguageModel, execution_device
+from longva_eval.model.positions import PositionPolicy
 from longva_eval.model.rope import RopeSettings, describe_rope, resolve_rope_parameters
 from longva_eval.prompts.pieces import VisualPiece
 from longva_eval.prompts.processor_template import MediaTokens
 
-__all__ = ["LONGVA", "Checkpoint", "ClipCheckpoint", "Origin", "change_rope", "resolve_rope"]
+__all__ = [
+    "LONGVA",
+    "Checkpoint",
+    "ClipCheckpoint",
+    "Origin",
+    "change_positions",
+    "change_rope",
+    "resolve_rope",
+]
 
 _OF_THE_MODEL = ("mrope_section", "mrope_interleaved", "partial_rotary_factor")
 LONGVA = "LlavaQwenForCausalLM"
@@ -51,6 +62,8 @@ class Checkpoint:
     """`rope_parameters` as the checkpoint has them, before any change."""
     rope: RopeSettings = field(default_factory=RopeSettings)
     """What was changed of them."""
+    positions: PositionPolicy = field(default_factory=PositionPolicy)
+    """Where tokens stand."""
     architecture: str = LONGVA
     """As `architectures` in `config.json` names it."""
     penalises_prompt: ClassVar[bool] = False
@@ -101,7 +114,10 @@ class Checkpoint:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.device),
             "rope": describe_rope(
-                self.rope, self.config.rope_parameters, self.model.model.rotary_emb.inv_freq
+                self.rope,
+                self.config.rope_parameters,
+                self.model.model.rotary_emb.inv_freq,
+                positions="" if self.positions.is_own else self.positions.describe(),
             ),
         }
 
@@ -156,9 +172,51 @@ def change_rope(checkpoint: _C, rope: RopeSettings) -> _C:
     model = checkpoint.model
     config = model.config
     config.rope_parameters = resolve_rope(config, checkpoint.own_rope_parameters, rope)
-    rotary = model.model.rotary_emb
-    model.model.rotary_emb = type(rotary)(config).to(rotary.inv_freq.device)
-    return replace(checkpoint, rope=rope)
+    rotary = own = model.model.rotary_emb
+    if isinstance(rotary, _NoRotation):
+        own = rotary.own
+    model.model.rotary_emb = type(own)(config).to(own.inv_freq.device)
+    return change_positions(replace(checkpoint, rope=rope), checkpoint.positions)
+
+
+class _NoRotation(torch.nn.Module):
+    """Leaves queries and keys as they are: they are rotated when they are attended to."""
+
+    def __init__(self, own: Any) -> None:
+        super().__init__()
+        self.own = own
+        self.inv_freq, self.attention_scaling = own.inv_freq, own.attention_scaling
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        shape = (*position_ids.shape, 2 * len(self.inv_freq))
+        return x.new_ones(shape), x.new_zeros(shape)
+
+
+def change_positions(checkpoint: _C, positions: PositionPolicy) -> _C:
+    """The same weights with tokens at other positions; the model is changed in place.
+
+    Raises:
+        SettingsError: If the policy does not fit the model.
+    """
+    model, rotary = checkpoint.model, checkpoint.model.model.rotary_emb
+    own = rotary.own if isinstance(rotary, _NoRotation) else rotary
+    attention = checkpoint.config._attn_implementation
+    if positions.places_pairs and not isinstance(model, PlainDecoder):
+        raise SettingsError(
+            f"positions={positions.text} is for models whose positions count, in one axis: LongVA "
+            f"and LLaVA-NeXT, not {checkpoint.architecture}."
+        )
+    if attention != SPLIT_SDPA and (positions.places_pairs or (
+        attention.startswith("flash") and not positions.is_own
+    )):  # fmt: skip
+        raise SettingsError(
+            f"positions={positions.text} needs attn_implementation=sdpa: {attention} rotates or "
+            "packs by itself."
+        )
+    if isinstance(model, PlainDecoder):
+        model.placing = (positions, own) if positions.places_pairs else None
+    model.model.rotary_emb = _NoRotation(own) if positions.places_pairs else own
+    return replace(checkpoint, positions=positions)
 
 
 def resolve_rope(

@@ -31,6 +31,7 @@ from transformers import (
 )
 
 from longva_eval.errors import CheckpointError, SettingsError
+from longva_eval.model.positions import PositionPolicy
 
 __all__ = [
     "ClipFeatures",
@@ -123,6 +124,10 @@ def cache_name(model_class: type) -> str:
 class PlainDecoder:
     """What the engine asks of a language model whose positions count."""
 
+    placing: tuple[PositionPolicy, Any] | None = None
+    """What places pairs of query and key, and the model's own rotary embedding, which it turns by
+    instead (`longva_eval.model.checkpoint.change_positions`)."""
+
     def positions(self, prompt: object) -> None:
         """They count."""
         del prompt
@@ -140,10 +145,12 @@ class PlainDecoder:
         """
         del is_visual
         model = self.model  # type: ignore[attr-defined]
+        placing = self.placing and (*self.placing, positions[0], cache)
         output = model(
             inputs_embeds=rows[None],
             position_ids=positions,
             use_cache=True,
+            **({} if placing is None else {"placing": placing}),
             **{cache_name(type(model)): cache},  # type: ignore[arg-type]  # classes are hashable
         )
         return output.last_hidden_state[0]  # type: ignore[no-any-return]

@@ -215,18 +215,26 @@ def _require_pinned_length(settings: RopeSettings) -> int:
     return settings.pinned_length
 
 
-def inv_freq_hash(inv_freq: torch.Tensor) -> str:
-    """First 16 hex digits of the SHA-256 of the frequencies as little-endian float32."""
+def inv_freq_hash(inv_freq: torch.Tensor, positions: str = "") -> str:
+    """First 16 hex digits of the SHA-256 of the frequencies as little-endian float32.
+
+    Of a positions policy, too, if it is not the model's own.
+    """
     values = inv_freq.detach().float().cpu().numpy().astype("<f4")
-    return hashlib.sha256(values.tobytes()).hexdigest()[:16]
+    return hashlib.sha256(values.tobytes() + positions.encode()).hexdigest()[:16]
 
 
 def describe_rope(
-    settings: RopeSettings, parameters: Mapping[str, Any], inv_freq: torch.Tensor
+    settings: RopeSettings,
+    parameters: Mapping[str, Any],
+    inv_freq: torch.Tensor,
+    *,
+    positions: str = "",
 ) -> dict[str, Any]:
     """What a result says about RoPE: asked, resolved, and the hash of the frequencies."""
     return {
         "asked": settings.describe(),
         "parameters": dict(parameters),
-        "inv_freq_sha256": inv_freq_hash(inv_freq),
+        "inv_freq_sha256": inv_freq_hash(inv_freq, positions),
+        **({"positions": positions} if positions else {}),
     }

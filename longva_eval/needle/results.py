@@ -77,6 +77,9 @@ class NeedleAnswer:
     generated: str
     """What greedy decoding says; empty if nothing was decoded."""
     num_prompt_tokens: int
+    kv_tokens: int | None = None
+    """Under a press, the tokens that each layer held at the end of the prompt."""
+    kv_bytes: int | None = None
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> NeedleAnswer:
@@ -91,7 +94,10 @@ class NeedleAnswer:
 
 def to_lines(answers: Iterable[NeedleAnswer]) -> str:
     """The answers as lines of JSON."""
-    return "".join(json.dumps(vars(answer), ensure_ascii=False) + "\n" for answer in answers)
+    held = ("kv_tokens", "kv_bytes")
+    values = [{k: v for k, v in vars(answer).items() if k not in held or v is not None}
+              for answer in answers]  # fmt: skip
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
 
 
 def read_answers(path: Path) -> list[NeedleAnswer]:

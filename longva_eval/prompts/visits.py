@@ -21,6 +21,10 @@ class Query:
     prompt: Prompt
     read_from: int | None = None
     """First position whose logits are read; the last one if None."""
+    press_at: int | None = None
+    """Tokens after which the cache is pressed: what comes later is not shared."""
+    cut_at: int | None = None
+    """Another place to cut the prefill at: where a press begins to watch."""
 
     @property
     def first_read(self) -> int:
@@ -68,7 +72,11 @@ def plan_visits(queries: Sequence[Query], *, chunk_tokens: int) -> VisitPlan:
     kept_at = [0] * (len(order) + 1)
     for edge in range(1, len(order)):
         one, two = queries[order[edge - 1]], queries[order[edge]]
-        common[edge] = _shared_tokens(one.prompt.pieces, two.prompt.pieces)
+        common[edge] = min(
+            _shared_tokens(one.prompt.pieces, two.prompt.pieces),
+            *(each.press_at for each in (one, two) if each.press_at is not None),
+            *(each.prompt.num_tokens for each in (one, two)),
+        )
         kept_at[edge] = min(common[edge], two.first_read)
     cuts: list[set[int]] = [set() for _ in queries]
     # In sorted order, the prompts that run through a branch point lie side by side around it:
@@ -79,7 +87,11 @@ def plan_visits(queries: Sequence[Query], *, chunk_tokens: int) -> VisitPlan:
         for edge in edges_before:
             branch_points = {point for point in branch_points if point <= common[edge]}
             branch_points.add(kept_at[edge])
-            cuts[order[edge if forward else edge - 1]].update(branch_points)
+            index = order[edge if forward else edge - 1]
+            branch_points |= {
+                point for point in (queries[index].press_at, queries[index].cut_at) if point
+            }
+            cuts[index].update(branch_points)
     chunks = []
     for query, points in zip(queries, cuts, strict=True):
         total = query.prompt.num_tokens

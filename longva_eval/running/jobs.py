@@ -160,7 +160,16 @@ def _generation_facts(value: Mapping[str, Any]) -> dict[str, Any]:
         "degenerate": is_degenerate(value["token_ids"], reason),
         "finish": "length" if reason == "length" else "stop",
         **({"thought": value["thought"]} if "thought" in value else {}),
+        **_held(value),
     }
+
+
+_HELD: dict[str, type] = {"kv_tokens": int, "kv_bytes": int}
+"""What was held of a prompt, under a press."""
+
+
+def _held(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value[name] for name in _HELD if name in value}
 
 
 _NUMBER = (int, float)
@@ -173,7 +182,7 @@ GENERATE = JobKind(
     _generate,
     lambda answer: asdict(answer) | {"token_ids": list(answer.token_ids)},
     _generation_facts,
-    {"thought": str},
+    {"thought": str, **_HELD},
 )  # fmt: skip
 """Say something."""
 FORCE = JobKind(
@@ -184,7 +193,8 @@ FORCE = JobKind(
     },
     _force,
     ForcedAnswer.to_json,
-    lambda value: {"text": value["generated"]},
+    lambda value: {"text": value["generated"], **_held(value)},
+    _HELD,
 )  # fmt: skip
 """Score the true answer as input, and say something."""
 SCORE = JobKind(
