@@ -59,6 +59,7 @@ check: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy -p longva_eval -p training
+	@$(BIN)/mypy benchmarks
 
 newest oldest: $(STAMP)
 	@$(BIN)/python .ci/other_versions.py $@

@@ -77,7 +77,8 @@ def score_table(runs: int, seed: int) -> None:
     """The interval of one score, by size, ICC and accuracy."""
     print("| videos x questions | ICC | " + " | ".join(map(str, ACCURACIES)) + " |")
     print("|---|---|" + "---|" * len(ACCURACIES))
-    enough, few = [], []
+    enough: list[float] = []
+    few: list[float] = []
     for size in (3, 10, 0):
         for num_videos in (5, 10, 20, 30, 60, 100, 300):
             sizes = sizes_of(num_videos, size)
@@ -97,10 +98,10 @@ def score_table(runs: int, seed: int) -> None:
                     cells.append("few" if is_few else f"{100 * held / runs:.1f}")
                 name = f"{num_videos} x {size or '1 to 20'}"
                 print(f"| {name} | {icc} | " + " | ".join(cells) + " |", flush=True)
-    for name, found in (("At least", enough), ("Fewer than", few)):
+    for name, shares in (("At least", enough), ("Fewer than", few)):
         print(
-            f"{name} {FEW} videos hold a miss and a hit, in the middle draw: {min(found):.1f} to "
-            f"{max(found):.1f} % ({len(found)} cells)."
+            f"{name} {FEW} videos hold a miss and a hit, in the middle draw: {min(shares):.1f} to "
+            f"{max(shares):.1f} % ({len(shares)} cells)."
         )
 
 
@@ -132,10 +133,12 @@ def pairs_table(runs: int, seed: int) -> None:
             found = compare_pairs(better, worse, clusters)
             holds = found.interval.low <= GAIN * (1 - accuracy) <= found.interval.high
             errors = [estimate_mean(s, clusters).standard_error for s in (better, worse)]
-            equal = compare_pairs(*draw(sizes, accuracy, icc, rng, (0.0, 0.0)), clusters)
+            first, second = draw(sizes, accuracy, icc, rng, (0.0, 0.0))
+            equal = compare_pairs(first, second, clusters)
             exact = mcnemar(equal.num_only_first, equal.num_only_second)
             gain = min(1.0, equal.smallest_detectable / (1 - accuracy))
-            shown = compare_pairs(*draw(sizes, accuracy, icc, rng, (gain, 0.0)), clusters)
+            first, second = draw(sizes, accuracy, icc, rng, (gain, 0.0))
+            shown = compare_pairs(first, second, clusters)
             rows.append(
                 (
                     holds,

@@ -32,6 +32,7 @@ from visual_tokens import RandomTokens, frame
 
 from longva_eval.engine.prefix import PrefixEngine
 from longva_eval.engine.session import Session
+from longva_eval.engine.vision import ClipVision
 from longva_eval.media.decode import Frames
 from longva_eval.media.frames import FrameSample
 from longva_eval.media.images import frames_to_pixel_values
@@ -139,7 +140,8 @@ def measure_attention(
 
 def measure_vision(session: Session, num_frames: int) -> None:
     """The tower alone, pixels alone, and both through the encoder."""
-    model, processor = session.checkpoint.model, session.checkpoint.image_processor
+    assert isinstance(session.vision, ClipVision)
+    model, processor = session.checkpoint.model, session.vision.image_processor
     noise = np.random.default_rng(0).integers(0, 255, (32, 360, 640, 3), dtype=np.uint8)
 
     def read(_info: VideoInfo, items: list[int], **_: Any) -> Iterator[Frames]:

@@ -22,7 +22,7 @@ from visual_tokens import RandomTokens, frame
 
 from longva_eval.engine.prefix import PrefixEngine
 from longva_eval.needle.grid import LatticeGrid, NeedleGrid
-from longva_eval.prompts.pieces import Prompt, TextPiece
+from longva_eval.prompts.pieces import Piece, Prompt, TextPiece
 from longva_eval.prompts.visits import Query
 
 QUESTION_TOKENS = 40
@@ -32,6 +32,7 @@ def grid_queries(places: list[tuple[int, float, int]], *, needles: int, tokens: 
     """The prompts of a grid, made of random frames."""
     start = TextPiece(tuple(range(14)))
     queries = []
+    pieces: tuple[Piece, ...]
     for num_frames, _, insert_index in places:
         haystack = [frame(f"hay{index}", tokens) for index in range(num_frames)]
         for needle in range(needles):

@@ -15,7 +15,8 @@ import torch
 from harness import interleave, machine, say_ratio
 from random_model import BODY_106M, random_session
 
-from longva_eval.engine.generation import GenerationSettings
+from longva_eval.engine.conversation import Failure
+from longva_eval.engine.generation import Generation, GenerationSettings
 from longva_eval.media.frames import FramePolicy
 
 VIDEO = Path(__file__).parent.parent / "tests/data/golden_open/inputs/landscape_320x180.mp4"
@@ -24,6 +25,11 @@ QUESTIONS = [
     "Which colour does the disc have?",
     "How many rings can be seen at the end?",
 ]
+
+
+def _tokens(answer: Generation | Failure) -> tuple[int, ...]:
+    assert isinstance(answer, Generation), answer
+    return answer.token_ids
 
 
 def main() -> None:
@@ -37,15 +43,15 @@ def main() -> None:
     session.frames = FramePolicy(max_frames=32)
     settings = GenerationSettings(max_new_tokens=2)  # a letter, and the end
 
-    def together() -> list[object]:
+    def together() -> list[tuple[int, ...]]:
         prompts = [session.prompt(question, [VIDEO]) for question in QUESTIONS]
-        return [answer.token_ids for answer in session.generate(prompts, settings)]
+        return [_tokens(answer) for answer in session.generate(prompts, settings)]
 
-    def apart() -> list[object]:
+    def apart() -> list[tuple[int, ...]]:
         answers = []
         for question in QUESTIONS:
             (answer,) = session.generate([session.prompt(question, [VIDEO])], settings)
-            answers.append(answer.token_ids)
+            answers.append(_tokens(answer))
         return answers
 
     seconds, results = interleave(

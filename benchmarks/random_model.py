@@ -79,6 +79,7 @@ def random_session(
         vision_config=tower_config,
     )
     config._attn_implementation = attention
+    assert isinstance(config.vision_config, CLIPVisionConfig)
     config.vision_config._attn_implementation = "sdpa"
     torch.manual_seed(seed)
     with torch.device("meta"):

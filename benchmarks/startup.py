@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
 from harness import interleave, machine, say_ratio
@@ -81,7 +82,7 @@ def compare_readers(rounds: int) -> None:
     texts = [path.read_bytes() for path in (Path(spec.origin).parent / "tasks").rglob("*.yaml")]
 
     def read(base: type) -> None:
-        loader = type("Loader", (base,), {})
+        loader: Any = type("Loader", (base,), {})
         loader.add_constructor("!function", lambda _, node: node.value)
         for text in texts:
             yaml.load(text, Loader=loader)

@@ -94,7 +94,7 @@ class Data:
         self._vdc()
         pictures.write_nltk_data(self.nltk)
 
-    def _prepare(self, name: str, rows: Iterable[Row] | Any, videos: Iterable[str]) -> None:
+    def _prepare(self, name: str, rows: list[Row] | Any, videos: Iterable[str]) -> None:
         """Write rows (or what can write itself) and videos as a download, and lay it out."""
         from long_video_data import write_parquet
 
@@ -238,7 +238,7 @@ class Data:
         acts = ("cuts wood", "paints a wall", "reads", "cooks", "sleeps")
         options = [f"{letter}. C {act}" for letter, act in zip("ABCDE", acts, strict=True)]
         for name, answer in (("egoschema", None), ("egoschema_subset", "2")):
-            rows = [
+            rows: list[Row] = [
                 {
                     "question_idx": str(n),
                     "question": "What does C do first?",
@@ -252,7 +252,7 @@ class Data:
 
     def _vdc(self) -> None:
         pairs = [{"question": "What drives?", "answer": "a car"}]
-        rows = [
+        rows: list[Row] = [
             {"video_name": f"vdc{n}", "caption": "A red car drives by.", "qa_list": pairs}
             for n in range(self.number)
         ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from longva_eval.reports.reading.run import Run, TaskRun
 from longva_eval.reports.reading.runs import read_run
-from longva_eval.reports.reading.scores import score_of
+from longva_eval.reports.reading.scores import score_facts, score_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,8 +91,8 @@ def runs_frame(runs: Iterable[Run | str | Path]) -> pd.DataFrame:
         A table with the columns `run`, `path`, `model`, `frames`, `seeds`, `date`, `task`,
         `task_version`, `metric`, `higher_is_better`, `value` (percent where `unit` is `%`), `unit`,
         `standard_error`, `low_95`, `high_95` (clustered by video), `few` (what there is too little
-        of for a narrow interval), `questions`, `videos`, `failed`, `tries`, and `problems`: what a
-        reader of the number must know.
+        of for a narrow interval), `questions`, `videos`, `failed`, `tries`, `within`
+        and `majority` (of several tries), and `problems`: what a reader of the number must know.
 
     Raises:
         MediaError: If a path cannot be read.
@@ -118,18 +118,7 @@ def runs_frame(runs: Iterable[Run | str | Path]) -> pd.DataFrame:
                         "date": run.date,
                         "task": task.name,
                         "task_version": task.version,
-                        "metric": found.metric,
-                        "higher_is_better": found.higher_is_better,
-                        "value": found.value,
-                        "unit": found.unit,
-                        "standard_error": found.standard_error,
-                        "low_95": found.low,
-                        "high_95": found.high,
-                        "few": found.few,
-                        "questions": found.num_questions,
-                        "videos": found.num_videos,
-                        "failed": found.num_failed,
-                        "tries": found.tries,
+                        **score_facts(found),
                         "problems": "; ".join(p.text for p in run.problems_of(task.name)),
                     }
                 )

@@ -10,12 +10,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from longva_eval import stats
 from longva_eval.reports.reading.run import Metric, TaskRun
 from longva_eval.reports.reading.samples import Sample, as_mapping, within_question
 
-__all__ = ["MetricScores", "Score", "score_of", "scores_in", "tries_text"]
+__all__ = ["MetricScores", "Score", "score_facts", "score_of", "scores_in", "tries_text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +137,26 @@ def score_of(
         chances = [stats.pass_at_k(s.tries.count(1.0), len(s.tries), k) for s in scored]
         pass_at[k] = 100 * math.fsum(chances) / len(scored)
     return replace(found, majority=100 * most / len(scored), pass_at=pass_at)
+
+
+def score_facts(found: Score) -> dict[str, Any]:
+    """All that is known of a score, by the columns of `compare --format csv` and `runs_frame`."""
+    return {
+        "metric": found.metric,
+        "higher_is_better": found.higher_is_better,
+        "value": found.value,
+        "unit": found.unit,
+        "standard_error": found.standard_error,
+        "low_95": found.low,
+        "high_95": found.high,
+        "few": found.few,
+        "questions": found.num_questions,
+        "videos": found.num_videos,
+        "failed": found.num_failed,
+        "tries": found.tries,
+        "within": found.within,
+        "majority": found.majority,
+    }
 
 
 def tries_text(found: Score) -> str:

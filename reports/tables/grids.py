@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from longva_eval import stats
 from longva_eval.reports.reading.run import Run, TaskRun
 from longva_eval.reports.reading.samples import Sample
-from longva_eval.reports.reading.scores import score_of
+from longva_eval.reports.reading.scores import score_facts, score_of
 from longva_eval.reports.tables.benchmarks import Benchmark, PublishedColumn, benchmark_of
 from longva_eval.reports.tables.measured import Place, measured_drafts, only
 from longva_eval.reports.tables.notes import Notes
 from longva_eval.reports.tables.printed import published_drafts
 from longva_eval.reports.tables.published import PublishedScore, published_rows
-from longva_eval.reports.tables.rows import Draft, Value, score_facts, score_table
+from longva_eval.reports.tables.rows import Draft, Value, score_table
 from longva_eval.reports.tables.tables import Table
 
 __all__ = ["by_length", "grid_table"]

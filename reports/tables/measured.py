@@ -17,7 +17,7 @@ from typing import Any, Final
 from longva_eval.reports.reading.pairs import pair_samples
 from longva_eval.reports.reading.run import Run, TaskRun
 from longva_eval.reports.reading.samples import Sample
-from longva_eval.reports.reading.scores import Score, score_of
+from longva_eval.reports.reading.scores import Score, score_facts, score_of
 from longva_eval.reports.tables.benchmarks import (
     PublishedColumn,
     benchmark_of,
@@ -27,7 +27,7 @@ from longva_eval.reports.tables.benchmarks import (
 )
 from longva_eval.reports.tables.labels import params_of, run_labels
 from longva_eval.reports.tables.notes import Notes
-from longva_eval.reports.tables.rows import Draft, Value, score_facts
+from longva_eval.reports.tables.rows import Draft, Value
 
 __all__ = ["Place", "further_metrics", "measured_drafts", "only"]
 

@@ -13,7 +13,7 @@ from longva_eval.reports.reading.scores import Score
 from longva_eval.reports.tables.notes import Notes
 from longva_eval.reports.tables.tables import Cell, Column, Row, Table
 
-__all__ = ["COLUMNS", "Draft", "Value", "score_facts", "score_table", "tidy"]
+__all__ = ["COLUMNS", "Draft", "Value", "score_table", "tidy"]
 
 COLUMNS: Final = (
     "table", "kind", "run", "baseline", "params", "frames", "subtitles", "seeds", "task",
@@ -64,26 +64,6 @@ def tidy(facts: Mapping[str, Any]) -> dict[str, Any]:
     unknown = facts.keys() - set(COLUMNS)
     assert not unknown, unknown
     return {name: facts.get(name) for name in COLUMNS}
-
-
-def score_facts(found: Score) -> dict[str, Any]:
-    """All that is known of a score, by `COLUMNS`."""
-    return {
-        "metric": found.metric,
-        "higher_is_better": found.higher_is_better,
-        "value": found.value,
-        "unit": found.unit,
-        "standard_error": found.standard_error,
-        "low_95": found.low,
-        "high_95": found.high,
-        "few": found.few,
-        "questions": found.num_questions,
-        "videos": found.num_videos,
-        "failed": found.num_failed,
-        "tries": found.tries,
-        "within": found.within,
-        "majority": found.majority,
-    }
 
 
 def score_table(
