@@ -13,6 +13,7 @@ What is known of this recipe: docs/tiny.md.
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -76,12 +77,13 @@ STAGES: Final = (
     TextStage(name="letters", cpu_seconds=300, learning_rate=2e-3, micro=("hop",), chat=0.7,
               skills=("word", "letter", "chain"), old=0.08),
     TextStage(name="counts", cpu_seconds=400, learning_rate=3e-3, micro=("count", "order", "hop"),
-              chat=0.4, skills=("word", "order", "count", "letter", "chain"), old=0.1),
+              chat=0.4, skills=("word", "order", "order", "count", "letter", "chain"), old=0.1),
     TextStage(name="joint", cpu_seconds=1100, learning_rate=2.5e-3, micro=("count", "order"),
-              chat=0.7, skills=("order", "count", "count", "letter", "chain", "word"), old=0.08),
-    TextStage(name="long", cpu_seconds=900, learning_rate=1.5e-3, chat=1.0, frames=(12, 100),
-              skills=("letter", "chain", "order", "count", "word"), old=0.3, old_length=2176,
-              decay=0.6),
+              chat=0.7, skills=("order", "order", "count", "count", "letter", "chain", "word"),
+              frames=(4, 16), old=0.08, decay=0.6),
+    TextStage(name="long", cpu_seconds=1400, learning_rate=1.5e-3, chat=1.0, frames=(6, 100),
+              skills=("order", "order", "count", "count", "letter", "chain", "word"), old=0.3,
+              old_length=2176, decay=0.7),
 )  # fmt: skip
 _CAPTION_STEPS: Final = 2200
 _POINTERS: Final = 7000
@@ -215,7 +217,8 @@ def run_text_stage(
         if rng.random() < stage.old:
             lessons = _old_lessons(rng, stage.old_length)
         elif not stage.micro or rng.random() < stage.chat:
-            count = rng.randint(*stage.frames)
+            # As many short ones as long ones, by their logarithm.
+            count = round(math.exp(rng.uniform(*map(math.log, stage.frames))))
             lessons = [
                 document(
                     draw_scene(
@@ -363,7 +366,7 @@ def align(
         betas=(0.9, 0.98),
         weight_decay=0.01,
     )
-    skills = ("word", "letter", "chain", "order", "count")
+    skills = ("word", "letter", "chain", "order", "order", "count")
     for num_grids, seconds in stages:
         average: dict[str, float] = {}
         began = printed = time.process_time()
