@@ -14,10 +14,18 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
+from PIL import Image
 
 from longva_eval.errors import MediaError
 
-__all__ = ["FileIdentity", "check_unchanged", "file_digest", "identify", "printable"]
+__all__ = [
+    "FileIdentity",
+    "check_unchanged",
+    "file_digest",
+    "identify",
+    "image_digest",
+    "printable",
+]
 
 _SMALL_FILE_BYTES = 64 << 20
 _READ_BYTES = 1 << 20
@@ -147,3 +155,10 @@ def _keep(name: str, digest: str) -> None:
             file.write(f"{name} {digest}\n".encode())
     except OSError:
         return
+
+
+def image_digest(image: Image.Image) -> str:
+    """Identity of a picture's content: hash of its size and RGB bytes."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}\0".encode())
+    digest.update(image.convert("RGB").tobytes())
+    return digest.hexdigest()[:24]

@@ -17,7 +17,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
-import hashlib
 import math
 import os
 import threading
@@ -43,7 +42,6 @@ __all__ = [
     "anyres_grid",
     "anyres_tiles",
     "frames_to_pixel_values",
-    "image_digest",
     "open_image",
     "pad_to_square",
     "parse_grid_pinpoints",
@@ -194,13 +192,6 @@ def whole_pictures_only() -> Iterator[None]:
 _whole_lock = threading.Lock()
 _whole_outside: list[bool] = []
 """What the setting is to be again, once for each that is inside."""
-
-
-def image_digest(image: Image.Image) -> str:
-    """Identity of a picture's content: hash of its size and RGB bytes."""
-    digest = hashlib.sha256(f"{image.width}x{image.height}\0".encode())
-    digest.update(image.convert("RGB").tobytes())
-    return digest.hexdigest()[:24]
 
 
 def parse_grid_pinpoints(value: Any, *, tile_size: int = 1) -> list[tuple[int, int]]:

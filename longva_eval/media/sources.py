@@ -18,8 +18,8 @@ from typing import Any
 from PIL import Image
 
 from longva_eval.media.decode import DecodeBackend, Frames, read_frames
+from longva_eval.media.files import image_digest
 from longva_eval.media.frames import FrameSample
-from longva_eval.media.images import image_digest
 from longva_eval.media.probe import VideoInfo
 
 __all__ = ["FrameStack", "Picture", "ReadFrames", "Source", "VideoFrames"]

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from longva_eval.errors import SettingsError
+from longva_eval.media.files import image_digest
 from longva_eval.needle.scenes import (
     LOCATORS,
     Scene,
@@ -118,8 +119,6 @@ class Item:
 
     def describe(self) -> dict[str, Any]:
         """For the record: what it asks and hashes of what it shows."""
-        from longva_eval.media.images import image_digest  # imports torch; plans are made without
-
         digests = [image_digest(shown.image) for shown in self.needles]
         described: dict[str, Any] = {"name": self.name}
         if self.test == "single":

@@ -46,7 +46,7 @@ class ChoiceTask:
     folder: str
     """Where the videos lie, below `$HF_HOME`; `{video}` and the like are a document's fields."""
     read: Callable[[Row], Document]
-    """Turns a row into a document (`choice_document`); raises ValueError if it can't."""
+    """Turns a row into a document (`make_choice_doc`); raises ValueError if it can't."""
     columns: Sequence[str]
     """That the rows must have."""
     entry: str = ""

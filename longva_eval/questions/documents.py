@@ -2,7 +2,7 @@
 
 Benchmarks spell their rows in many ways: options in a column, in five columns, or within the
 question; answers as letters, numbers or texts. A task's `process_docs` reads each row into the form
-made by `choice_document`; `check_documents` goes over the whole file and says everything that is
+made by `make_choice_doc`; `check_documents` goes over the whole file and says everything that is
 wrong with it before anything is asked. From there on all tasks are alike (`choice_task`).
 """
 
@@ -25,8 +25,8 @@ __all__ = [
     "VIDEO_SUFFIXES",
     "answer_letter",
     "check_documents",
-    "choice_document",
     "letter_of",
+    "make_choice_doc",
     "mean_over",
     "media_names",
     "media_path",
@@ -103,7 +103,7 @@ def answer_letter(answer: Any, options: Sequence[str]) -> str:
     return same[0]
 
 
-def choice_document(
+def make_choice_doc(
     *,
     question_id: Any,
     video: Any,

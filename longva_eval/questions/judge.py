@@ -234,8 +234,8 @@ def host_request(task_folder: str, function: str, *arguments: Any) -> dict[str, 
     module = _host_module(task_folder)
     try:
         getattr(module, function)(*arguments)
-    except _Taken as taken:
-        return taken.body
+    except _CapturedRequest as captured:
+        return captured.body
     except AttributeError as error:
         raise EvaluationError(
             f"lmms-eval's {task_folder} has no {function} any more; longva-eval supports "
@@ -287,7 +287,7 @@ def _server_message(text: str) -> str:
         return text[:200] or "no message"
 
 
-class _Taken(BaseException):
+class _CapturedRequest(BaseException):
     """Carries a request out of the host's function, past its `except Exception`."""
 
     def __init__(self, body: dict[str, Any]) -> None:
@@ -295,7 +295,7 @@ class _Taken(BaseException):
         self.body = body
 
 
-class _Door:
+class _CapturingRequests:
     """Stands in the host's module where it has `requests`."""
 
     def __init__(self, exceptions: Any) -> None:
@@ -303,7 +303,7 @@ class _Door:
 
     def post(self, url: str, *, json: dict[str, Any], **_: Any) -> None:
         """Take the request instead of sending it."""
-        raise _Taken(json)
+        raise _CapturedRequest(json)
 
 
 @functools.lru_cache(maxsize=8)
@@ -319,7 +319,7 @@ def _host_module(task_folder: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     with _environment_it_needs():
         spec.loader.exec_module(module)
-    vars(module)["requests"] = _Door(sys.modules["requests"].exceptions)
+    vars(module)["requests"] = _CapturingRequests(sys.modules["requests"].exceptions)
     return module
 
 

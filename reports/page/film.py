@@ -29,6 +29,7 @@ from PIL import Image
 
 from longva_eval.errors import MediaError
 from longva_eval.media.decode_worker import DecodeWorker
+from longva_eval.media.files import image_digest
 from longva_eval.media.frames import one_per_second
 from longva_eval.media.probe import VideoInfo
 from longva_eval.running.run_log import progress_bar
@@ -40,7 +41,7 @@ __all__ = [
     "StripPlan",
     "is_picture",
     "make_strips",
-    "picture_digest",
+    "picture_file_digest",
     "plan_needle",
     "plan_pictures",
     "plan_videos",
@@ -210,8 +211,8 @@ def is_picture(path: str | Path) -> bool:
     return Path(path).suffix.lower() in _PICTURE_SUFFIXES
 
 
-def picture_digest(path: Path) -> str:
-    """Identity of a picture, as `longva_eval.media.images.image_digest` of `open_image` has it."""
+def picture_file_digest(path: Path) -> str:
+    """Identity of a picture, as `longva_eval.media.files.image_digest` of `open_image` has it."""
     try:
         with Image.open(path) as opened:
             if opened.mode.startswith("I;16"):
@@ -221,9 +222,7 @@ def picture_digest(path: Path) -> str:
                 picture = opened.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise MediaError(f"The picture {path} cannot be read: {error}") from error
-    digest = hashlib.sha256(f"{picture.width}x{picture.height}\0".encode())
-    digest.update(picture.tobytes())
-    return digest.hexdigest()[:24]
+    return image_digest(picture)
 
 
 def _plan(

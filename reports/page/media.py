@@ -22,7 +22,7 @@ from longva_eval.reports.page.film import (
     StripPlan,
     is_picture,
     make_strips,
-    picture_digest,
+    picture_file_digest,
     plan_needle,
     plan_pictures,
     plan_videos,
@@ -283,7 +283,7 @@ class _NeedleMedia:
         )
         for file in (self._finder.find(name), embedded.NEEDLES / name):
             try:
-                if file is not None and file.is_file() and picture_digest(file) == wanted:
+                if file is not None and file.is_file() and picture_file_digest(file) == wanted:
                     return file
             except (MediaError, OSError, ValueError):
                 continue

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from longva_eval.questions.choice_task import ChoiceTask
-from longva_eval.questions.documents import answer_letter, choice_document
+from longva_eval.questions.documents import answer_letter, make_choice_doc
 
 
 def _read(row: Mapping[str, Any], *, with_answer: bool) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def _read(row: Mapping[str, Any], *, with_answer: bool) -> dict[str, Any]:
     answer = row["answer"] if with_answer else None
     if isinstance(answer, str) and answer.strip().isdigit():
         answer = int(answer)
-    return choice_document(
+    return make_choice_doc(
         question_id=row["video_idx"],  # one question a video
         video=row["video_idx"],
         question=row["question"],

@@ -8,7 +8,7 @@ from typing import Any
 
 from longva_eval.errors import DataError
 from longva_eval.questions.choice_task import ChoiceTask
-from longva_eval.questions.documents import answer_letter, choice_document, mean_over
+from longva_eval.questions.documents import answer_letter, make_choice_doc, mean_over
 
 # The spelling is the data set's.
 _SKILLS = (
@@ -40,7 +40,7 @@ def _read(row: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"answer_idx is {answer!r}, not the number of an option")
         answer = int(answer)
     video = str(row["video_path_mp4"] or "").lstrip("/")
-    return choice_document(
+    return make_choice_doc(
         question_id=row["question_id"],
         video=video,
         question=row["question"],

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from longva_eval.questions.choice_task import ChoiceTask
-from longva_eval.questions.documents import answer_letter, choice_document
+from longva_eval.questions.documents import answer_letter, make_choice_doc
 
 _NO_OPTION = "N/A"
 
@@ -23,7 +23,7 @@ def _read(row: Mapping[str, Any], *, with_answer: bool) -> dict[str, Any]:
     category = str(row["question_category"])
     level = "L1-Perception" if category in _PERCEPTION else None
     level = "L2-Relation" if category in _RELATION else level
-    return choice_document(
+    return make_choice_doc(
         question_id=row["id"],
         video=row["video_path"],
         question=row["question"],

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from longva_eval.questions.choice_task import ChoiceTask
-from longva_eval.questions.documents import answer_letter, choice_document, split_options
+from longva_eval.questions.documents import answer_letter, make_choice_doc, split_options
 
 # As scripts/test_acc.py abbreviates them, in the board's order.
 _CAPABILITIES = {
@@ -27,7 +27,7 @@ def _read(row: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(types) - set(_CAPABILITIES))
     if unknown or not types:
         raise ValueError(f"the question types are {types}, known are {list(_CAPABILITIES)}")
-    return choice_document(
+    return make_choice_doc(
         question_id=row["uid"],
         video=row["video_path"],
         question=question,

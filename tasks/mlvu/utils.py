@@ -10,7 +10,7 @@ from typing import Any
 from longva_eval.questions.choice_task import ChoiceTask
 from longva_eval.questions.documents import (
     answer_letter,
-    choice_document,
+    make_choice_doc,
     mean_over,
     split_options,
 )
@@ -48,7 +48,7 @@ def _read(row: Mapping[str, Any]) -> dict[str, Any]:
     options = options or candidates
     no_option = str(row["answer"]).strip() in _NO_OPTION
     task_type = str(row["task_type"])
-    return choice_document(
+    return make_choice_doc(
         question_id=row["question_id"],
         video=row["video_name"],
         question=question,

@@ -15,8 +15,8 @@ from longva_eval.questions.choice_task import ChoiceTask
 from longva_eval.questions.documents import (
     answer_letter,
     check_documents,
-    choice_document,
     letter_of,
+    make_choice_doc,
     mean_over,
 )
 
@@ -87,7 +87,7 @@ def _read(row: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the granularity {scale!r} is none of {list(_SCALES)}")
     if kind.lower() not in _TYPES:
         raise ValueError(f"the question type {kind!r} is none of {sorted(set(_TYPES.values()))}")
-    return choice_document(
+    return make_choice_doc(
         question_id=question_id,
         video=row["video"],
         question=row["question"],

@@ -12,8 +12,8 @@ from typing import Any
 from longva_eval.errors import SettingsError
 from longva_eval.questions.choice_task import ChoiceTask
 from longva_eval.questions.documents import (
-    choice_document,
     letter_of,
+    make_choice_doc,
     media_names,
     media_path,
     read_dataset,
@@ -86,7 +86,7 @@ def _read_nextqa_mc(row: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the options a0 to a4 are {options}")
     if row["answer"] not in range(5):
         raise ValueError(f"the answer is {row['answer']!r}, not 0 to 4")
-    return choice_document(
+    return make_choice_doc(
         question_id=f"{row['video']}_{row['qid']}",
         video=str(row["video"]),
         question=row["question"],

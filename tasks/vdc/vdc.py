@@ -43,13 +43,13 @@ def match_request(question: str, answer: str, predicted: str) -> dict[str, Any]:
     return _request("gener_pred_score", qa=qa)
 
 
-class _Talk:
+class _CapturedPrompt:
     """Stands where the host's functions have SGLang's state; keeps what is added to it."""
 
     def __init__(self) -> None:
         self.body: dict[str, Any] = {"messages": [], "temperature": 0}
 
-    def __iadd__(self, part: dict[str, Any]) -> _Talk:
+    def __iadd__(self, part: dict[str, Any]) -> _CapturedPrompt:
         if "role" in part:
             self.body["messages"].append(part)
         else:
@@ -58,9 +58,9 @@ class _Talk:
 
 
 def _request(function: str, **arguments: Any) -> dict[str, Any]:
-    talk = _Talk()
-    getattr(_host(), function)(talk, **arguments)
-    return talk.body
+    prompt = _CapturedPrompt()
+    getattr(_host(), function)(prompt, **arguments)
+    return prompt.body
 
 
 @functools.lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ from longva_eval.media.subtitles import (
     subtitle_marker,
 )
 from longva_eval.questions.choice_task import ChoiceTask
-from longva_eval.questions.documents import answer_letter, choice_document
+from longva_eval.questions.documents import answer_letter, make_choice_doc
 
 __all__ = ["INSTRUCTION", "TASK", "lettered_options", "read_row", "subtitle_text"]
 
@@ -42,7 +42,7 @@ def read_row(row: Mapping[str, Any]) -> dict[str, Any]:
     options = lettered_options(row["options"])
     if len(options) != _NUM_OPTIONS:
         raise ValueError(f"the question has {len(options)} options, not {_NUM_OPTIONS}: {options}")
-    return choice_document(
+    return make_choice_doc(
         question_id=row["question_id"],
         video=row["videoID"],
         question=row["question"],

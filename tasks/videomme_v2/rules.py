@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from longva_eval.questions.documents import answer_letter, choice_document
+from longva_eval.questions.documents import answer_letter, make_choice_doc
 from longva_eval.stats import clustered_standard_error
 from longva_eval.tasks.videomme.videomme import lettered_options
 
@@ -40,7 +40,7 @@ def read_row(row: Mapping[str, Any]) -> dict[str, Any]:
     group_score([False] * _GROUP_SIZE, row["group_type"], structure)
     if not re.search(r"-\d+$", str(row["question_id"])):
         raise ValueError(f"the question id {row['question_id']!r} does not end in -1 to -4")
-    return choice_document(
+    return make_choice_doc(
         question_id=row["question_id"],
         video=str(row["video_id"]),
         question=row["question"],

@@ -113,19 +113,21 @@ def _difference(
 
 
 def table(outcomes: list[Outcome], session_note: str) -> str:
-    """Markdown: file, what became of it, time."""
-    lines = ["| file | outcome | seconds |", "|---|---|---|"]
+    """Markdown: the files that were answered, by what was seen; then each error."""
+    answered: dict[str, list[str]] = {}
+    lines = ["| file | error |", "|---|---|"]
     for outcome in outcomes:
-        if outcome.was_asked:
-            became = f"answered, {outcome.num_frames_seen} frames seen"
-            if outcome.fault.is_picture:
-                became = "answered"
-            elif outcome.largest_error is not None:
-                became += f", at most {outcome.largest_error:.1f} levels from FFmpeg's"
-        else:
-            became = "error: " + _without_folder(outcome.message)
-        lines.append(f"| {outcome.fault.name} | {became} | {outcome.seconds:.2f} |")
-    return "\n".join([session_note, "", *lines])
+        if not outcome.was_asked:
+            lines.append(f"| {outcome.fault.name} | {_without_folder(outcome.message)} |")
+            continue
+        became = f"{outcome.num_frames_seen} frames seen"
+        if outcome.fault.is_picture:
+            became = "pictures"
+        elif outcome.largest_error is not None:
+            became += f", at most {outcome.largest_error:.1f} levels from FFmpeg's"
+        answered.setdefault(became, []).append(outcome.fault.name)
+    told = [f"Answered, {became}: {'; '.join(names)}." for became, names in answered.items()]
+    return "\n\n".join([session_note, *told, "\n".join(lines)])
 
 
 def _without_folder(message: str) -> str:

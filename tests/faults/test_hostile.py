@@ -339,7 +339,7 @@ def test_a_name_that_is_too_long_is_an_error_of_its_question(hf_home: Path, name
 
 
 def test_a_record_of_such_a_row_names_no_media(hf_home: Path) -> None:
-    document = documents.choice_document(
+    document = documents.make_choice_doc(
         question_id="1", video="../../../secret.mp4", question="What?", options=["a", "b"],
         answer="A", categories={},
     )  # fmt: skip

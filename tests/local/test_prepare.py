@@ -64,14 +64,14 @@ QUIZ = {
     "license": "CC0",
 }
 UTILS = """
-from longva_eval.questions.documents import answer_letter, choice_document, read_dataset
+from longva_eval.questions.documents import answer_letter, make_choice_doc, read_dataset
 
 def process_docs(dataset):
     return read_dataset(dataset, read, task="Quiz", columns=("question", "answer"))
 
 def read(row):
     options = row.get("options", ["a", "b"])
-    return choice_document(
+    return make_choice_doc(
         question_id=row["question_id"], video=row["videoID"], question=row["question"],
         options=options, answer=answer_letter(row["answer"], options), categories={},
     )

@@ -30,11 +30,11 @@ from longva_eval.engine.encoder import VisualEncoder
 from longva_eval.errors import CheckpointError, MediaError, SettingsError
 from longva_eval.families.loading import load_checkpoint
 from longva_eval.media import images
+from longva_eval.media.files import image_digest
 from longva_eval.media.images import (
     anyres_grid,
     anyres_tiles,
     frames_to_pixel_values,
-    image_digest,
     open_image,
     pad_to_square,
     parse_grid_pinpoints,

@@ -10,11 +10,11 @@ from datasets import Dataset
 
 from longva_eval.errors import DataError
 from longva_eval.questions.choice_task import ChoiceTask
-from longva_eval.questions.documents import answer_letter, choice_document
+from longva_eval.questions.documents import answer_letter, make_choice_doc
 
 
 def read(row: Any) -> dict[str, Any]:
-    return choice_document(
+    return make_choice_doc(
         question_id=row["id"],
         video="film",
         question=row["question"],

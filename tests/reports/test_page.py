@@ -14,7 +14,8 @@ from video_files import Clip, write_video
 from longva_eval import embedded
 from longva_eval.cli import main
 from longva_eval.errors import MediaError, SettingsError
-from longva_eval.media.images import image_digest, open_image
+from longva_eval.media.files import image_digest
+from longva_eval.media.images import open_image
 from longva_eval.media.probe import probe_video
 from longva_eval.questions.outcomes import FAILED
 from longva_eval.reports.page.film import (
@@ -22,7 +23,7 @@ from longva_eval.reports.page.film import (
     Strip,
     StripPlan,
     make_strips,
-    picture_digest,
+    picture_file_digest,
     plan_needle,
     plan_pictures,
     plan_videos,
@@ -506,7 +507,7 @@ def test_a_pictures_digest_is_the_one_that_needle_tests_record(tmp_path: Path) -
     path = tmp_path / "a.png"
     Image.effect_mandelbrot((40, 30), (-2, -1, 1, 1), 60).convert("P").save(path)
     for file in (path, next(embedded.NEEDLES.glob("*.png"))):
-        assert picture_digest(file) == image_digest(open_image(file))
+        assert picture_file_digest(file) == image_digest(open_image(file))
 
 
 # The command --------------------------------------------------------------------------------------

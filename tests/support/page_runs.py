@@ -16,7 +16,7 @@ import pytest
 from longva_eval import embedded
 from longva_eval.media.probe import probe_video
 from longva_eval.questions.outcomes import FAILED, choice_record
-from longva_eval.reports.page.film import picture_digest
+from longva_eval.reports.page.film import picture_file_digest
 
 DATE = "20261101_120000"
 HOSTILE = (
@@ -204,7 +204,7 @@ def needle_folder(tmp_path: Path) -> Path:
     needles = [
         {
             "name": entry["path"], "question": entry["prompt"], "answer": entry["answer"],
-            "image_sha256": picture_digest(embedded.NEEDLES / entry["path"]),
+            "image_sha256": picture_file_digest(embedded.NEEDLES / entry["path"]),
         }
         for entry in entries
     ]  # fmt: skip
