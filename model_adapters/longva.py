@@ -43,7 +43,6 @@ from longva_eval.errors import MediaError, SettingsError
 from longva_eval.families.vision import FamilyVision
 from longva_eval.host.patches import HostRun, apply_patches
 from longva_eval.media.images import whole_pictures_only
-from longva_eval.model.rope import RopeSettings
 from longva_eval.model_adapters.arguments import Arguments, LongVAArguments, read_arguments
 from longva_eval.prompts.pieces import IMAGE_PLACEHOLDER, tokenize
 from longva_eval.questions.outcomes import FAILED
@@ -52,6 +51,7 @@ from longva_eval.running.jobs import FORCE, GENERATE, SCORE, Job, JobKind
 from longva_eval.running.journal import Journal, journal_settings
 from longva_eval.running.ranks import Ranks, current_ranks, end_all
 from longva_eval.running.run_log import FailurePolicy, RunLog, progress_bar
+from longva_eval.studies.definition import Point
 
 __all__ = ["LongVA"]
 
@@ -104,6 +104,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         self._journal_at, self._fresh = _journal_place(asked.journal), asked.fresh
         settings = asked.session_settings() | {"device": _own_device(asked.device)}
         self._session = open_session(asked.pretrained, **settings, architectures=self.architectures)
+        self._own_frames = replace(self._session.frames, fps=asked.fps, policy="uniform")
         self.device = self._session.checkpoint.device
         self._ignored_settings: set[str] = set()
         # Signs of life begin here: others may wait while this process loads its data.
@@ -140,7 +141,22 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         """Of the run it works in."""
         return self._answering.journal
 
-    def another_run(self, *, max_frames: int, rope: RopeSettings, journal: Path) -> LongVA:
+    def set_point(self, point: Point) -> None:
+        """Ask as at a point of a study from now on.
+
+        Raises:
+            SettingsError: If its settings do not fit the checkpoint.
+        """
+        session, method = self._session, point.method
+        session.frames = replace(
+            self._own_frames, max_frames=point.frames, policy=method.frame_policy
+        )
+        if point.rope != session.checkpoint.rope:
+            session.change_rope(point.rope)
+        session.change_positions(method.positions)
+        session.change_press(method.kv_press)
+
+    def another_run(self, point: Point, *, journal: Path) -> LongVA:
         """This model for a run of its own at other settings; loaded once, counted from zero.
 
         Both share the session, whose settings change: use the one that was made last.
@@ -148,8 +164,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         Raises:
             SettingsError: If the settings do not fit the checkpoint.
         """
-        self._session.frames = replace(self._session.frames, max_frames=max_frames)
-        self._session.change_rope(rope)
+        self.set_point(point)
         self._session.engine.counts = EngineCounts()
         self._session.encoder.num_encoded = self._session.encoder.num_passes = 0
         other = copy.copy(self)

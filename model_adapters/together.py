@@ -68,7 +68,7 @@ def run_points(study: Study, runs: Sequence[PointRun]) -> Iterator[PointRun]:
     left = [run for run in runs if not run.is_complete]
     model = host.load_model(left[0].point.arguments)
     for run in runs:
-        model.session.change_rope(run.point.rope)  # one that does not fit shows now
+        model.set_point(run.point)  # one that does not fit shows now
     check_same_model(model.session, [run for run in runs if run.is_complete])
     together = _Together(model, left)
     for run in left:
@@ -127,9 +127,7 @@ class _Together:
 
     def adapter_of(self, run: PointRun) -> LongVA:
         """The model for the run of a point, ready for lmms-eval."""
-        adapter = self._model.another_run(
-            max_frames=run.point.frames, rope=run.point.rope, journal=run.journal
-        )
+        adapter = self._model.another_run(run.point, journal=run.journal)
         adapter.before_answers = lambda requests: self._answer(adapter, run, requests)
         return adapter
 
@@ -142,7 +140,7 @@ class _Together:
         try:
             for run in self._runs:
                 own = adapter.journal if run is current else None
-                self._set(run.point)
+                self._model.set_point(run.point)
                 settings = journal_settings(self._model.session.describe())
                 journals[id(run)] = own if own is not None else Journal(run.journal, settings)
             for kind, jobs in adapter.jobs_of(requests).items():
@@ -151,12 +149,17 @@ class _Together:
             for run in self._runs:
                 if run is not current and id(run) in journals:
                     journals[id(run)].close()
-            self._set(current.point)
+            self._model.set_point(current.point)
 
-    def _set(self, point: Point) -> None:
-        session = self._model.session
-        session.frames = replace(session.frames, max_frames=point.frames)
-        session.change_rope(point.rope)
+
+def _seeing(point: Point) -> tuple[int, str]:
+    """What the prompts of a point depend on."""
+    return point.frames, point.method.frame_policy
+
+
+def _reading(point: Point) -> tuple[Any, ...]:
+    """What of a point the model's layers depend on: one batch of prompts has one such setting."""
+    return point.rope, point.method.positions, point.method.kv_press
 
 
 class _Pass:
@@ -175,8 +178,8 @@ class _Pass:
         self._jobs = jobs
         self._runs = runs
         self._journals = journals
-        self._usable: dict[int, set[int]] = {}
-        """Number of frames -> the jobs that have a prompt of videos there."""
+        self._usable: dict[tuple[int, str], set[int]] = {}
+        """Which frames -> the jobs that have a prompt of videos there."""
         self._media: dict[str, _Media] = {}
         self._num_left = 0
         self._bar: Any = None
@@ -188,21 +191,21 @@ class _Pass:
             return
         self._look()
         open_runs = self._open()
-        ropes = list(dict.fromkeys(run.point.rope for run in open_runs))
+        readings = list(dict.fromkeys(_reading(run.point) for run in open_runs))
         if not self._num_left or not open_runs:
             return
         self._written_before = self._written()
         session = self._adapter.session
         what = f"{len(open_runs)} points together"
         with progress_bar(self._num_left, what, unit="answer") as self._bar:
-            for block in self._blocks(len(ropes)):
-                session.encoder.keep_all = len(ropes) > 1
+            for block in self._blocks(len(readings)):
+                session.encoder.keep_all = len(readings) > 1
                 try:
-                    for rope in ropes:
-                        session.change_rope(rope)
-                        self._compute(
-                            block, [run for run in self._open() if run.point.rope == rope]
-                        )
+                    for reading in readings:
+                        runs = [run for run in self._open() if _reading(run.point) == reading]
+                        if runs:
+                            self._adapter.set_point(runs[0].point)
+                            self._compute(block, runs)
                 finally:
                     session.encoder.keep_all = False
                     session.encoder.expect([])  # lets go of what was kept
@@ -212,14 +215,15 @@ class _Pass:
 
     def _look(self) -> None:
         """Make every prompt once, so that what is wrong shows before anything is computed."""
-        session = self._adapter.session
-        counts = list(dict.fromkeys(run.point.frames for run in self._runs))
-        several_ropes = len({run.point.rope for run in self._runs}) > 1
-        with progress_bar(len(counts) * len(self._jobs), "Reading", unit="prompt") as bar:
-            for frames in counts:
-                session.frames = replace(session.frames, max_frames=frames)
-                usable = self._usable[frames] = set()
-                here = [run for run in self._open() if run.point.frames == frames]
+        points: dict[tuple[int, str], Point] = {}
+        for run in self._runs:
+            points.setdefault(_seeing(run.point), run.point)
+        several = len({_reading(run.point) for run in self._runs}) > 1
+        with progress_bar(len(points) * len(self._jobs), "Reading", unit="prompt") as bar:
+            for seeing, point in points.items():
+                self._adapter.set_point(point)
+                usable = self._usable[seeing] = set()
+                here = [run for run in self._open() if _seeing(run.point) == seeing]
                 for number, job in enumerate(self._jobs):
                     bar.update(1)
                     try:
@@ -233,7 +237,7 @@ class _Pass:
                     if picture_bytes:
                         continue
                     usable.add(number)
-                    self._note(number, conversation, several_ropes)
+                    self._note(number, conversation, several)
                     asked = replace(job, conversation=conversation)
                     for run in here:
                         if self._journals[id(run)].get(job_key(self._kind, asked)) is None:
@@ -241,18 +245,18 @@ class _Pass:
                         else:
                             run.num_taken_over += 1
 
-    def _note(self, number: int, conversation: Conversation, several_ropes: bool) -> None:
+    def _note(self, number: int, conversation: Conversation, several: bool) -> None:
         pieces = conversation.prompt.visual_pieces
         source = pieces[0].source if pieces else None
         key = source.media_key if source is not None else ""
         media = self._media.setdefault(key, _Media([], {}))
         if not media.jobs or media.jobs[-1] != number:
             media.jobs.append(number)
-        if several_ropes:
+        if several:
             media.tokens.update((piece.key, piece.num_tokens) for piece in pieces)
 
-    def _blocks(self, num_ropes: int) -> Iterator[list[int]]:
-        """Jobs whose visual tokens are kept for all RoPE settings; all jobs if there is only one.
+    def _blocks(self, num_readings: int) -> Iterator[list[int]]:
+        """Jobs whose visual tokens are kept for all settings of layers; all if there is only one.
 
         Which these are does not depend on what was answered before.
         """
@@ -262,7 +266,7 @@ class _Pass:
         held = 0
         for media in self._media.values():
             size = token_bytes * sum(media.tokens.values())
-            if num_ropes > 1 and block and held + size > _KEPT_BYTES:
+            if num_readings > 1 and block and held + size > _KEPT_BYTES:
                 yield sorted(set(block))
                 block, held = [], 0
             block.extend(media.jobs)
@@ -271,7 +275,7 @@ class _Pass:
             yield sorted(set(block))
 
     def _compute(self, block: Sequence[int], runs: Sequence[PointRun]) -> None:
-        """Answer a block at the points of one RoPE setting; without a point that is given up."""
+        """Answer a block at points of one setting of layers; without one that is given up."""
         session = self._adapter.session
         while runs:
             jobs = self._point_jobs(block, runs)
@@ -296,7 +300,7 @@ class _Pass:
         jobs: list[_PointJob] = []
         for run in runs:
             for number in block:
-                if number in self._usable[run.point.frames]:
+                if number in self._usable[_seeing(run.point)]:
                     job = self._jobs[number]
                     values = {each.name: getattr(job, each.name) for each in fields(Job)}
                     values |= {"number": len(jobs), "journal": self._journals[id(run)]}
@@ -305,8 +309,7 @@ class _Pass:
 
     def _prompt(self, job: Job) -> tuple[Conversation, int]:
         assert isinstance(job, _PointJob)
-        session = self._adapter.session
-        session.frames = replace(session.frames, max_frames=job.point_run.point.frames)
+        self._adapter.set_point(job.point_run.point)
         return self._adapter.prompt_of(job)
 
     def _written(self) -> int:

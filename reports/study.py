@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from longva_eval import stats
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.reports.figures.panels import CurveLine, CurvePanel, GridCell, GridPanel
+from longva_eval.reports.methods import MethodPoint, method_rows
 from longva_eval.reports.reading.runs import Run, Sample, read_run
 from longva_eval.reports.tables.benchmarks import benchmark_of
 from longva_eval.reports.tables.published import (
@@ -28,7 +29,7 @@ from longva_eval.reports.tables.published import (
     published_rows,
     read_published,
 )
-from longva_eval.studies.definition import RECORD_NAME, read_record, write_json
+from longva_eval.studies.definition import AXES, RECORD_NAME, read_record, write_json
 from longva_eval.text import csv_cell
 
 if TYPE_CHECKING:
@@ -454,9 +455,10 @@ def write_study(
             paths = [study.folder / f"{name}.png", study.folder / f"{name}.svg"]
             save_figure(figure, *paths)
             files += paths
-    text = "\n\n".join([study_tables(study, found), *notes])
+    compared = method_rows(_method_points(study, found))
+    text = "\n\n".join([study_tables(study, found), *_methods(compared, "terminal"), *notes])
     table = study.folder / "scores.md"
-    body = "\n\n".join([study_tables(study, found, form="md"), *notes])
+    body = "\n\n".join([study_tables(study, found, form="md"), *_methods(compared, "md"), *notes])
     table.write_text(f"# {study.name}\n\n{body}\n", encoding="utf-8")
     rows = _score_rows(found)
     if rows:
@@ -469,6 +471,32 @@ def write_study(
     record = {**study.record, "scores": rows, "plateaus": _plateau_rows(found)}
     write_json(study.folder / RECORD_NAME, record)
     return [*files, study.folder / RECORD_NAME], text
+
+
+def _method_points(study: StudyRuns, found: Sequence[TaskCurves]) -> list[MethodPoint]:
+    """Points that were asked with several policies, with their scores by question."""
+    tasks = {task.task for task in found}
+    return [
+        MethodPoint(
+            task=name,
+            setting={"frames": told["frames"], "rope": str(told["rope"]),
+                     **{axis: told.get("method", {}).get(axis, AXES[axis]) for axis in AXES}},
+            scores={question.key: (question.score, question.cluster) for question in task.samples},
+        )
+        for point, told in zip(study.points, study.record["points"], strict=True)
+        if point.run is not None
+        for name, task in point.run.tasks.items()
+        if name in tasks
+    ]  # fmt: skip
+
+
+def _methods(rows: Sequence[Sequence[str]], form: str) -> list[str]:
+    """The table of methods, if there are any."""
+    if len(rows) < 2:
+        return []
+    title = "Each policy against the first of its axis, on the same questions"
+    table = _markdown(rows) if form == "md" else _columns(rows)
+    return [f"### {title}\n\n{table}" if form == "md" else f"{title}\n{table}"]
 
 
 def _plain(task: str) -> str:

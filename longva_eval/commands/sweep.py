@@ -1,4 +1,4 @@
-"""`longva-eval sweep`: one model at several numbers of frames and RoPE settings."""
+"""`longva-eval sweep`: one model at several numbers of frames, RoPE settings and methods."""
 
 from __future__ import annotations
 
@@ -104,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="longva-eval sweep",
         usage="longva-eval sweep [STUDY.yaml] [--pretrained P --tasks T,... --frames N,...] "
         "[OPTIONS] --out DIR",
-        description="Evaluate one model at several numbers of frames and RoPE settings. It is "
+        description="Evaluate one model at several numbers of frames, RoPE settings and methods "
+        "(which frames, which positions, what is kept); every combination is a point. It is "
         "loaded once, each video decoded once, each frame encoded once. A study that was "
         "interrupted is continued by the same command.",
         epilog="Each point is a run of its own in DIR/points: `longva-eval compare`, `show` and "
@@ -128,6 +129,20 @@ def _parser() -> argparse.ArgumentParser:
         help="own, default, linear, ntk, yarn, llama3, longrope, dynamic",
     )  # fmt: skip
     parser.add_argument("--rope-factor", metavar="X,X,...", help="for the types that need one")
+    parser.add_argument(
+        "--frame-policy", metavar="P,P,...",
+        help="uniform, midpoints, budget:R:MIN, keyframes, scene, file:PATH (docs/axes.md)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--positions", metavar="P,P,...",
+        help="own, stride:S, grouped:S, recurrent:L, temporal:S, self-extend:G:W, rerope:W, "
+        "dca:S:L, lm-infinite:L:N",
+    )  # fmt: skip
+    parser.add_argument(
+        "--kv-press", metavar="P,P,...",
+        help="none, or knorm, vnorm, snapkv, random, uniform, recent with the part that is kept: "
+        "snapkv:0.5; snapkv:0.5:question",
+    )  # fmt: skip
     parser.add_argument("--include-path", metavar="DIR", help="of tasks lmms-eval does not have")
     parser.add_argument("--limit", help="questions of each task, for tests only")
     parser.add_argument(

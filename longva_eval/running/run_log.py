@@ -99,6 +99,7 @@ class RunLog:
         degenerate: bool = False,
         finish: str | None = None,
         thought: str | None = None,
+        **held: int,
     ) -> None:
         """An answer is there.
 
@@ -110,6 +111,7 @@ class RunLog:
             degenerate: Whether it repeats itself (`generation.is_degenerate`).
             finish: Why it ended: `stop` or `length`.
             thought: What the model thought before it answered.
+            **held: `kv_tokens` and `kv_bytes` that were held of the prompt, under a press.
         """
         entry = self.describe(task, doc_id, {})
         if entry.get("outcome") == "failed":
@@ -122,6 +124,7 @@ class RunLog:
             entry["finish"] = finish
         if thought is not None:
             entry["thought"] = thought
+        entry.update(held)
 
     def failed(self, task: str, doc_id: Any, reason: str) -> None:
         """A document failed; its entry says why."""

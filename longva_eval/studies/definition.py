@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,8 +27,10 @@ from longva_eval.running.journal import settings_difference
 from longva_eval.text import parse_whole_range
 
 __all__ = [
+    "AXES",
     "RECORD_NAME",
     "SETTINGS_NAME",
+    "Method",
     "Point",
     "Study",
     "check_same_study",
@@ -47,7 +50,10 @@ RECORD_NAME: Final = "study.json"
 _LARGEST_FILE_BYTES: Final = 1 << 20
 OWN: Final = "own"
 """Instead of a RoPE base or type: the checkpoint's own."""
-_GRID: Final = ("frames", "rope_theta", "rope_type", "rope_factor")
+AXES: Final = {"frame_policy": "uniform", "positions": "own", "kv_press": "none"}
+"""Axes of method: arguments of the model that a study may give several values, and their
+defaults."""
+_GRID: Final = ("frames", "rope_theta", "rope_type", "rope_factor", *AXES)
 _LISTS: Final = ("tasks", *_GRID)
 _SET_BY_STUDY: Final = {
     "pretrained": "give it as --pretrained",
@@ -55,6 +61,7 @@ _SET_BY_STUDY: Final = {
     "rope_theta": "give all of them with --rope-theta",
     "rope_type": "give all of them with --rope-type",
     "rope_factor": "give all of them with --rope-factor",
+    **{name: f"give all of them with --{name.replace('_', '-')}" for name in AXES},
     "journal": "each point has one of its own",
     "fresh": "use longva-eval sweep --fresh",
 }
@@ -66,6 +73,24 @@ _CHANGES_NO_NUMBER: Final = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Method:
+    """A place on the axes of method, each a named policy (docs/axes.md)."""
+
+    frame_policy: str = AXES["frame_policy"]
+    positions: str = AXES["positions"]
+    kv_press: str = AXES["kv_press"]
+
+    def changed(self) -> dict[str, str]:
+        """The axes on which it is not the default."""
+        return {name: value for name, value in vars(self).items() if value != AXES[name]}
+
+    @property
+    def label(self) -> str:
+        """In words; empty for the defaults."""
+        return ", ".join(self.changed().values())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """One place of a study's grid."""
 
@@ -73,13 +98,14 @@ class Point:
     """Of its folder."""
     frames: int
     rope: RopeSettings
+    method: Method = Method()
     arguments: str
     """`--model_args` of the same run by itself."""
 
     @property
     def rope_label(self) -> str:
-        """The RoPE settings in words."""
-        return rope_label(self.rope)
+        """The RoPE settings in words, and with them every policy that is not the default."""
+        return ", ".join(filter(None, (rope_label(self.rope), self.method.label)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +121,13 @@ class Study:
     rope_type: tuple[str | None, ...] = (None,)
     rope_factor: tuple[float | None, ...] = (None,)
     """For the types that need one."""
+    frame_policy: tuple[str, ...] = (AXES["frame_policy"],)
+    """Which frames are chosen; as the others below, the first value is what others are compared
+    with."""
+    positions: tuple[str, ...] = (AXES["positions"],)
+    """Where tokens stand."""
+    kv_press: tuple[str, ...] = (AXES["kv_press"],)
+    """What is kept of a video."""
     model: str = "longva"
     """As `--model` of lmms-eval."""
     limit: float | None = None
@@ -133,23 +166,40 @@ class Study:
         return list(found)
 
     def points(self) -> list[Point]:
-        """The grid, RoPE settings outside, frames inside, ascending."""
+        """The grid, RoPE settings outside, then methods, frames inside, ascending."""
         ropes = self.ropes()
         plain = len(ropes) == 1 and ropes[0].is_unchanged
         common = {name: v for name, v in self.model_args.items() if not name.startswith("rope_")}
         points = []
-        for rope, frames in itertools.product(ropes, self.frames):
+        for rope, method, frames in itertools.product(ropes, self.methods(), self.frames):
             arguments = {"pretrained": self.pretrained, **common, "max_frames_num": str(frames)}
-            arguments |= _rope_arguments(rope)
+            arguments |= _rope_arguments(rope) | method.changed()
+            named = "".join(
+                f"-{re.sub(r'[^A-Za-z0-9.]+', '-', text)}" for text in method.changed().values()
+            )
             points.append(
                 Point(
-                    name=f"frames-{frames}" + ("" if plain else f"-{_rope_name(rope)}"),
+                    name=f"frames-{frames}" + ("" if plain else f"-{_rope_name(rope)}") + named,
                     frames=frames,
                     rope=rope,
+                    method=method,
                     arguments=",".join(f"{name}={value}" for name, value in arguments.items()),
                 )
             )
+        names = [point.name for point in points]
+        if len(set(names)) < len(names):
+            raise SettingsError(
+                f"Two points would be called {max(names, key=names.count)}: rename the files that "
+                "frame_policy=file: names."
+            )
         return points
+
+    def methods(self) -> list[Method]:
+        """All combinations of the axes of method."""
+        values: Any = (getattr(self, name) for name in AXES)
+        return [
+            Method(**dict(zip(AXES, chosen, strict=True))) for chosen in itertools.product(*values)
+        ]
 
     def describe(self) -> dict[str, Any]:
         """As in a file; what was left out is left out."""
@@ -158,7 +208,7 @@ class Study:
             value = getattr(self, each.name)
             if isinstance(value, tuple):
                 value = [OWN if part is None else part for part in value]
-                if each.name.startswith("rope_") and value == [OWN]:
+                if value == [AXES.get(each.name, OWN)] and each.name not in ("tasks", "frames"):
                     continue
             elif isinstance(value, Mapping):
                 value = dict(value)
@@ -208,6 +258,9 @@ def study_from(values: Mapping[str, Any], *, where: str) -> Study:
         made["rope_type"] = tuple(
             None if value in (None, OWN) else str(value) for value in made["rope_type"]
         )
+    for name in AXES:
+        if name in made:
+            made[name] = tuple(str(value) for value in made[name])
     if "limit" in made:
         made["limit"] = _limit(made["limit"], where)
     if "model_args" in made:

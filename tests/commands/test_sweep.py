@@ -73,6 +73,11 @@ def test_a_grid_has_a_point_for_every_combination() -> None:
     )
     assert points[2].rope == RopeSettings(theta=5e4)
     assert [p.name for p in study(frames=(8,), rope_theta=(None,)).points()] == ["frames-8"]
+    files = ("uniform", "file:a/b.json", "file:a-b.json")
+    with pytest.raises(SettingsError, match=r"called frames-3-own-rope-file-a-b\.json"):
+        study(frame_policy=files)
+    with pytest.raises(SettingsError, match="give all of them with --kv-press"):
+        study_from(study().describe() | {"model_args": "kv_press=knorm:1"}, where="here")
 
 
 def test_two_bases_never_share_a_folder() -> None:
@@ -265,6 +270,38 @@ def test_every_answer_is_that_of_a_run_by_itself(swept: Path, hf_home: Path) -> 
             for name, value in alone["results"][TASK].items()
             if isinstance(value, float)
         }.items()  # fmt: skip
+
+
+@pytest.mark.process
+def test_axes_of_method_are_points_with_their_names(hf_home: Path, tmp_path: Path) -> None:
+    axes = study(
+        frames=(8,), rope_theta=(None,), limit=4, frame_policy=("uniform", "scene"),
+        positions=("own", "stride:4"), kv_press=("none", "random:0.25"),
+    )  # fmt: skip
+    assert run_study(axes, tmp_path) == 0
+    points, paths = axes.points(), study_results(tmp_path)
+    assert len(points) == len(paths) == 8
+    last = points[-1]
+    assert last.name == "frames-8-scene-stride-4-random-0.25"
+    assert last.rope_label == "own RoPE, scene, stride:4, random:0.25"
+    alone = evaluator.simple_evaluate(
+        model="longva", model_args=last.arguments + ",journal=off", tasks=[TASK], limit=4,
+        task_manager=TaskManager("WARNING", model_name="longva"),
+    )  # fmt: skip
+    run = read_run(paths[-1])
+    for line, other in zip(samples_of(run), alone["samples"][TASK], strict=True):
+        assert line["longva_eval"] == json.loads(json.dumps(other["longva_eval"], default=str))
+        assert 0 < line["longva_eval"]["kv_tokens"] < line["longva_eval"]["num_prompt_tokens"]
+    assert run.recipe["kv_press"] == "random:0.25"
+    assert run.recipe["frames"]["policy"] == "scene"
+    assert run.recipe["rope"]["positions"] == "stride:4"
+    assert "kv_press" not in read_run(paths[0]).recipe
+    # Every policy in turn beside the first of its axis: 3 axes x 4 settings of the others.
+    text = (tmp_path / "scores.md").read_text()
+    rows = [row for row in text.splitlines() if row.startswith(f"| {TASK} |")]
+    assert len(rows) == 12
+    assert sum("| random:0.25 | none | 8 |" in row for row in rows) == 4
+    assert run_study(study_from(read_study_file(tmp_path), where=""), tmp_path) == 0
 
 
 @pytest.mark.process

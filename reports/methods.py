@@ -1,0 +1,80 @@
+"""Methods against none: every policy of a study beside the first of its axis, paired.
+
+Everything else of the two points is equal, and so are the questions. Differences are taken within
+questions and clustered by video or needle (`stats.compare_pairs`); p-values are corrected for their
+number within each test (`stats.holm`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from longva_eval import stats
+from longva_eval.studies.definition import AXES
+
+__all__ = ["METHOD_TITLES", "MethodPoint", "method_rows"]
+
+METHOD_TITLES: Final = (
+    "test", "policy", "against", "frames", "with", "n", "clusters", "score", "diff.",
+    "95 % interval", "p", "Holm", "+ / -",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodPoint:
+    """The scores of a test at one point of a study."""
+
+    task: str
+    setting: Mapping[str, Any]
+    """`frames`, `rope`, and the policy on every axis."""
+    scores: Mapping[Any, tuple[float, str]]
+    """Score and cluster of each question."""
+
+
+def method_rows(points: Sequence[MethodPoint]) -> list[list[str]]:
+    """The table, titles first; nothing but them if no axis has two policies.
+
+    The first policy of an axis is that of the first point.
+    """
+    rows = [list(METHOD_TITLES)]
+    for task in dict.fromkeys(point.task for point in points):
+        here = [point for point in points if point.task == task]
+        found = []
+        for axis in AXES:
+            first = here[0].setting[axis]
+            for point in here:
+                if point.setting[axis] == first:
+                    continue
+                wanted = {**point.setting, axis: first}
+                base = next((each for each in here if each.setting == wanted), None)
+                if base is not None:
+                    found.append((axis, first, point, base, _compare(point, base)))
+        corrected = stats.holm([compared[0].p_value for *_, compared in found])
+        for (axis, first, point, _, (compared, score)), holm in zip(found, corrected, strict=True):
+            others = [
+                str(point.setting[name])
+                for name in AXES
+                if name != axis and point.setting[name] != AXES[name]
+            ]
+            low, high = compared.interval.low, compared.interval.high
+            rows.append(
+                [
+                    task, str(point.setting[axis]), str(first), f"{point.setting['frames']:,}",
+                    ", ".join(others), f"{compared.num_questions:,}", f"{compared.num_clusters:,}",
+                    f"{100 * score:.1f}", f"{100 * compared.difference:+.1f}",
+                    f"[{100 * low:+.1f}, {100 * high:+.1f}]", f"{compared.p_value:.2g}",
+                    f"{holm:.2g}", f"{compared.num_only_first} / {compared.num_only_second}",
+                ]
+            )  # fmt: skip
+    return rows
+
+
+def _compare(point: MethodPoint, base: MethodPoint) -> tuple[stats.PairedComparison, float]:
+    common = [key for key in point.scores if key in base.scores]
+    first = [point.scores[key][0] for key in common]
+    second = [base.scores[key][0] for key in common]
+    compared = stats.compare_pairs(first, second, [point.scores[key][1] for key in common])
+    return compared, math.fsum(first) / len(first)
