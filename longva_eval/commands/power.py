@@ -1,34 +1,19 @@
-"""`longva-eval power`."""
+"""`longva-eval power`: how many questions show a difference."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from longva_eval.errors import SettingsError
-from longva_eval.reports.reading.pairs import pair_samples
-from longva_eval.reports.reading.run import Run, TaskRun
+from longva_eval.reports.power import pilot_cases, power_rows, power_text, stated_case
 from longva_eval.reports.reading.runs import read_run
-from longva_eval.stats import PairedDesign, correlation, pilot_design, stated_design
 from longva_eval.text import plain
 
 __all__ = ["main"]
 
 _STATED = ("score", "icc", "disagree", "difference_icc")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Case:
-    """What is known of two runs before the real ones."""
-
-    name: str
-    facts: str
-    design: PairedDesign
-    num_videos: int | None
-    """Of the pilot."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -71,23 +56,32 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--format", choices=("terminal", "json"), default="terminal")
     options = parser.parse_args(arguments)
     _check(options)
-    rows = [
-        _row(case, points, options) for case in _cases(options) for points in options.difference
-    ]
-    if options.format == "json":
-        print(json.dumps([row for row, _ in rows], indent=1))
+    spread = options.difference_icc or 0.0
+    if options.runs:
+        runs = [read_run(path) for path in options.runs]
+        cases = pilot_cases(runs, disagree=options.disagree or 0.0, difference_icc=spread)
     else:
-        print(plain("\n".join(_lines(rows, options))))
+        cases = [
+            stated_case(
+                score=options.score,
+                icc=options.icc,
+                disagree=options.disagree,
+                difference_icc=spread,
+                questions=options.questions,
+            )
+        ]
+    how = {"videos": options.videos, "power": options.power, "level": options.level}
+    found = [(case, power_rows(case, options.difference, **how)) for case in cases]
+    if options.format == "json":
+        print(json.dumps([row for _, rows in found for row in rows], indent=1))
+        return 0
+    print(plain("\n\n".join(power_text(case, rows) for case, rows in found)))
+    print(
+        f"\nVideos and questions that show a true difference of so many points (p below "
+        f"{options.level:g}) in {options.power:g} of 100 cases; paired, clustered by video "
+        "(docs/statistics.md)."
+    )
     return 0
-
-
-@contextlib.contextmanager
-def _about(name: str) -> Iterator[None]:
-    """Say what a number that cannot be is of."""
-    try:
-        yield
-    except ValueError as error:
-        raise SettingsError(f"{name}: {error}") from error
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -117,130 +111,3 @@ def _check(options: argparse.Namespace) -> None:
     if known:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in known)
         raise SettingsError(f"{names}: the pilot says that. Leave it out.")
-
-
-def _cases(options: argparse.Namespace) -> list[_Case]:
-    spread = options.difference_icc or 0.0
-    share = 0.0 if options.disagree is None else options.disagree / 100
-    if not options.runs:
-        with _about("stated"):
-            design = stated_design(
-                score=options.score / 100,
-                disagreement=share,
-                icc=options.icc,
-                difference_icc=spread,
-                sizes=[options.questions],
-            )
-        facts = (
-            f"score {options.score:g} %, ICC {options.icc:g}, {options.disagree:g} % disagreement "
-            f"(ICC {spread:g}), {options.questions} questions a video"
-        )
-        return [_Case(name="stated", facts=facts, design=design, num_videos=None)]
-    runs = [read_run(path) for path in options.runs]
-    cases = []
-    for task in runs[0].tasks.values():
-        with _about(task.name):
-            found = _of_pilot(task, runs, share, spread) if task.samples else None
-        cases += [] if found is None else [found]
-    if not cases:
-        paths = " and ".join(map(str, options.runs))
-        raise SettingsError(f"{paths}: no task with scored samples from 0 to 1 that both have.")
-    return cases
-
-
-def _of_pilot(task: TaskRun, runs: Sequence[Run], share: float, spread: float) -> _Case | None:
-    if len(runs) == 1:
-        samples = [sample for sample in task.samples if sample.is_scored]
-        if not samples or not task.is_share:
-            return None
-        scores, clusters = [s.score for s in samples], [s.cluster for s in samples]
-        icc, mean = correlation(scores, clusters), sum(scores) / len(scores)
-        sizes = [clusters.count(cluster) for cluster in dict.fromkeys(clusters)]
-        design = stated_design(
-            score=mean, disagreement=share, icc=icc, difference_icc=spread, sizes=sizes
-        )
-        more = f"{100 * share:g} % disagreement (stated, ICC {spread:g})"
-    else:
-        other = runs[1].tasks.get(task.name)
-        if other is None or not (task.is_share and other.is_share):
-            return None
-        pairing = pair_samples(task, other, names=("the first pilot", "the second"))
-        if pairing.refusal:
-            raise SettingsError(f"{task.name}: {pairing.refusal.rstrip('.')}.")
-        pairs = list(zip(pairing.first, pairing.second, strict=True))
-        scores, clusters = [one.score for one, _ in pairs], [one.cluster for one, _ in pairs]
-        second = [two.score for _, two in pairs]
-        design = pilot_design(scores, second, clusters)
-        icc, mean = correlation(scores, clusters), sum(scores) / len(scores)
-        differences = [a - b for a, b in zip(scores, second, strict=True)]
-        apart = sum(each != 0 for each in differences) / len(differences)
-        more = (
-            f"{100 * apart:.1f} % disagreement (ICC {correlation(differences, clusters):.2f}), "
-            f"measured difference {100 * sum(differences) / len(differences):+.1f}"
-        )
-    videos = len(set(clusters))
-    facts = (
-        f"{len(scores):,} questions of {videos:,} videos, score {100 * mean:.1f} %, ICC {icc:.2f}, "
-        f"{more}"
-    )
-    return _Case(name=task.name, facts=facts, design=design, num_videos=videos)
-
-
-def _row(
-    case: _Case, points: float, options: argparse.Namespace
-) -> tuple[dict[str, str | float | int | None], str]:
-    design, power, level = case.design, options.power / 100, options.level
-    videos = options.videos or case.num_videos
-    with _about(case.name):
-        needed = design.videos_needed(points / 100, power=power, level=level)
-        known = None if videos is None else design.power(points / 100, videos, level=level)
-    smallest = (
-        None if videos is None else design.smallest_detectable(videos, power=power, level=level)
-    )
-    row: dict[str, str | float | int | None] = {
-        "task": case.name,
-        "difference_points": points,
-        "power_percent": options.power,
-        "videos_needed": needed,
-        "questions_needed": round(needed * design.questions_per_video),
-        "videos": videos,
-        "power_at_videos_percent": None if known is None else round(100 * known, 1),
-        "smallest_points_at_videos": None
-        if smallest is None or smallest == float("inf")
-        else round(100 * smallest, 2),
-    }
-    return row, case.facts
-
-
-def _lines(
-    rows: Sequence[tuple[dict[str, str | float | int | None], str]], options: argparse.Namespace
-) -> list[str]:
-    lines: list[str] = []
-    last = None
-    for row, facts in rows:
-        if row["task"] != last:
-            last = row["task"]
-            lines += [""] * bool(lines) + [f"{last}: {facts}", ""]
-            header = f"  {'points':>7}  {'videos':>8}  {'questions':>9}"
-            if row["videos"] is not None:
-                header += f"  {'power at ' + format(row['videos'], ',') + ' videos':>22}"
-            lines.append(header)
-        line = (
-            f"  {row['difference_points']:>7g}  {row['videos_needed']:>8,}  "
-            f"{row['questions_needed']:>9,}"
-        )
-        if row["videos"] is not None:
-            line += f"  {row['power_at_videos_percent']:>20.0f} %"
-        lines.append(line)
-        if row is rows[-1][0] or rows[rows.index((row, facts)) + 1][0]["task"] != last:
-            smallest = row["smallest_points_at_videos"]
-            if row["videos"] is not None:
-                found = "no difference" if smallest is None else f"{smallest:.1f} points"
-                lines.append(f"\n  {row['videos']:,} videos show {found} with this power.")
-    lines += [
-        "",
-        f"Videos and questions that show a true difference of so many points (p below "
-        f"{options.level:g}) in {options.power:g} of 100 cases; paired, clustered by video "
-        "(docs/statistics.md).",
-    ]
-    return lines

@@ -16,21 +16,19 @@ the last question (ActivityNet-QA). Here a failure is `JudgeError`, and tasks co
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import functools
-import importlib.util
 import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from longva_eval.errors import EvaluationError, SettingsError
+from longva_eval.questions.host_tasks import copy_of_host_task
 
 __all__ = [
     "JUDGED_TASKS",
@@ -308,32 +306,6 @@ class _CapturingRequests:
 
 @functools.lru_cache(maxsize=8)
 def _host_module(task_folder: str) -> ModuleType:
-    """A copy of the host's module for us alone, so that its own tasks stay as they are."""
-    found = importlib.util.find_spec("lmms_eval.tasks")
-    places = found.submodule_search_locations if found is not None else None
-    path = Path(next(iter(places or ["."]))) / task_folder / "utils.py"
-    name = f"longva_eval._host_{task_folder}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise EvaluationError(f"lmms-eval has no task folder {task_folder} ({path}).")
-    module = importlib.util.module_from_spec(spec)
-    with _environment_it_needs():
-        spec.loader.exec_module(module)
+    module = copy_of_host_task(task_folder)
     vars(module)["requests"] = _CapturingRequests(sys.modules["requests"].exceptions)
     return module
-
-
-@contextlib.contextmanager
-def _environment_it_needs() -> Iterator[None]:
-    """The host's modules fail to load without HF_HOME, and without API_TYPE=openai."""
-    wanted = {"HF_HOME": os.environ.get("HF_HOME", "."), "API_TYPE": "openai"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

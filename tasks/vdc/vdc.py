@@ -9,15 +9,11 @@ completions can answer them (`longva_eval.questions.judge`); SGLang's own does, 
 from __future__ import annotations
 
 import functools
-import importlib.util
-import os
-import sys
 import types
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final, Literal
 
-from longva_eval.errors import EvaluationError
+from longva_eval.questions.host_tasks import copy_of_host_task
 
 __all__ = ["KINDS", "Kind", "answer_request", "caption_prompts", "match_request"]
 
@@ -66,11 +62,6 @@ def _request(function: str, **arguments: Any) -> dict[str, Any]:
 @functools.lru_cache(maxsize=1)
 def _host() -> types.ModuleType:
     """A copy of the host's module for us alone, with stand-ins for SGLang's five words."""
-    found = importlib.util.find_spec("lmms_eval.tasks")
-    places = found.submodule_search_locations if found is not None else None
-    path = Path(next(iter(places or ["."]))) / "vdc" / "utils.py"
-    if not path.is_file():
-        raise EvaluationError(f"lmms-eval has no {path}; longva-eval supports lmms-eval 0.7.")
     sglang = types.ModuleType("sglang")
     vars(sglang).update(
         function=lambda f: f,
@@ -81,20 +72,4 @@ def _host() -> types.ModuleType:
         RuntimeEndpoint=None,
         set_default_backend=None,
     )
-    spec = importlib.util.spec_from_file_location("longva_eval._host_vdc", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    real, home = sys.modules.get("sglang"), os.environ.get("HF_HOME")
-    sys.modules["sglang"] = sglang
-    os.environ.setdefault("HF_HOME", ".")  # read at import, for paths that are not used here
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        if real is None:
-            del sys.modules["sglang"]
-        else:
-            sys.modules["sglang"] = real
-        if home is None:
-            del os.environ["HF_HOME"]
-    return module
+    return copy_of_host_task("vdc", {"sglang": sglang})
