@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -185,16 +185,23 @@ def open_row_file(path: Path, label: str) -> RowFile:
     try:
         if suffix == ".parquet":
             with pq.ParquetFile(path) as file:
+                _refuse_names(file.schema_arrow.names)
                 return RowFile(path, label, file.schema_arrow, file.metadata.num_rows)
         if suffix in (".csv", ".tsv"):
             rows = _read_csv(path, "\t" if suffix == ".tsv" else ",")
         else:
             rows = _read_json(path, lines=suffix == ".jsonl")
         names = dict.fromkeys(name for row in rows for name in row)
+        _refuse_names(names)
         table = pa.table({name: _column(name, rows) for name in names})
     except (OSError, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise DataError(f"{label} cannot be read as {suffix[1:]}: {error}") from error
     return RowFile(path, label, table.schema, table.num_rows, table)
+
+
+def _refuse_names(names: Iterable[str]) -> None:
+    if wrong := [name for name in names if "\0" in name]:  # pyarrow does not find it again
+        raise ValueError(f"the name of the column {wrong[0]!r} holds a zero byte")
 
 
 def _column(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Array:

@@ -41,6 +41,7 @@ _TAR_PART = re.compile(
 _ARCHIVE_ERRORS: Final = (
     OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError, zlib.error,
     lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile,
+    TypeError,  # tarfile, of a gzip header that is cut off
 )  # fmt: skip
 """What the standard library raises for archives that are damaged, encrypted, or of another kind."""
 

@@ -21,6 +21,7 @@ import json
 import math
 import re
 import stat
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -93,8 +94,8 @@ def _read(path: Path, size: int, modified: int) -> Subtitles:
     if size == 0:
         raise DataError(f"The subtitle file {path} is empty. {_MEND}")
     text = _decoded(path, path.read_bytes())
-    # Old files have CR alone, and some have NUL bytes at the end.
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
+    # Old files have CR alone, some have NUL bytes at the end, joined ones a mark in their middle.
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "").replace("\ufeff", "")
     begin = text.lstrip()[:100]
     left_out: list[str] = []
     if begin.startswith("[Script Info]"):
@@ -133,9 +134,30 @@ _BYTE_ORDER_MARKS: Final = (
 
 
 _OLD_ENCODINGS: Final = (
-    "cp1252", "cp1251", "gb18030", "big5", "shift_jis", "euc_kr", "cp1250", "cp1253", "cp1254",
-    "cp1255", "cp1256", "koi8_r",
+    "cp1252", "cp1251", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256", "koi8_r"
 )  # fmt: skip
+_EASTERN: Final = {
+    "shift_jis": r"[\u3041-\u30ff]",  # kana
+    "euc_kr": r"[\uac00-\ud7a3]",
+    "gb18030": r"[\xa1-\xa3\xb0-\xd7].",  # first bytes of the common characters
+    "big5": r"[\xa1-\xc6].",
+}
+_USUAL_SHARE: Final = {"shift_jis": 0.4, "euc_kr": 0.95, "gb18030": 0.9, "big5": 0.95}
+
+
+def _is_usual(data: bytes, encoding: str, usual: str) -> bool:
+    """Whether a text has the characters that one in this encoding mostly has."""
+    try:
+        strange = re.sub(r"[\x00-\x7f]", "", data.decode(encoding))
+    except UnicodeDecodeError:
+        return False
+    if "\\x" in usual:
+        parts = (c.encode(encoding).decode("latin-1") for c in strange)
+    else:
+        parts = iter(strange)
+    return sum(bool(re.match(usual, part, re.S)) for part in parts) >= (
+        _USUAL_SHARE[encoding] * len(strange)
+    )
 
 
 def _decoded(path: Path, data: bytes) -> str:
@@ -156,32 +178,44 @@ def _decoded(path: Path, data: bytes) -> str:
         import charset_normalizer  # takes a while
 
         # Several fit a short text equally well: then the first of the list.
-        guesses = charset_normalizer.from_bytes(data, cp_isolation=list(_OLD_ENCODINGS))
-        order = {name: place for place, name in enumerate(_OLD_ENCODINGS)}
+        fitting = [name for name, usual in _EASTERN.items() if _is_usual(data, name, usual)]
+        of_these = fitting[:1] or list(_OLD_ENCODINGS)
+        guesses = charset_normalizer.from_bytes(data, cp_isolation=of_these)
+        order = {name: place for place, name in enumerate(of_these)}
         best = min(
             (guess for guess in guesses if guess.encoding in order),
             key=lambda guess: (round(guess.chaos, 2), -guess.coherence, order[guess.encoding]),
             default=None,
         )
-        looks = best.encoding if best is not None else "cp1252"
+        looks = best.encoding if best is not None else of_these[0]
         raise DataError(
             f"The subtitle file {path} is not {encoding.upper()} (byte {error.start}); it looks "
             f"like {looks}. If it is: iconv -f {looks} -t UTF-8 IN > OUT"
         ) from error
 
 
-# 1:02:03,4 and 1:02:03:4 and 1:02:03; 02:03.4 without hours
-_TIME: Final = r"(?:(\d+):(\d{1,2}):(\d{1,2})(?:[.,:](\d{1,6}))?|(\d{1,2}):(\d{1,2})[.,](\d{1,6}))"
-_TIME_LINE: Final = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
-_BROKEN_TIME_LINE: Final = re.compile(r"[\s\d:.,;-]*-->.*")
+# 1:02:03,4 and 1:02:03:400 and 1:02:03; 02:03.4 without hours. What 1:02:03:12 counts is frames.
+_TIME: Final = (
+    r"(?:(\d+):(\d{1,2}):(\d{1,2})(?:(?!:\d\d?(?!\d))[.,:](\d{1,6}))?|"
+    r"(\d{1,2}):(\d{1,2})[.,](\d{1,6}))"
+)
+_ARROW: Final = r"(?:[-\u2013\u2014]+>|\u2192)"
+_TIME_LINE: Final = re.compile(rf"\s*{_TIME}\s*{_ARROW}\s*{_TIME}(?:\s.*)?")
+_BROKEN_TIME_LINE: Final = re.compile(rf"[\s\d:.,;-]*-->.*|[\s\d.,;-]*\d\s*:[\s\d:.,;-]*{_ARROW}.*")
 """With nothing but times before the arrow; other text may hold one."""
+_TIME_BLANKS: Final = re.compile(r"(?<=\d)\s*([:.,])\s*(?=\d)")  # of translated files
 _COUNTER: Final = re.compile(r"(?:^|\n)[ \t]*\d+[ \t]*$")
+_LAST_COUNTER: Final = re.compile(r"\n[ \t]*\n[ \t]*\d+[ \t]*$")
+_DRAWING: Final = re.compile(r"\{[^{}\n]*\\p[1-9][^{}\n]*\}.*?(?=\{[^{}\n]*\\p0|$)", re.M)
 
 
 def _script_cues(path: Path, text: str) -> tuple[list[Cue], list[str]]:
     kind = "ass" if "[V4 Styles]" not in text else "ssa"
+    text = _DRAWING.sub("", text)
     try:
-        events = pysubs2.SSAFile.from_string(text, format_=kind)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of cells that nobody asks for
+            events = pysubs2.SSAFile.from_string(text, format_=kind)
     except (pysubs2.exceptions.Pysubs2Error, ValueError, KeyError) as error:
         raise DataError(f"The subtitle file {path} cannot be read: {error}. {_MEND}") from error
     said = [event for event in events if not event.is_comment]
@@ -207,15 +241,16 @@ def _timed_cues(text: str, *, is_vtt: bool) -> tuple[list[Cue], list[str]]:
     times: tuple[float, float] | None = None
     lines: list[str] = []
 
-    def close() -> None:
+    def close(counter: re.Pattern[str] = _COUNTER) -> None:
         if times is not None:
             said = "\n".join(lines).strip()
-            said = said if is_vtt else _COUNTER.sub("", said)
+            said = said if is_vtt else counter.sub("", said)
             cues.append(Cue(*times, _one_line(said, is_vtt=is_vtt)))
 
     for number, line in enumerate(text.split("\n"), start=1):
-        found = _TIME_LINE.fullmatch(line)
-        if found is None and not _BROKEN_TIME_LINE.fullmatch(line):
+        is_time = _BROKEN_TIME_LINE.fullmatch(line)
+        found = _TIME_LINE.fullmatch(_TIME_BLANKS.sub(r"\1", line)) if is_time else None
+        if not is_time:
             if is_vtt and not line.strip():
                 close()
                 times = None
@@ -231,7 +266,7 @@ def _timed_cues(text: str, *, is_vtt: bool) -> tuple[list[Cue], list[str]]:
             left_out.append(f"line {number}: it ends before it starts, at {start:.3f} s")
         else:
             times = (start, end)
-    close()
+    close(_LAST_COUNTER)
     return cues, left_out
 
 

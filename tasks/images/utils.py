@@ -194,21 +194,29 @@ def realworldqa_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[s
 
 def _read_realworldqa(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     require_text(row, "question", "answer")
-    options = re.findall(r"^([A-Z])\.\s+(.*\S)\s*$", row["question"], re.MULTILINE)
-    answer = row["answer"].strip()
-    texts = [text for _, text in options]
-    if [letter for letter, _ in options] != [_letter(place) for place in range(len(options))]:
-        texts = []  # not A, B, C: lines of the text, not options
-    is_letter = re.fullmatch(r"[A-Da-d]", answer) is not None
-    if is_letter and answer.upper() not in [_letter(place) for place in range(len(texts))]:
-        raise ValueError(f"the answer is {answer!r}, and the question has the options {texts}")
-    if not is_letter:
+    answer, texts = row["answer"].strip(), _listed_options(row["question"])
+    if re.fullmatch(r"[A-Da-d]", answer):
+        if answer.upper() not in map(_letter, range(len(texts))):
+            raise ValueError(f"the answer is {answer!r}, and the question has the options {texts}")
+    elif answer in texts:  # one row is answered in words
+        answer = _letter(texts.index(answer))
+    else:
         texts = []
     kind = {"kind": "choice" if texts else "open"}
     answer = answer.upper() if texts else answer
     return _document(
         "RealWorldQA", number, number, row["question"], answer, kind, options=texts
     )  # fmt: skip
+
+
+def _listed_options(question: str) -> list[str]:
+    """Of lines A, B, C ...: `A. red`; in some rows `A: red`, `A.red`, and `B red` after another."""
+    texts: list[str] = []
+    for line in question.splitlines():
+        mark = r"(?:[.:)]\s*|\s)" if texts else r"[.:)]\s*"
+        if found := re.match(rf"{_letter(len(texts))}{mark}(.*\S)", line.strip()):
+            texts.append(found[1].strip())
+    return texts
 
 
 def _word(text: str) -> str:

@@ -67,6 +67,7 @@ def test_a_layout_of_any_shape_is_read_or_refused(tmp_path: Path, layout: Any) -
 @given(rows=st.lists(changed(_ROW, 2), max_size=2) | JSON)
 @example(rows=[_ROW | {"videoID": "../../../up"}])
 @example(rows=[_ROW | {"videoID": "a b\né 日本"}])
+@example(rows=[_ROW | {"\0": ["A. a", "B. b"]}])
 def test_rows_of_any_shape_are_laid_out_or_refused(tmp_path: Path, rows: Any) -> None:
     source, hf_home = tmp_path / "copy", tmp_path / "hf"
     shutil.rmtree(source, ignore_errors=True)
@@ -234,3 +235,10 @@ def test_a_name_that_is_accepted_stays_in_its_folder(name: str) -> None:
         target = Path(os.path.normpath(root / name))
         assert target.is_relative_to(root)
         assert json.loads(json.dumps(name)) == name
+
+
+def test_a_gzip_header_that_is_cut_off_is_told(tmp_path: Path) -> None:
+    (tmp_path / "clips.tar.gz").write_bytes(b"\x1f\x8b\x08")
+    files = SourceFiles(tmp_path, follow_links=False)
+    files.open_archives()
+    assert "clips.tar.gz cannot be read as an archive" in files.warnings[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from longva_eval.errors import DataError
-from longva_eval.media.subtitles import fill_subtitles, read_subtitles, subtitle_marker
+from longva_eval.media.subtitles import Cue, fill_subtitles, read_subtitles, subtitle_marker
 
 SRT = "1\n00:00:01,000 --> 00:00:02,500\n{}\n\n2\n00:00:03,000 --> 00:00:04,000\nbye\n"
 VTT = """WEBVTT - a title
@@ -109,6 +109,9 @@ JAPANESE = "これは日本語の字幕です。古い文字コードで書か�
         ("привет мир как дела", "cp1251", "cp1251"),
         ("你好世界你好世界", "gb18030", "gb"),
         ("naïve café", "latin-1", "cp1252"),
+        ("こんにちは", "shift_jis", "shift_jis"),
+        ("你好世界", "big5", "big5"),
+        ("안녕", "euc_kr", "euc_kr"),
         ("안녕하세요 이것은 자막입니다", "euc_kr", "euc_kr"),
     ],
 )
@@ -163,3 +166,40 @@ def test_a_pipe_is_no_subtitle_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.srt")
     with pytest.raises(DataError, match=r"pipe\.srt is no ordinary file"):
         read_subtitles(tmp_path / "pipe.srt")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("1\n{}\nHi\n\n2\n{}\n42\n", ["Hi", "42"]),
+        ("1\n{}\nHi\n\n2\n{}\nyou\n\n3\n", ["Hi", "you"]),
+        ("1\n{}\nHi\n\ufeff2\n{}\nyou\n", ["Hi", "you"]),
+    ],
+)
+def test_numbers_of_cues_are_no_text_and_numbers_said_are(
+    tmp_path: Path, body: str, said: list[str]
+) -> None:
+    times = "00:00:01,000 --> 00:00:02,000", "00:00:03,000 --> 00:00:04,000"
+    cues = read_subtitles(write(tmp_path, body.format(*times)))
+    assert [cue.text for cue in cues] == said
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["00:00:01,000 -> 00:00:02,500", "00:00:01,000 \u2192 00:00:02,500",
+     "00: 00: 01, 000 --> 00: 00: 02, 500"],
+)  # fmt: skip
+def test_times_are_read_with_other_arrows_and_blanks(tmp_path: Path, line: str) -> None:
+    (cue,) = read_subtitles(write(tmp_path, f"1\n{line}\n3 -> 4\n"))
+    assert cue == Cue(1.0, 2.5, "3 -> 4")
+
+
+def test_drawings_of_a_script_are_no_text(tmp_path: Path) -> None:
+    script = (
+        "[Script Info]\n\n[Events]\n"
+        "Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
+        "Dialogue: x,0:00:01.00,0:00:02.00,Default,,0,0,0,,{\\an7\\p1}m 0 0 l 1 1{\\p0} Hi\n"
+        "Dialogue: x,0:00:03.00,0:00:04.00,Default,,0,0,0,,{\\p2}m 0 0 l 1 1\n"
+    )
+    (cue,) = read_subtitles(write(tmp_path, script))
+    assert cue.text == "Hi"

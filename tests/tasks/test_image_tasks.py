@@ -422,3 +422,22 @@ def test_local_copies_are_laid_out(name: str, tmp_path: Path) -> None:
     assert (task["dataset_path"], task.get("dataset_name")) == (layout.dataset, layout.config)
     assert task["test_split"] == layout.split
     assert task["task"] in layout.tasks
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "options", "read"),
+    [
+        ("Where?\nA: Left\nB: Right\nAnswer with the letter.", "B", ["Left", "Right"], "B"),
+        ("Which?\nA. Green\nB. Yellow\nC.Red", "C", ["Green", "Yellow", "Red"], "C"),
+        ("Which?\nA. One\nB Two\nC. Three", "b", ["One", "Two", "Three"], "B"),
+        ("Slope?\nA. Uphill\nB. Downhill", "Uphill", ["Uphill", "Downhill"], "A"),
+        ("A car is where?\nAnswer with a word.", "Left", [], "Left"),
+    ],
+)
+def test_options_of_realworldqa_are_read_in_every_form_that_it_has(
+    question: str, answer: str, options: list[str], read: str
+) -> None:
+    (doc,) = documents("realworldqa", broken("realworldqa", 0, question=question, answer=answer))[
+        :1
+    ]
+    assert (doc["options"], doc["answer"]) == (options, read)
