@@ -151,10 +151,9 @@ def _is_usual(data: bytes, encoding: str, usual: str) -> bool:
         strange = re.sub(r"[\x00-\x7f]", "", data.decode(encoding))
     except UnicodeDecodeError:
         return False
+    parts: Iterable[str] = strange
     if "\\x" in usual:
         parts = (c.encode(encoding).decode("latin-1") for c in strange)
-    else:
-        parts = iter(strange)
     return sum(bool(re.match(usual, part, re.S)) for part in parts) >= (
         _USUAL_SHARE[encoding] * len(strange)
     )
