@@ -1,8 +1,9 @@
 """The pixels of frames.
 
 The packets of a file are known (`longva_eval.media.packets`), and with them which of them have to
-be decoded for the frames that are wanted; PyAV decodes these in one pass. That gives what the
-`ffmpeg` command shows, in every container.
+be decoded for the frames that are wanted; PyAV decodes these in one pass, parts that need nothing
+of each other side by side on the cores that the process has. That gives what the `ffmpeg` command
+shows, in every container.
 
 decord and torchcodec may be asked for by name. On ordinary files they give the same bytes. On
 others they do not, and do not say so: wrong frames for MPEG-TS, AVI, edit lists, open GOPs (x265's
@@ -15,9 +16,15 @@ Imports no torch: the process that decodes (`longva_eval.media.decode_worker`) s
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
+import os
+import queue
+import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import av
@@ -26,10 +33,10 @@ import numpy.typing as npt
 
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.media.files import check_unchanged, printable
-from longva_eval.media.packets import decode_packets, open_video
+from longva_eval.media.packets import decode_row, decoder_of, needed_rows, open_video
 from longva_eval.media.probe import DisplayMatrix, VideoInfo, display_matrix, probe_video
 
-__all__ = ["DecodeBackend", "Frames", "read_frames"]
+__all__ = ["DecodeBackend", "Frames", "own_cores", "read_frames"]
 
 Frames = npt.NDArray[np.uint8]
 """(num_frames, height, width, 3), uint8 RGB."""
@@ -37,6 +44,11 @@ DecodeBackend = Literal["auto", "decord", "torchcodec", "pyav"]
 _BLOCK_FRAMES = 32
 _BLOCK_BYTES = 256 << 20
 """Of larger frames (beyond 1080p) fewer are in a block."""
+_MOST_THREADS = 8
+_LONGEST_ROW = 1000
+"""Packets. Rows that are decoded side by side are held in memory."""
+_WAITING_BYTES = 64 << 20
+"""Of pictures of a row that wait for their turn."""
 
 
 def read_frames(
@@ -167,18 +179,31 @@ def _read_with_pyav(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
     awaited = {int(index.shown[i]): i for i in order}
     # A packet without a frame of its own may be the second field of one that is wanted.
     others = np.setdiff1d(np.arange(index.num_packets), index.shown)
-    wanted = set(awaited).union(others.tolist())
+    targets = frozenset(awaited)
+    wanted = targets.union(others.tolist())
     pictures: dict[int, npt.NDArray[np.uint8]] = {}
     block: list[npt.NDArray[np.uint8]] = []
     size = _block_frames(info)
     shape = None
     try:
-        with open_video(info.path, identity) as container:
-            stream = container.streams[info.stream_index]
-            for number, frame in decode_packets(container, stream, rows, wanted):
-                if number not in awaited:
-                    continue
-                picture = _to_rgb(frame, display_matrix(frame) or info.display_matrix)
+        with contextlib.ExitStack() as stack:
+            lengths = np.unique(rows[rows >= 0], return_counts=True)[1]
+            threads = min(_MOST_THREADS, own_cores(), len(lengths))
+            if not len(lengths) or lengths.max() > _LONGEST_ROW:
+                threads = 1
+            opened = [stack.enter_context(open_video(info.path, identity)) for _ in range(threads)]
+            streams = [container.streams[info.stream_index] for container in opened]
+            found = _decoded(
+                needed_rows(opened[0], streams[0], rows),
+                [decoder_of(stream) for stream in streams],
+                lambda decoder, row: (
+                    (number, _to_rgb(frame, display_matrix(frame) or info.display_matrix))
+                    for number, frame in decode_row(decoder, row, wanted)
+                    if number in targets
+                ),
+                waiting=max(1, _WAITING_BYTES // (3 * info.width_pixels * info.height_pixels + 1)),
+            )
+            for number, picture in stack.enter_context(contextlib.closing(found)):
                 shape = shape or picture.shape
                 if picture.shape != shape:
                     raise MediaError(
@@ -202,6 +227,67 @@ def _read_with_pyav(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
         )
     if block:
         yield np.stack(block)
+
+
+def _decoded(
+    rows: Iterable[Iterable[Any]],
+    decoders: Sequence[Any],
+    decode: Callable[[Any, Iterable[Any]], Iterator[Any]],
+    *,
+    waiting: int,
+) -> Generator[Any, None, None]:
+    """What `decode` gives for each row, in order; several rows at once if there are decoders."""
+    if len(decoders) == 1:
+        for row in rows:
+            yield from decode(decoders[0], row)
+        return
+    free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for decoder in decoders:
+        free.put(decoder)
+    is_over = threading.Event()
+
+    def put(results: queue.Queue[Any], result: Any) -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(queue.Full):
+                results.put(result, timeout=0.05)
+                return
+
+    def work(row: list[Any], results: queue.Queue[Any]) -> None:
+        decoder = free.get()
+        try:
+            for result in decode(decoder, row):
+                put(results, result)
+                if is_over.is_set():
+                    return
+            put(results, None)
+        except BaseException as error:  # raised where the row's turn comes
+            put(results, error)
+        finally:
+            free.put(decoder)
+
+    with ThreadPoolExecutor(len(decoders), thread_name_prefix="decode") as pool:
+        coming: deque[queue.Queue[Any]] = deque()
+        left = iter(rows)
+        try:
+            while True:
+                for row in itertools.islice(left, 2 * len(decoders) - len(coming)):
+                    coming.append(queue.Queue(waiting))
+                    pool.submit(work, list(row), coming[-1])
+                if not coming:
+                    return
+                while (result := coming[0].get()) is not None:
+                    if isinstance(result, BaseException):
+                        raise result
+                    yield result
+                coming.popleft()
+        finally:
+            is_over.set()
+
+
+def own_cores() -> int:
+    """Cores that this process may use, where others of the same run share a machine with it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
 def _to_rgb(frame: Any, matrix: DisplayMatrix | None) -> npt.NDArray[np.uint8]:

@@ -18,7 +18,6 @@ import ast
 import contextlib
 import functools
 import math
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,7 @@ from transformers import CLIPImageProcessorPil
 from transformers.image_processing_utils import select_best_resolution
 
 from longva_eval.errors import CheckpointError, MediaError, SettingsError
-from longva_eval.media.decode import Frames
+from longva_eval.media.decode import Frames, own_cores
 from longva_eval.media.files import identify, printable
 
 __all__ = [
@@ -348,9 +347,7 @@ def frames_to_pixel_values(
 @functools.lru_cache(maxsize=1)
 def _preparing_threads() -> int:
     """Few, since every process of a node has its own; none beside the main thread on two cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    local = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    return min(_MOST_THREADS, (cores or 1) // local - 1)
+    return min(_MOST_THREADS, own_cores() - 1)
 
 
 @functools.lru_cache(maxsize=1)

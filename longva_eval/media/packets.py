@@ -12,7 +12,8 @@ from, whatever its clock does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -34,7 +35,9 @@ __all__ = [
     "Numbers",
     "PacketIndex",
     "Packets",
-    "decode_packets",
+    "decode_row",
+    "decoder_of",
+    "needed_rows",
     "open_video",
     "read_packets",
     "shown_stream",
@@ -284,7 +287,8 @@ class PacketIndex:
             indices: Frames that are wanted, in any order.
 
         Returns:
-            (num_packets,) the packet at which its row begins, or -1 where it is not needed.
+            (num_packets,) the packet at which its row begins, or -1 where it is not needed. Rows
+            can be decoded apart.
         """
         rank = np.full(self.num_packets, -1, dtype=np.int64)
         rank[self.shown] = np.arange(len(self.shown))
@@ -303,49 +307,62 @@ class PacketIndex:
         np.add.at(steps, ends, -1)
         needed = np.cumsum(steps[:-1]) > 0
         begins = np.flatnonzero(needed & ~np.append(False, needed[:-1]))
+        # All before such a start is shown before it, all after it after it: a row of its own. (Of
+        # frames shown before a start that follow it in the file, an open GOP's, some need both.)
+        after = np.minimum.accumulate(np.where(rank < 0, len(rank), rank)[::-1])[::-1]
+        before = np.append(-1, np.maximum.accumulate(rank)[:-1])
+        apart = self.starts[((before < rank) & (after == rank))[self.starts]]
+        begins = np.union1d(begins, apart[needed[apart]])
         row = np.searchsorted(begins, np.arange(self.num_packets), side="right") - 1
         row = np.where(needed, np.append(begins, -1)[row], -1)
         # Where a row begins, frames shown before its key frame lack what they refer to.
         return np.where((rank >= 0) & (rank < rank[row]), -1, row)
 
 
-def decode_packets(
-    container: Any, stream: Any, rows: Numbers, wanted: Container[int]
-) -> Iterator[tuple[int, Any]]:
-    """Decode packets, and tell of each frame which packet it came from.
+def needed_rows(container: Any, stream: Any, rows: Numbers) -> Iterator[Iterator[tuple[int, Any]]]:
+    """The packets that have to be decoded, with their numbers, row by row.
 
     Args:
         container: From `open_video`, at its beginning.
         stream: The same.
         rows: From `PacketIndex.rows`.
+
+    Yields:
+        The packets of a row, valid until the next row is asked for.
+    """
+    needed = np.flatnonzero(rows >= 0)
+    end = int(needed[-1]) + 1 if len(needed) else 0
+    packets = enumerate(packet for packet in container.demux(stream) if packet.size)
+    wanted = (found for found in itertools.islice(packets, end) if rows[found[0]] >= 0)
+    for _, row in itertools.groupby(wanted, lambda found: int(rows[found[0]])):
+        yield row
+
+
+def decode_row(
+    decoder: Any, row: Iterable[tuple[int, Any]], wanted: Container[int]
+) -> Iterator[tuple[int, Any]]:
+    """Decode a row of packets, and tell of each frame which packet it came from.
+
+    Args:
+        decoder: From `decoder_of`.
+        row: From `needed_rows`.
         wanted: Packets whose frames are asked for; of others, those that no frame refers to are
             left out.
 
     Yields:
         The number of the packet and PyAV's frame, in the order in which the decoder gives them.
     """
-    decoder = _decoder(stream)
     can_skip = decoder.name == "h264"
-    needed = np.flatnonzero(rows >= 0)
-    row = int(needed[0]) if len(needed) else -1
-    for number, packet in enumerate(packet for packet in container.demux(stream) if packet.size):
-        if not len(needed) or number > needed[-1]:
-            break
-        if rows[number] < 0:
-            continue
-        if rows[number] != row:
-            yield from ((frame.pts, frame) for frame in decoder.decode(None))
-            decoder.flush_buffers()
-            row = int(rows[number])
+    for number, packet in row:
         if can_skip:
             decoder.skip_frame = "DEFAULT" if number in wanted else "NONREF"
         packet.pts = packet.dts = number
         yield from ((frame.pts, frame) for frame in decoder.decode(packet))
-    if len(needed):
-        yield from ((frame.pts, frame) for frame in decoder.decode(None))
+    yield from ((frame.pts, frame) for frame in decoder.decode(None))
+    decoder.flush_buffers()
 
 
-def _decoder(stream: Any) -> Any:
+def decoder_of(stream: Any) -> Any:
     """The stream's decoder, or one that checks more (`benchmarks/bit_flips.py`)."""
     context = stream.codec_context
     if context.name == "hevc":  # compares pictures with the hashes that a stream may hold

@@ -53,6 +53,7 @@ from video_files import (
 )
 
 from longva_eval.errors import MediaError, SettingsError
+from longva_eval.media import decode
 from longva_eval.media.decode import read_frames
 from longva_eval.media.files import file_digest
 from longva_eval.media.frames import FramePolicy, one_per_second, sample_frames
@@ -80,7 +81,13 @@ def _quiet_ffmpeg() -> None:
 
 def read(info: VideoInfo, indices: Any = None, *, backend: Any = "auto") -> npt.NDArray[np.uint8]:
     indices = range(info.num_frames) if indices is None else indices
-    return np.concatenate(list(read_frames(info, list(indices), backend=backend)))
+    found = []
+    for cores in (1, 3):  # parts of a video side by side, and one after the other
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(decode, "own_cores", lambda cores=cores: cores)
+            found.append(np.concatenate(list(read_frames(info, list(indices), backend=backend))))
+    np.testing.assert_array_equal(*found)
+    return found[0]
 
 
 def far_apart(num_frames: int) -> list[list[int]]:
