@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from harness import machine
 from needle_grid import grid_queries
-from random_model import LONGVA_7B, TOWER_336, TOWER_TINY, random_session
+from random_model import BODY_TINY, LONGVA_7B, TOWER_336, TOWER_TINY, random_session
 from visual_tokens import RandomTokens, frame
 
 from longva_eval.engine.prefix import PrefixEngine
@@ -44,8 +44,6 @@ from longva_eval.prompts.visits import Query
 
 PEAK_FLOPS = 989.4e12
 """Dense bfloat16 of an H100 or H200 SXM (NVIDIA data sheet)."""
-TINY = {**LONGVA_7B, "hidden_size": 448, "intermediate_size": 1024, "num_hidden_layers": 2,
-        "num_attention_heads": 7, "num_key_value_heads": 1, "vocab_size": 2048}  # fmt: skip
 FRAME_TOKENS = 144
 PARTS = ("prefill", "attention", "vision", "grid")
 CUDA = torch.cuda.is_available()
@@ -223,8 +221,8 @@ def main() -> None:
     parser.add_argument("--needles", type=int, default=2)
     parser.add_argument("--tiny", action="store_true", help="a tiny shape, on a CPU too")
     if parser.parse_args().tiny:
-        parser.set_defaults(tokens=[1_000, 4_000], attention_tokens=[2_000], frames=64)
-        parser.set_defaults(grid_frames=[2, 4, 6], chunk_tokens=1024)
+        parser.set_defaults(tokens=[500], attention_tokens=[500], frames=16)
+        parser.set_defaults(grid_frames=[2, 3], chunk_tokens=256, needles=1)
     else:
         parser.set_defaults(tokens=[1_000, 32_000, 144_000, 224_000, 432_000])
         parser.set_defaults(attention_tokens=[32_000], frames=3_000)
@@ -235,7 +233,7 @@ def main() -> None:
     print(machine())
     device = "cuda" if CUDA else "cpu"
     dtype = torch.bfloat16 if CUDA else torch.float32
-    body = TINY if options.tiny else LONGVA_7B
+    body = BODY_TINY if options.tiny else LONGVA_7B
     tower = TOWER_TINY if options.tiny else TOWER_336
     session = random_session(body, tower=tower, device=device, dtype=dtype)
     model = session.checkpoint.model

@@ -26,7 +26,7 @@ def machine() -> str:
     import torch
     import transformers
 
-    name = platform.processor()
+    name = platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
             name = next(line.split(":")[1].strip() for line in file if "model name" in line)

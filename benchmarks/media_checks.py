@@ -1,6 +1,6 @@
 """What the checks of a video cost: an hour of H.264, with them and without, interleaved.
 
-    python benchmarks/media_checks.py [--minutes 60] [--rounds 5] [--work FOLDER]
+    python benchmarks/media_checks.py [--minutes 60] [--rounds 5] [--work FOLDER] [--tiny]
 
 With: the look at all packets, the digest of the whole file (nothing kept from earlier runs), what
 FFmpeg says is read after every block, the file's identity. Without: the same frames, decoded by the
@@ -49,12 +49,12 @@ print(json.dumps({"seconds": time.process_time() - began, "frames": total}))
 """
 
 
-def make_video(path: Path, minutes: int) -> Path:
+def make_video(path: Path, minutes: int, size: str) -> Path:
     """One generated minute, repeated by stream copy."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        minute = path.with_name("checks-minute.mp4")
-        source = "testsrc2=s=640x360:r=25:d=60,noise=alls=6:allf=t"
+        minute = path.with_name(f"checks-minute-{size}.mp4")
+        source = f"testsrc2=s={size}:r=25:d=60,noise=alls=6:allf=t"
         run("-f", "lavfi", "-i", source, "-c:v", "libx264", "-preset", "veryfast", "-bf", "2",
             "-crf", "26", "-pix_fmt", "yuv420p", str(minute))  # fmt: skip
         run("-stream_loop", str(minutes - 1), "-i", str(minute), "-c", "copy", str(path))
@@ -67,12 +67,17 @@ def main() -> None:
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", type=Path, default=Path("out/benchmarks"))
+    parser.add_argument("--tiny", action="store_true", help="the smallest size, to see it work")
     options = parser.parse_args()
-    video = make_video(options.work / f"checks-{options.minutes}min.mp4", options.minutes)
+    if options.tiny:
+        options.minutes = options.rounds = 1
+    size, counts = ("64x36", (8,)) if options.tiny else ("640x360", (128, 384, 0))
+    video = options.work / f"checks-{options.minutes}min-{size}.mp4"
+    make_video(video, options.minutes, size)
     print(f"{machine()}; {video.stat().st_size / 1e6:.0f} MB, {options.rounds} rounds\n")
     print("| frames | without, s | with, s | more |")
     print("|---|---|---|---|")
-    for count in (128, 384, 0):
+    for count in counts:
         seconds: dict[str, list[float]] = {"without": [], "with": []}
         for number in range(options.rounds):
             for how in sorted(seconds, reverse=bool(number % 2)):

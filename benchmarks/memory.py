@@ -3,7 +3,7 @@
     python benchmarks/memory.py [--videos 200]
 
 Writes small videos, asks two questions of each with the small reference checkpoint, and prints the
-resident memory after every 20.
+resident memory ten times.
 """
 
 from __future__ import annotations
@@ -57,11 +57,12 @@ def main() -> None:
     settings = GenerationSettings(max_new_tokens=2)
     seen: list[int] = []
     done = 0
+    step = max(1, options.videos // 10)
 
     def note(*_: object) -> None:
         nonlocal done
         done += 1
-        if done % 40 == 0:
+        if done % (2 * step) == 0:
             seen.append(resident_bytes())
             print(f"after {done // 2:4d} videos: {seen[-1] / 1e6:7.1f} MB", flush=True)
 
@@ -75,7 +76,7 @@ def main() -> None:
     failed = sum(isinstance(answer, Exception) for answer in answers)
     growth = seen[-1] - seen[0]
     print(f"{len(answers)} answers, {failed} failed, {session.encoder.num_passes} videos read")
-    print(f"growth from video 20 to {options.videos}: {growth / 1e6:.1f} MB")
+    print(f"growth from video {step} to {options.videos}: {growth / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

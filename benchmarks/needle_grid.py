@@ -1,6 +1,6 @@
 """V-NIAH: the prefix engine against one prefill per cell.
 
-    python benchmarks/needle_grid.py [--rounds 1] [--lattice]
+    python benchmarks/needle_grid.py [--rounds 1] [--lattice] [--tiny]
 
 The grid: frames 8, 16, 24, 32; six depths; five needles; 144 tokens a frame: 120 cells, on a random
 Qwen2 body of 106 M parameters in float32. One prefill per cell is transformers' own forward with
@@ -17,7 +17,7 @@ import argparse
 
 import torch
 from harness import interleave, machine, say_ratio
-from random_model import BODY_30M, BODY_106M, random_session
+from random_model import BODY_30M, BODY_106M, BODY_TINY, random_session
 from visual_tokens import RandomTokens, frame
 
 from longva_eval.engine.prefix import PrefixEngine
@@ -53,16 +53,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--lattice", action="store_true")
+    parser.add_argument("--tiny", action="store_true", help="the smallest size, to see it work")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(machine())
     if options.lattice:
         body, needles, tokens, wanted = BODY_30M, 2, 12, "6"
-        places = LatticeGrid(frame_counts=tuple(range(10, 151, 10)), step=10).places()
+        longest = 30 if options.tiny else 150
+        places = LatticeGrid(frame_counts=tuple(range(10, longest + 1, 10)), step=10).places()
     else:
         body, needles, tokens, wanted = BODY_106M, 5, 144, "2.0"
         depths = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-        places = NeedleGrid(frame_counts=(8, 16, 24, 32), depths=depths).places()
+        frame_counts = (2, 3) if options.tiny else (8, 16, 24, 32)
+        places = NeedleGrid(frame_counts=frame_counts, depths=depths).places()
+    if options.tiny:
+        body, needles = BODY_TINY, 1
     queries = grid_queries(places, needles=needles, tokens=tokens)
     ours = random_session(body)
     model = ours.checkpoint.model

@@ -1,6 +1,6 @@
 """Three questions on one 32-frame video, end to end with decoding: once against three times.
 
-    python benchmarks/questions.py [--rounds 3]
+    python benchmarks/questions.py [--rounds 3] [--tiny]
 
 A random body of 106 M parameters and a small random tower, float32, one thread. Once: all three
 questions together. Three times: each by itself, as harnesses do, with the same code.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from harness import interleave, machine, say_ratio
-from random_model import BODY_106M, random_session
+from random_model import BODY_106M, BODY_TINY, random_session
 
 from longva_eval.engine.conversation import Failure
 from longva_eval.engine.generation import Generation, GenerationSettings
@@ -36,11 +36,12 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tiny", action="store_true", help="the smallest size, to see it work")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(machine())
-    session = random_session(BODY_106M)
-    session.frames = FramePolicy(max_frames=32)
+    session = random_session(BODY_TINY if options.tiny else BODY_106M)
+    session.frames = FramePolicy(max_frames=2 if options.tiny else 32)
     settings = GenerationSettings(max_new_tokens=2)  # a letter, and the end
 
     def together() -> list[tuple[int, ...]]:

@@ -18,7 +18,15 @@ from longva_eval.model.config_files import KNOWN_TOWERS
 from longva_eval.model.modeling import LongVAConfig, LongVAForCausalLM
 from longva_eval.prompts.pieces import QWEN_1_5
 
-__all__ = ["BODY_30M", "BODY_106M", "LONGVA_7B", "TOWER_336", "TOWER_TINY", "random_session"]
+__all__ = [
+    "BODY_30M",
+    "BODY_106M",
+    "BODY_TINY",
+    "LONGVA_7B",
+    "TOWER_336",
+    "TOWER_TINY",
+    "random_session",
+]
 
 TOKENIZER = Path(__file__).parent.parent / "tests" / "data" / "golden_open" / "longva_tiny"
 
@@ -34,6 +42,11 @@ BODY_30M = {
     "hidden_size": 640, "intermediate_size": 2560, "num_hidden_layers": 5,
     "num_attention_heads": 10, "num_key_value_heads": 2, "vocab_size": 1024,
 }  # fmt: skip
+BODY_TINY = {
+    "hidden_size": 448, "intermediate_size": 1024, "num_hidden_layers": 2,
+    "num_attention_heads": 7, "num_key_value_heads": 1, "vocab_size": 2048,
+}  # fmt: skip
+"""LongVA-7B's head size and groups."""
 TOWER_336 = KNOWN_TOWERS["openai/clip-vit-large-patch14-336"]
 TOWER_TINY = {
     "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3,

@@ -1,6 +1,6 @@
 """How long the commands that only read files take, from the shell's return key to the last line.
 
-    python benchmarks/startup.py [--rounds 5]
+    python benchmarks/startup.py [--rounds 5] [--questions 2700]
 
 Wall time on a quiet machine is what a user waits; processor time is shown beside it because other
 programs inflate it less. The full-size runs are drawn: 2,700 questions on 900 videos with 128
@@ -32,18 +32,20 @@ RUNS = Path(__file__).parent.parent / "tests" / "data" / "runs"
 COMMAND = Path(sys.executable).with_name("longva-eval")
 
 
-def full_size_run(folder: Path, accuracy: float) -> Path:
+def full_size_run(folder: Path, accuracy: float, questions: int) -> Path:
     """A run as large as Video-MME's, made of the lines of a small one."""
     (results,) = (RUNS / "mini_32").glob("*_results.json")
     (samples,) = (RUNS / "mini_32").glob("*.jsonl")
     lines = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
     data = json.loads(results.read_text(encoding="utf-8"))
-    data["n-samples"] = {name: {"original": 2700, "effective": 2700} for name in data["n-samples"]}
+    data["n-samples"] = {
+        name: {"original": questions, "effective": questions} for name in data["n-samples"]
+    }
     folder.mkdir(parents=True)
     (folder / results.name).write_text(json.dumps(data), encoding="utf-8")
     rng = random.Random(accuracy)
     with (folder / samples.name).open("w", encoding="utf-8") as file:
-        for number in range(2700):
+        for number in range(questions):
             line = json.loads(json.dumps(lines[number % len(lines)]))
             record, (video,) = line["longva_videomme_score"], line["longva_eval"]["videos"]
             right = rng.random() < accuracy
@@ -54,7 +56,7 @@ def full_size_run(folder: Path, accuracy: float) -> Path:
                 "score": float(right),
                 "outcome": "right" if right else "wrong",
             }
-            record["categories"]["duration"] = ["short", "medium", "long"][number // 900]
+            record["categories"]["duration"] = ["short", "medium", "long"][3 * number // questions]
             video["frame_indices"] = [30 * frame for frame in range(128)]
             video["timestamps_seconds"] = [1.5 * frame for frame in range(128)]
             file.write(json.dumps(line) + "\n")
@@ -100,18 +102,22 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--questions", type=int, default=2700, help="of the full-size runs")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     try:
-        big = [str(full_size_run(folder / name, p)) for name, p in (("a", 0.52), ("b", 0.55))]
+        big = [
+            str(full_size_run(folder / name, p, options.questions))
+            for name, p in (("a", 0.52), ("b", 0.55))
+        ]
         small = [str(RUNS / name) for name in ("mini_8", "mini_32")]
         commands = {
             "--help": ["--help"],
             "compare --published Video-MME": ["compare", "--published", "Video-MME"],
             "show, 54 questions": ["show", small[0]],
             "compare, two runs of 54": ["compare", *small, "--baseline", small[0]],
-            "show, 2,700 questions": ["show", big[0]],
-            "compare, two runs of 2,700": [
+            f"show, {options.questions:,} questions": ["show", big[0]],
+            f"compare, two runs of {options.questions:,}": [
                 "compare", *big, "--baseline", big[0], "--published", "Video-MME",
             ],
         }  # fmt: skip

@@ -126,7 +126,7 @@ class Data:
         for name in sorted({row["videoID"] for row in rows})[::2]:
             self._subtitles(self.home / "videomme" / "subtitle" / f"{name}.srt")
         rows = repeated(
-            videomme_data.videomme_v2_rows(), self.number // 4 * 4, video_id="{n}{old}",
+            videomme_data.videomme_v2_rows(), max(4, self.number // 4 * 4), video_id="{n}{old}",
             question_id="{n}{old}",
         )  # fmt: skip
         self._prepare("videomme_v2", rows, [row["video_id"] for row in rows])
