@@ -24,8 +24,17 @@ def _table(title: str, header: Sequence[object], rows: Mapping[str, Sequence[Any
     return [*lines, ""]
 
 
-def _with_mean(rows: dict[str, Sequence[float]]) -> dict[str, Sequence[float]]:
-    return {**rows, "**mean**": np.mean(list(rows.values()), axis=0)}
+def _of_runs(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, list[str]]:
+    """By row the numbers of all runs in a cell, and their mean; rows may end early."""
+    length = max(len(values) for runs in rows.values() for values in runs.values())
+    found = {}
+    for name, runs in rows.items():
+        cells = []
+        for numbers in zip(*runs.values(), strict=True):
+            each = " ".join(f"{number:.3f}" for number in numbers)
+            cells.append(f"{each}, **{np.mean(numbers):.3f}**")
+        found[name] = cells + [""] * (length - len(cells))
+    return found
 
 
 def long_score(result: dict[str, Any]) -> float:
@@ -43,22 +52,24 @@ def median_run(results: dict[str, dict[str, Any]]) -> str:
 
 def render(results: dict[str, dict[str, Any]]) -> str:
     """All tables."""
-    lines: list[str] = []
     first = next(iter(results.values()))
-    for name, grid in first["grids"].items():
-        rows = {
-            run: result["grids"][name]["accuracy"]
-            for run, result in results.items()
-            if name in result["grids"]
+    grids = {
+        name: {
+            run: r["grids"][name]["accuracy"] for run, r in results.items() if name in r["grids"]
         }
-        lines += _table(name, grid["num_frames"], _with_mean(rows))
-    index = first["grids"]["long"]["num_frames"].index(512)
-    rows = {run: r["grids"]["long"]["by_depth"][index] for run, r in results.items()}
-    title = "long at 512 frames, by depth"
-    lines += _table(title, first["grids"]["long"]["depths"], _with_mean(rows))
+        for name in first["grids"]
+    }
+    long = first["grids"]["long"]
+    lines = _table("needles found by frames", long["num_frames"], _of_runs(grids))
+    at_512 = long["num_frames"].index(512)
+    depths = {run: r["grids"]["long"]["by_depth"][at_512] for run, r in results.items()}
+    lines += _table("by depth", long["depths"], _of_runs({"long at 512 frames": depths}))
+    only = {
+        name: {run: [r[f"{name}_needle_only"]] for run, r in results.items()}
+        for name in ("long", "short")
+    }
+    lines += _table("needle only", ["found"], _of_runs(only))
     lines.append(f"Guess floor: {first['guess_floor']:.3f}.\n")
-    rows = {run: [r["long_needle_only"], r["short_needle_only"]] for run, r in results.items()}
-    lines += _table("needle only", ["long", "short"], _with_mean(rows))
     for title, key in (
         ("raised theta minus short (p)", "raised_theta_minus_short"),
         ("long minus raised theta (p)", "long_minus_raised_theta"),
@@ -74,16 +85,20 @@ def render(results: dict[str, dict[str, Any]]) -> str:
             }
             lines += _table(title, header, differences)
     gains: dict[str, list[str]] = {}
+    right: dict[str, dict[str, list[float]]] = {}
+    counts: list[int] = []
     for model in ("long", "short"):
         key = f"{model}_mini_benchmark"
         for duration in ("short", "medium", "long"):
             counts = list(first[key]["accuracy"][duration])
-            rows = {run: list(r[key]["accuracy"][duration].values()) for run, r in results.items()}
-            lines += _table(f"{model} model, {duration} videos", counts, _with_mean(rows))
+            right[f"{model} model, {duration} videos"] = {
+                run: list(r[key]["accuracy"][duration].values()) for run, r in results.items()
+            }
         for run, result in results.items():
             mini = result[key]
             found = [f"{gain['points']:+.1f} ({gain['p']:.2g})" for gain in mini["gain"].values()]
             gains[f"{run}, {model}"] = [*found, " ".join(map(str, mini["no_answer"].values()))]
+    lines += _table("mini benchmark by frames", counts, _of_runs(right))
     header = ["short videos", "medium", "long", "no answer at each number of frames"]
     lines += _table("gain in points (p)", header, gains)
     scores = {run: round(long_score(result), 4) for run, result in results.items()}

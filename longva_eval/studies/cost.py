@@ -20,6 +20,7 @@ __all__ = [
     "Gpu",
     "MemoryPlan",
     "PlanDType",
+    "SharedCost",
     "TaskCost",
     "activation_bytes",
     "attention_flops",
@@ -262,22 +263,29 @@ def estimate_seconds(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskCost:
+class SharedCost:
+    """Prompts, each alone and with what they share done once."""
+
+    naive_tokens: int
+    """One prefill a prompt."""
+    shared_tokens: int
+    naive_flops: int
+    """One prefill a prompt, logits where they are read."""
+    shared_flops: int
+
+    @property
+    def factor(self) -> float:
+        """How many times less sharing costs."""
+        return self.naive_flops / self.shared_flops
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskCost(SharedCost):
     """Several questions on each video, each alone or video by video; vision included."""
 
     naive_videos: int
     """Videos decoded if each question decodes its own."""
     shared_videos: int
-    naive_tokens: int
-    shared_tokens: int
-    naive_flops: int
-    shared_flops: int
-    """Decoded, encoded and prefilled once a video."""
-
-    @property
-    def factor(self) -> float:
-        """How many times less it costs to do each video once."""
-        return self.naive_flops / self.shared_flops
 
 
 def task_cost(

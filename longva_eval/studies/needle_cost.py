@@ -16,15 +16,15 @@ from longva_eval.needle.grid import LatticeGrid, NeedleGrid, TestGrid, arrange, 
 from longva_eval.needle.items import Item
 from longva_eval.prompts.pieces import Prompt, TextPiece, VisualPiece
 from longva_eval.prompts.visits import Query, plan_visits
-from longva_eval.studies.cost import PREFIX_TOKENS, QUESTION_TOKENS, prefill_flops
+from longva_eval.studies.cost import PREFIX_TOKENS, QUESTION_TOKENS, SharedCost, prefill_flops
 from longva_eval.studies.shape import ModelShape
 
 __all__ = ["GridCost", "needle_cost"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GridCost:
-    """Prompts, each alone and through the prefix tree; FLOPs of the language model alone.
+class GridCost(SharedCost):
+    """The prompts of a grid, each alone and through the prefix tree; of the language model alone.
 
     Frames are encoded once in both, as the original does.
     """
@@ -35,18 +35,6 @@ class GridCost:
     """Distinct insertion indices."""
     longest_tokens: int
     """The longest prompt."""
-    naive_tokens: int
-    """One prefill a cell."""
-    shared_tokens: int
-    """Nodes of the prefix tree."""
-    naive_flops: int
-    """One prefill a cell, logits where they are read."""
-    shared_flops: int
-
-    @property
-    def factor(self) -> float:
-        """How many times less the prefix tree costs than one prefill a cell."""
-        return self.naive_flops / self.shared_flops
 
 
 def needle_cost(
