@@ -45,6 +45,7 @@ from longva_eval.host.patches import HostRun, apply_patches
 from longva_eval.media.images import whole_pictures_only
 from longva_eval.model_adapters.arguments import Arguments, LongVAArguments, read_arguments
 from longva_eval.prompts.pieces import IMAGE_PLACEHOLDER, tokenize
+from longva_eval.questions.options import find_options
 from longva_eval.questions.outcomes import FAILED
 from longva_eval.running.answering import Answering
 from longva_eval.running.jobs import FORCE, GENERATE, SCORE, Job, JobKind
@@ -407,6 +408,9 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             if not wanted(number) or _is_padding(request):
                 continue
             repeat = repeats[id(request)] = repeats.get(id(request), -1) + 1
+            asked = detail(request)
+            if asked.get("do_sample"):
+                asked["seed"] += repeat  # each try draws anew
             jobs.append(
                 Job(
                     task=str(task),
@@ -414,9 +418,10 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                     idx=request.idx,
                     repeat=repeat,
                     context=request.args[0],
+                    letters=_letters(request),
                     # A needle test goes beyond the context on purpose: see _score_column.
                     fit=not _score_column(request),
-                    detail=detail(request),
+                    detail=asked,
                     task_place=tasks[task],
                     media=functools.partial(self._media_of, request),
                     number=number,
@@ -533,6 +538,12 @@ def _score_column(request: Instance) -> str | None:
     """
     gen_kwargs = request.args[1]
     return gen_kwargs.get("score_column") if isinstance(gen_kwargs, Mapping) else None
+
+
+def _letters(request: Instance) -> str:
+    """Of the options that a question lists; none where it is no multiple choice."""
+    options = find_options(request.args[0]) if isinstance(request.args[0], str) else None
+    return options.letters if options is not None else ""
 
 
 def _place(request: Instance) -> str:

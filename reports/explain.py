@@ -24,7 +24,8 @@ from longva_eval.reports.tables.benchmarks import subtitle_setting
 
 __all__ = ["Cause", "Explanation", "RecipeRow", "explain", "recipe_of", "same_tasks", "warnings_of"]
 
-_NOT_RECIPE: Final = frozenset(["engine", "outcomes", "journal", "failures", "device", "model"])
+_NOT_RECIPE: Final = frozenset(["engine", "outcomes", "journal", "failures", "device", "model",
+                                "task_code"])  # fmt: skip
 """Of what our adapters write: how the run went, not what was run."""
 
 
@@ -264,6 +265,7 @@ def recipe_of(run: Run, task: TaskRun) -> dict[str, str]:
     }
     for name, value in run.model_args.items():
         facts.setdefault(f"model_args {name}", value)
+    facts["task code"] = as_mapping(run.recipe.get("task_code")).get(task.name)
     for name, value in run.recipe.items():
         if name in _NOT_RECIPE:
             continue

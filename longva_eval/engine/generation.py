@@ -34,6 +34,7 @@ __all__ = [
     "TokenScores",
     "decode",
     "is_degenerate",
+    "letter_token_ids",
     "parse_gen_kwargs",
     "score_tokens",
 ]
@@ -100,6 +101,9 @@ class Generation:
     """Under a press, the tokens that each layer held at the end of the prompt."""
     kv_bytes: int | None = None
     """And the bytes of their keys and values, in all layers."""
+    option_log_probs: tuple[float, ...] = ()
+    """Of each option, the log-probability that the first token of the answer is its letter
+    (`letter_token_ids`): over the whole vocabulary, before any penalty or temperature."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +208,7 @@ def decode(
     num_entries: int,
     history: Sequence[int] = (),
     thought: Thought | None = None,
+    letters: Sequence[Sequence[int]] = (),
 ) -> Generation:
     """Decode the answer to the prompt that the engine has just read.
 
@@ -217,6 +222,8 @@ def decode(
         history: Tokens that a repetition penalty counts beside the new ones.
         thought: For a model that thinks first. What it thinks is not the answer: stop strings and
             `max_new_tokens` hold for what comes after.
+        letters: Tokens of each option's letter, for `Generation.option_log_probs`. The first token
+            of an answer is the first that is not blank, behind the thought.
 
     Raises:
         NumericalError: If logits become NaN or infinite.
@@ -230,6 +237,8 @@ def decode(
     answer_from = 0
     thinks = thought is not None and thought.is_open
     margin = math.inf
+    option_log_probs: tuple[float, ...] = ()
+    is_blank = True  # nothing of the answer is said yet
     logits = visit.logits[-1]
     finish: FinishReason = "length"
     while True:
@@ -237,6 +246,8 @@ def decode(
         scores = processors(said, logits[None, :num_entries].clone())
         best = scores.topk(min(2, num_entries)).values[0]
         margin = min(margin, float(best[0] - best[-1]))
+        if letters and is_blank and not thinks:
+            option_log_probs = _log_probs_of(letters, logits[:num_entries])
         if generator is None:
             token = int(scores.argmax())
         else:
@@ -250,6 +261,9 @@ def decode(
             thinks |= len(token_ids) == 1 and token == thought.start_id
             if thinks and token == thought.end_id:
                 thinks, answer_from = False, len(token_ids)
+        if letters and is_blank and not thinks:
+            said_now = tokenizer.decode(token_ids[answer_from:], skip_special_tokens=True)
+            is_blank = not said_now.strip()
         if settings.until and not thinks:
             text = tokenizer.decode(token_ids[answer_from:], skip_special_tokens=True)
             if any(stop in text for stop in settings.until):
@@ -274,7 +288,34 @@ def decode(
         else "",
         kv_tokens=visit.kv_tokens,
         kv_bytes=visit.kv_bytes,
+        option_log_probs=() if thinks else option_log_probs,
     )
+
+
+def letter_token_ids(tokenizer: Any, letters: str) -> tuple[tuple[int, ...], ...]:
+    """The tokens with which an answer can begin that is an option's letter.
+
+    Args:
+        tokenizer: Of the checkpoint.
+        letters: One for each option.
+
+    Returns:
+        For each letter the tokens that are this letter alone, with or without a space before it: a
+        template may or may not end in one. `(B` and `Answer` are no such tokens. Nothing if the
+        vocabulary lacks one of the letters.
+    """
+    vocabulary = tokenizer.get_vocab()
+    found = tuple(
+        tuple(vocabulary[form] for form in (letter, f"\u0120{letter}", f"\u2581{letter}")
+              if form in vocabulary)
+        for letter in letters
+    )  # fmt: skip
+    return found if all(found) else ()
+
+
+def _log_probs_of(letters: Sequence[Sequence[int]], logits: torch.Tensor) -> tuple[float, ...]:
+    log_probs = logits.double().log_softmax(-1)
+    return tuple(float(log_probs[list(ids)].logsumexp(-1)) for ids in letters)
 
 
 def score_tokens(logits: torch.Tensor, token_ids: Sequence[int]) -> TokenScores:

@@ -33,6 +33,7 @@ from longva_eval.engine.generation import (
     Thought,
     TokenScores,
     decode,
+    letter_token_ids,
     merge_scores,
     parse_gen_kwargs,
     score_tokens,
@@ -140,6 +141,10 @@ class Session:
         known = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
         return frozenset(known - {*self.template.placeholders})
 
+    @functools.cached_property
+    def _letter_tokens(self) -> Callable[[str], tuple[tuple[int, ...], ...]]:
+        return functools.cache(functools.partial(letter_token_ids, self.checkpoint.tokenizer))
+
     def prompt(
         self,
         text: str,
@@ -217,6 +222,7 @@ class Session:
         on_answer: Callable[[int, Generation | Failure], None] = lambda *_: None,
         only: Collection[int] | None = None,
         keep_going: bool = False,
+        letters: Sequence[str] = (),
     ) -> list[Generation | Failure]:
         """Answer prompts, sharing what they have in common.
 
@@ -228,6 +234,8 @@ class Session:
             only: Which prompts to answer; all if None. The others are planned with
                 (`PrefixEngine.visit`).
             keep_going: Let NaN logits stand in the answer's place too, instead of raising.
+            letters: Of each prompt's options, such as `ABCD`; their probabilities are kept
+                (`Generation.option_log_probs`).
 
         Returns:
             An answer for each prompt that was to be answered, in the order given. Where a picture
@@ -241,7 +249,9 @@ class Session:
         room = max((setting.max_new_tokens for setting in chosen), default=0)
 
         def read(visit: Visit) -> Generation:
-            return self._decode(visit, queries[visit.index].prompt, chosen[visit.index])
+            place = visit.index
+            asked = letters[place] if letters else ""
+            return self._decode(visit, queries[place].prompt, chosen[place], asked)
 
         answers = {}
         for index, answer in self._visit(queries, read, room, only, keep_going):
@@ -531,7 +541,9 @@ class Session:
                 found = error
             yield visit.index, found
 
-    def _decode(self, visit: Visit, prompt: Prompt, settings: GenerationSettings) -> Generation:
+    def _decode(
+        self, visit: Visit, prompt: Prompt, settings: GenerationSettings, letters: str = ""
+    ) -> Generation:
         return decode(
             visit,
             self.checkpoint.tokenizer,
@@ -540,6 +552,7 @@ class Session:
             num_entries=self.checkpoint.num_tokenizer_entries,
             history=self._penalised(prompt) if settings.repetition_penalty != 1.0 else (),
             thought=self.thought,
+            letters=self._letter_tokens(letters) if letters else (),
         )
 
     def _penalised(self, prompt: Prompt) -> list[int]:

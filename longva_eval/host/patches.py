@@ -9,6 +9,7 @@ same by itself: then the entry goes.
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,15 @@ from typing import Any, Final
 
 from longva_eval.embedded import MODEL_CLASSES, RECIPE_KEY, tasks_folder
 
-__all__ = ["PATCHES", "HostRun", "Patch", "apply_patches", "order_results", "start_over"]
+__all__ = [
+    "PATCHES",
+    "HostRun",
+    "Patch",
+    "apply_patches",
+    "code_digest",
+    "order_results",
+    "start_over",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +65,12 @@ class HostRun:
         return self.output / self.model_folder / "journal" if self.output else None
 
 
+_CODE = (".yaml", ".yml", ".py", ".json")
+
 _fresh = False
 _tracker: Any = None
+_yaml_of: dict[str, str] = {}
+"""Where the host found each task."""
 
 
 def start_over() -> None:
@@ -104,9 +117,11 @@ def _add_task_folder(module: ModuleType) -> None:
         if include_defaults and ours not in map(str, paths):
             paths.append(ours)
         apply_patches()  # the evaluator has been imported by now, and no model been made
-        return original(
+        index = original(
             self, include_path=paths or None, include_defaults=include_defaults, **kwargs
         )
+        _yaml_of.update({name: str(entry.get("yaml_path")) for name, entry in index.items()})
+        return index
 
     module.TaskManager.initialize_tasks = initialize_tasks
 
@@ -283,7 +298,29 @@ def _add_recipe(results: dict[str, Any], lm: Any) -> None:
                 if info is not None:
                     line[RECIPE_KEY] = info
         recipe.pop("prompts", None)  # they stand in the samples
+    files = {name: Path(_yaml_of.get(name, "")) for name in results.get("configs") or {}}
+    recipe["task_code"] = {name: code_digest(file) for name, file in files.items() if file.name}
     results[RECIPE_KEY] = recipe
+
+
+def code_digest(file: Path) -> str:
+    """Of a task's code: YAML, Python and JSON of its folder, and of ours what tasks are made of.
+
+    Args:
+        file: The task's YAML.
+
+    Returns:
+        The first 12 hex digits of a SHA-256 over the files' places and contents.
+    """
+    folder = file.parent
+    found = [path for path in folder.rglob("*") if path.suffix in _CODE or "_yaml" in path.name]
+    if tasks_folder() in folder.parents:
+        found += (Path(__file__).parents[1] / "questions").glob("*.py")
+    hashed = hashlib.sha256()
+    for path in sorted(path for path in found if path.is_file()):
+        hashed.update(f"{os.path.relpath(path, folder)}\0".encode())
+        hashed.update(path.read_bytes() + b"\0")
+    return hashed.hexdigest()[:12]
 
 
 @contextmanager

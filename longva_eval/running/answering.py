@@ -216,6 +216,8 @@ class Answering:
                 self._log.failed(job.task, job.doc_id, reason)
             elif job.value is not None:
                 self._log.answered(job.task, job.doc_id, **kind.facts(job.value))
+                if job.detail.get("do_sample"):
+                    self._log.drew(job.task, job.doc_id, job.detail["seed"])
             found[job.number] = None if job.failure is not None else job.value
         return found
 

@@ -7,6 +7,7 @@ to the host) or as a failure. What differs between generating, forcing and scori
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -40,6 +41,8 @@ class Job:
     """Which of several equal requests."""
     context: str
     """The question, as the task words it."""
+    letters: str = ""
+    """Of the options that the question lists."""
     fit: bool = True
     """Whether its prompt must fit the context."""
     detail: dict[str, Any]
@@ -130,8 +133,9 @@ def _generate(session: Session, jobs: Sequence[Job], only: Sequence[int], keep: 
     settings = [_settings(job.detail) for job in jobs]
     # Failures go to the policy, which knows the document's name.
     return session.generate(
-        _conversations(jobs), settings, on_answer=keep, only=only, keep_going=True
-    )
+        _conversations(jobs), settings, on_answer=keep, only=only, keep_going=True,
+        letters=[job.letters for job in jobs],
+    )  # fmt: skip
 
 
 def _force(session: Session, jobs: Sequence[Job], only: Sequence[int], keep: OnAnswer) -> object:
@@ -159,8 +163,22 @@ def _generation_facts(value: Mapping[str, Any]) -> dict[str, Any]:
         "num_tokens": len(value["token_ids"]),
         "degenerate": is_degenerate(value["token_ids"], reason),
         "finish": "length" if reason == "length" else "stop",
-        **({"thought": value["thought"]} if "thought" in value else {}),
+        "thought": value.get("thought"),
         **_held(value),
+        **_option_facts(value.get("option_log_probs", ())),
+    }
+
+
+def _option_facts(log_probs: Sequence[float]) -> dict[str, Any]:
+    """Probabilities of the options, which add up to 1, and the share that fell on any of them."""
+    if not log_probs:
+        return {}
+    most = max(log_probs)
+    parts = [math.exp(each - most) for each in log_probs]
+    whole = math.fsum(parts)
+    return {
+        "option_probabilities": {chr(ord("A") + n): part / whole for n, part in enumerate(parts)},
+        "option_mass": min(1.0, whole * math.exp(most)),
     }
 
 
@@ -180,9 +198,10 @@ GENERATE = JobKind(
         "min_margin": _NUMBER,
     },
     _generate,
-    lambda answer: asdict(answer) | {"token_ids": list(answer.token_ids)},
+    lambda answer: asdict(answer)
+    | {"token_ids": list(answer.token_ids), "option_log_probs": list(answer.option_log_probs)},
     _generation_facts,
-    {"thought": str, **_HELD},
+    {"thought": str, "option_log_probs": list, **_HELD},
 )  # fmt: skip
 """Say something."""
 FORCE = JobKind(

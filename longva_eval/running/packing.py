@@ -65,8 +65,8 @@ def _unpack_conversation(packed: Mapping[str, Any], rows: Sequence[Sequence[Any]
 
 
 _SENT_AS_THEY_ARE = (
-    "task", "doc_id", "idx", "repeat", "context", "fit", "detail", "task_place", "picture_bytes",
-    "value",
+    "task", "doc_id", "idx", "repeat", "context", "letters", "fit", "detail", "task_place",
+    "picture_bytes", "value",
 )  # fmt: skip
 """Fields of a job that are JSON already."""
 

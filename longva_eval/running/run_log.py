@@ -97,9 +97,7 @@ class RunLog:
         text: str | None = None,
         num_tokens: int | None = None,
         degenerate: bool = False,
-        finish: str | None = None,
-        thought: str | None = None,
-        **held: int,
+        **more: Any,
     ) -> None:
         """An answer is there.
 
@@ -109,9 +107,7 @@ class RunLog:
             text: What was said; None where nothing was generated.
             num_tokens: Its length.
             degenerate: Whether it repeats itself (`generation.is_degenerate`).
-            finish: Why it ended: `stop` or `length`.
-            thought: What the model thought before it answered.
-            **held: `kv_tokens` and `kv_bytes` that were held of the prompt, under a press.
+            **more: What else is known: `finish` (`stop` or `length`), `thought`, ...; None is not.
         """
         entry = self.describe(task, doc_id, {})
         if entry.get("outcome") == "failed":
@@ -120,11 +116,11 @@ class RunLog:
         entry["empty"] = text is not None and not text.strip()
         if num_tokens is not None:
             entry["num_output_tokens"] = num_tokens
-        if finish is not None:
-            entry["finish"] = finish
-        if thought is not None:
-            entry["thought"] = thought
-        entry.update(held)
+        entry.update({name: value for name, value in more.items() if value is not None})
+
+    def drew(self, task: str, doc_id: Any, seed: int) -> None:
+        """An answer was drawn with a seed: one of several, where a question is asked repeatedly."""
+        self.describe(task, doc_id, {}).setdefault("seeds", []).append(seed)
 
     def failed(self, task: str, doc_id: Any, reason: str) -> None:
         """A document failed; its entry says why."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import warnings
 from typing import Any
 
@@ -14,10 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
+from longva_eval.engine.conversation import Conversation
 from longva_eval.engine.generation import (
     Generation,
     GenerationSettings,
+    Thought,
     decode,
+    letter_token_ids,
     merge_scores,
     parse_gen_kwargs,
     score_tokens,
@@ -535,3 +539,72 @@ def test_a_model_is_given_its_cache_under_the_name_that_it_knows() -> None:
 
     assert cache_name(Older) == "past_key_values"
     assert cache_name(Newer) == "cache"
+
+
+# Options
+
+
+def test_option_probabilities_are_those_of_a_plain_forward(open_golden: Golden) -> None:
+    checkpoint = open_golden.session.checkpoint
+    tokenizer, entries = checkpoint.tokenizer, checkpoint.num_tokenizer_entries
+    prompt = text_prompt(open_golden, "Which one?\nA. red\nB. blue\nC. green\nAnswer: ")
+    (piece,) = prompt.pieces
+    assert isinstance(piece, TextPiece)
+    embeddings = checkpoint.model.model.embed_tokens(torch.tensor([piece.token_ids]))
+    logits = checkpoint.model(inputs_embeds=embeddings).logits[0, -1, :entries].double()
+    wanted = [
+        sum(logits.softmax(-1)[i].item() for i in range(entries) if tokenizer.decode([i]) in both)
+        for both in (("A", " A"), ("B", " B"), ("C", " C"))
+    ]
+    conversation = Conversation(prompt=prompt, context_text="", visuals=())
+    for settings in (
+        GenerationSettings(max_new_tokens=4, repetition_penalty=1.5),
+        GenerationSettings(max_new_tokens=4, do_sample=True, temperature=3.0, top_k=2),
+    ):
+        (found,) = open_golden.session.generate([conversation], settings, letters=["ABC"])
+        assert isinstance(found, Generation)
+        assert [math.exp(each) for each in found.option_log_probs] == pytest.approx(wanted, 1e-4)
+    (without,) = open_golden.session.generate([conversation], settings)
+    assert isinstance(without, Generation)
+    assert without.option_log_probs == ()
+
+
+def test_a_letter_is_the_token_that_an_answer_in_the_template_begins_with(
+    open_golden: Golden,
+) -> None:
+    session = open_golden.session
+    tokenizer = session.checkpoint.tokenizer
+    start = session.template.render([("user", "Which one?")])
+    for letters in ("ABCDEFGHIJ", "abcd"):
+        for letter, ids in zip(letters, letter_token_ids(tokenizer, letters), strict=True):
+            for space in ("", " "):
+                said = tokenize(tokenizer, start + space + letter)[-1]
+                assert said in ids or space  # a vocabulary may have no letter behind a space
+            assert {tokenizer.decode([one]).strip() for one in ids} == {letter}
+    assert letter_token_ids(tokenizer, "A\N{SNOWMAN}") == ()
+
+
+@pytest.mark.parametrize("text", ["B", "\n \nB", "<think>A</think>\nB"])
+def test_the_first_token_of_an_answer_is_not_blank_and_behind_the_thought(text: str) -> None:
+    words = ["<think>", "</think>", "\n", " ", "A", "B", "<end>"]
+
+    class Words:
+        def decode(self, token_ids: Any, **options: Any) -> str:
+            return "".join(words[number] for number in token_ids if number not in (0, 1, 6))
+
+    said = [words.index(part) for part in re.findall("</?think>|.|\n", text)] + [6]
+    visit: Any = Script(said, len(words))
+    found = decode(
+        visit,
+        Words(),
+        GenerationSettings(end_token_ids=(6,)),
+        prompt=Prompt(()),
+        num_entries=len(words),
+        thought=Thought(start_id=0, end_id=1, is_open=False),
+        letters=[[4], [5]],
+    )
+    assert found.text == "B"
+    first, second = map(math.exp, found.option_log_probs)
+    assert (first, second) == pytest.approx(
+        (1 / (6 + math.exp(9)), math.exp(9) / (6 + math.exp(9)))
+    )

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from conftest import TESTS
 
-from longva_eval.host.patches import PATCHES, Patch, apply_patches, order_results
+from longva_eval.embedded import tasks_folder
+from longva_eval.host.patches import PATCHES, Patch, apply_patches, code_digest, order_results
 
 HOST = Path(lmms_eval.__file__).parent
 
@@ -110,3 +111,16 @@ def test_what_is_no_yaml_is_refused_in_the_same_words(tmp_path: Path) -> None:
             reader.full_load(file)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
+
+
+def test_another_line_of_a_tasks_code_is_another_digest(tmp_path: Path) -> None:
+    (tmp_path / "task.yaml").write_text("task: x\n")
+    (tmp_path / "utils.py").write_text("x = 1\n")
+    (tmp_path / "README.md").write_text("one\n")
+    first = code_digest(tmp_path / "task.yaml")
+    (tmp_path / "README.md").write_text("two\n")
+    assert code_digest(tmp_path / "task.yaml") == first
+    (tmp_path / "utils.py").write_text("x = 2\n")
+    assert code_digest(tmp_path / "task.yaml") != first
+    ours = tasks_folder() / "mini" / "longva_mini.yaml"
+    assert len(code_digest(ours)) == 12

@@ -16,6 +16,7 @@ from PIL import Image
 from video_files import Clip, write_video
 
 from longva_eval.errors import MediaError, PromptError, SettingsError
+from longva_eval.host.patches import HostRun
 from longva_eval.media import decode_worker
 from longva_eval.model_adapters.longva import LongVA
 
@@ -179,6 +180,32 @@ def test_a_needle_prompt_may_be_longer_than_the_context() -> None:
     hand_over(model, [{"media": [], "answer": "Yes"}])
     (answer,) = model.generate_until([request(0, "Is it?", {"score_column": "answer"})])
     assert json.loads(answer.text)["answer_ids"]
+
+
+def test_option_probabilities_are_kept_and_each_try_draws_anew(tmp_path: Path) -> None:
+    choice = "Which?\nA. red\nB. blue\nAnswer with the letter."
+    drawn = request(0, choice, {"max_new_tokens": 4, "do_sample": True, "temperature": 5.0})
+    plain = request(1, "What is shown?", {"max_new_tokens": 4})
+
+    def ask() -> tuple[list[str], dict[str, Any], dict[str, Any]]:
+        model = adapter(journal=str(tmp_path / "journal"))
+        model.begin_run(HostRun(output=None))
+        hand_over(model, [{"media": None}, {"media": None}])
+        said = [found.text for found in model.generate_until([drawn] * 4 + [plain])]
+        first, second = model.sample_info("task", 0), model.sample_info("task", 1)
+        assert first is not None
+        assert second is not None
+        model.clean()
+        return said, first, second
+
+    said, sample, other = ask()
+    assert len(set(said[:4])) > 1
+    assert sample["seeds"] == [0, 1, 2, 3]
+    assert set(sample["option_probabilities"]) == {"A", "B"}
+    assert sum(sample["option_probabilities"].values()) == pytest.approx(1)
+    assert 0 < sample["option_mass"] < 1
+    assert not {"seeds", "option_probabilities"} & set(other)
+    assert ask() == (said, sample, other)  # from the journal
 
 
 def test_a_stop_string_ends_the_answer(open_golden: Golden) -> None:
