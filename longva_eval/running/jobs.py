@@ -170,15 +170,20 @@ def _generation_facts(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _option_facts(log_probs: Sequence[float]) -> dict[str, Any]:
-    """Probabilities of the options, which add up to 1, and the share that fell on any of them."""
+    """Probabilities of the options, which add up to 1, and the share that fell on any of them.
+
+    Six places: the bits behind them depend on how prompts were cut.
+    """
     if not log_probs:
         return {}
     most = max(log_probs)
     parts = [math.exp(each - most) for each in log_probs]
     whole = math.fsum(parts)
     return {
-        "option_probabilities": {chr(ord("A") + n): part / whole for n, part in enumerate(parts)},
-        "option_mass": min(1.0, whole * math.exp(most)),
+        "option_probabilities": {
+            chr(ord("A") + n): round(part / whole, 6) for n, part in enumerate(parts)
+        },
+        "option_mass": round(min(1.0, whole * math.exp(most)), 6),
     }
 
 
