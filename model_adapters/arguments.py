@@ -78,7 +78,10 @@ class Arguments:
     kv_press: str = "none"
     """What is kept of a video's keys and values: `snapkv:0.5`, ... (docs/axes.md)."""
     seed: int = 0
-    """For tasks that sample."""
+    """For tasks that sample, and for `control=shuffle`."""
+    control: str = "none"
+    """`blind` (no video), `shuffle` (frames in another order), `single-frame` (the middle one) or
+    `circular` (every rotation of the options): the same questions with a floor."""
     on_error: str = "stop"
     """What happens when a video cannot be read, a prompt is too long, or logits are NaN: `stop`
     ends the run; `skip` lets the document fail, by name."""
@@ -132,6 +135,7 @@ class Arguments:
             "positions": self.positions,
             "kv_press": self.kv_press,
             "seed": self.seed,
+            "control": self.control,
         }
 
 

@@ -22,6 +22,7 @@ import copy
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +35,7 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from PIL import Image
 
+from longva_eval.engine.control import check_control
 from longva_eval.engine.conversation import Conversation, Media
 from longva_eval.engine.generation import GenerationSettings, parse_gen_kwargs
 from longva_eval.engine.opening import open_session
@@ -156,6 +158,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             session.change_rope(point.rope)
         session.change_positions(method.positions)
         session.change_press(method.kv_press)
+        session.control = check_control(method.control)
 
     def another_run(self, point: Point, *, journal: Path) -> LongVA:
         """This model for a run of its own at other settings; loaded once, counted from zero.
@@ -307,24 +310,39 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         Raises:
             MediaError: If a picture or video of a request cannot be read.
         """
-        forced = [bool(_score_column(request)) for request in requests]
         results = [GenerationResult(text="")] * len(requests)  # stays for what only fills up
         self.before_answers(requests)
-        with self._progress(len(requests), "Answering") as bar:
+        jobs = self.jobs_of(requests, rotated=self._session.control == "circular")
+        with self._progress(sum(map(len, jobs.values())), "Answering") as bar:
             done = functools.partial(bar.update, 1)
-            plain = self._jobs(requests, lambda number: not forced[number], self._generating)
-            for number, value in self._answering.run(GENERATE, plain, on_done=done).items():
-                results[number] = _generated(value)
-            scored = self._jobs(requests, forced.__getitem__, self._forcing)
-            for number, value in self._answering.run(FORCE, scored, on_done=done).items():
-                results[number] = _forced(value)
+            for kind, written in ((GENERATE, _generated), (FORCE, _forced)):
+                for number, value in self._answering.run(kind, jobs[kind], on_done=done).items():
+                    if number < len(requests):
+                        results[number] = written(value)
         return results
 
-    def jobs_of(self, requests: Sequence[Instance]) -> dict[JobKind, list[Job]]:
-        """The requests of a `generate_until` as jobs."""
+    def jobs_of(
+        self, requests: Sequence[Instance], *, rotated: bool = False
+    ) -> dict[JobKind, list[Job]]:
+        """The requests of a `generate_until` as jobs.
+
+        Args:
+            requests: Of the host.
+            rotated: Whether each is also asked with every rotation of its options, right behind it.
+
+        Raises:
+            SettingsError: If options are to be rotated, and a question has none that can be.
+        """
         forced = [bool(_score_column(request)) for request in requests]
+        plain = self._jobs(requests, lambda number: not forced[number], self._generating)
+        if rotated and any(forced):
+            raise SettingsError("control=circular: the task scores a given answer, not a choice.")
+        if rotated:
+            plain = [each for job in plain for each in self._rotations(job)]
+            for place, job in enumerate(each for each in plain if each.rotation):
+                job.number = len(requests) + place
         return {
-            GENERATE: self._jobs(requests, lambda number: not forced[number], self._generating),
+            GENERATE: plain,
             FORCE: self._jobs(requests, forced.__getitem__, self._forcing),
         }
 
@@ -336,6 +354,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         `--use_cache` cannot store such a pair. There is no loss that says *failed*, so documents
         that fail end the run here whatever `on_error` is.
         """
+        self._refuse_circular("compares likelihoods")
         results = [GenerationResult(text=(0.0, False))] * len(requests)
         with self._progress(len(requests), "Scoring") as bar:
             jobs = self._jobs(requests, lambda _: True, self._continuing)
@@ -351,6 +370,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
 
         Where a round fails, it and those after it are `longva_eval.questions.outcomes.FAILED`.
         """
+        self._refuse_circular("asks in rounds")
         answers: list[list[str]] = []
         real = [request for request in requests if not _is_padding(request)]
         self._answering.begin(sum(self._answering.ranks.share("rounds", len(real))))
@@ -428,6 +448,28 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 )
             )
         return jobs
+
+    def _refuse_circular(self, what: str) -> None:
+        if self._session.control == "circular":
+            raise SettingsError(
+                f"control=circular: the task {what}; it lists no options to rotate."
+            )
+
+    def _rotations(self, job: Job) -> list[Job]:
+        """A job with every rotation of its options; a further try as it is."""
+        if job.repeat:
+            return [job]
+        options = find_options(job.context)
+        stated = self._doc_of(job).get("options")
+        texts = [text.strip() for text in options.texts] if options is not None else []
+        if options is None or (
+            isinstance(stated, list) and [_bare(text, n) for n, text in enumerate(stated)] != texts
+        ):
+            raise SettingsError(
+                f"control=circular: {job.place}: the prompt does not list its options as lines "
+                f"`A. ...` that could be rotated; it ends {job.context[-200:]!r}."
+            )
+        return [replace(job, rotation=by, context=options.rotated(by)) for by in range(len(texts))]
 
     def _generating(self, request: Instance) -> dict[str, Any]:
         return self._settings(request.args[1]).describe()
@@ -538,6 +580,12 @@ def _score_column(request: Instance) -> str | None:
     """
     gen_kwargs = request.args[1]
     return gen_kwargs.get("score_column") if isinstance(gen_kwargs, Mapping) else None
+
+
+def _bare(text: Any, number: int) -> str:
+    """An option of a document, without the letter that some data sets write before it."""
+    letter = chr(ord("A") + number)
+    return re.sub(rf"^\s*\(?{letter}\s*[.):]\s*(?=\S)", "", str(text)).strip()
 
 
 def _letters(request: Instance) -> str:

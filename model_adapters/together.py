@@ -143,7 +143,8 @@ class _Together:
                 self._model.set_point(run.point)
                 settings = journal_settings(self._model.session.describe())
                 journals[id(run)] = own if own is not None else Journal(run.journal, settings)
-            for kind, jobs in adapter.jobs_of(requests).items():
+            rotated = any(run.point.method.control == "circular" for run in self._runs)
+            for kind, jobs in adapter.jobs_of(requests, rotated=rotated).items():
                 _Pass(adapter, kind, jobs, self._runs, journals).run()
         finally:
             for run in self._runs:
@@ -152,9 +153,9 @@ class _Together:
             self._model.set_point(current.point)
 
 
-def _seeing(point: Point) -> tuple[int, str]:
+def _seeing(point: Point) -> tuple[int, str, str]:
     """What the prompts of a point depend on."""
-    return point.frames, point.method.frame_policy
+    return point.frames, point.method.frame_policy, point.method.control
 
 
 def _reading(point: Point) -> tuple[Any, ...]:
@@ -178,7 +179,7 @@ class _Pass:
         self._jobs = jobs
         self._runs = runs
         self._journals = journals
-        self._usable: dict[tuple[int, str], set[int]] = {}
+        self._usable: dict[tuple[int, str, str], set[int]] = {}
         """Which frames -> the jobs that have a prompt of videos there."""
         self._media: dict[str, _Media] = {}
         self._num_left = 0
@@ -215,7 +216,7 @@ class _Pass:
 
     def _look(self) -> None:
         """Make every prompt once, so that what is wrong shows before anything is computed."""
-        points: dict[tuple[int, str], Point] = {}
+        points: dict[tuple[int, str, str], Point] = {}
         for run in self._runs:
             points.setdefault(_seeing(run.point), run.point)
         several = len({_reading(run.point) for run in self._runs}) > 1
@@ -226,6 +227,8 @@ class _Pass:
                 here = [run for run in self._open() if _seeing(run.point) == seeing]
                 for number, job in enumerate(self._jobs):
                     bar.update(1)
+                    if job.rotation and point.method.control != "circular":
+                        continue
                     try:
                         conversation, picture_bytes = self._adapter.prompt_of(job)
                     except (MediaError, PromptError) as error:
@@ -247,6 +250,8 @@ class _Pass:
 
     def _note(self, number: int, conversation: Conversation, several: bool) -> None:
         pieces = conversation.prompt.visual_pieces
+        if not pieces and any(number in media.jobs for media in self._media.values()):
+            return  # asked blind, too: it is taken through with its video
         source = pieces[0].source if pieces else None
         key = source.media_key if source is not None else ""
         media = self._media.setdefault(key, _Media([], {}))

@@ -22,6 +22,7 @@ from longva_eval import stats
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.reports.figures.panels import CurveLine, CurvePanel, GridCell, GridPanel
 from longva_eval.reports.methods import MethodPoint, method_rows
+from longva_eval.reports.reading.controls import under_control
 from longva_eval.reports.reading.runs import Run, Sample, read_run
 from longva_eval.reports.tables.benchmarks import benchmark_of
 from longva_eval.reports.tables.published import (
@@ -29,7 +30,13 @@ from longva_eval.reports.tables.published import (
     published_rows,
     read_published,
 )
-from longva_eval.studies.definition import AXES, RECORD_NAME, read_record, write_json
+from longva_eval.studies.definition import (
+    AXES,
+    RECORD_NAME,
+    WITHOUT_FRAMES,
+    read_record,
+    write_json,
+)
 from longva_eval.text import csv_cell
 
 if TYPE_CHECKING:
@@ -71,6 +78,7 @@ class StudyPoint:
     run: Run | None
     reason: str
     """Why it is missing."""
+    control: str = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +119,26 @@ class TaskCurves:
     subsets: tuple[str, ...]
     """In order, `overall` last."""
     ropes: tuple[str, ...]
+    """RoPE settings and controls in words: what a line is."""
+    controls: Mapping[str, str]
+    """Of these, the control of each that has one."""
     chance: float | None
     notes: tuple[str, ...]
     """What a reader of the numbers must know."""
+
+    @property
+    def lines(self) -> list[str]:
+        """Those of `ropes` that are drawn as lines; `floors` has the others."""
+        return [rope for rope in self.ropes if self.controls.get(rope) not in WITHOUT_FRAMES]
+
+    def floors(self, subset: str) -> dict[str, float]:
+        """Scores of the controls that do not depend on the number of frames."""
+        found = {rope: self.find(rope, subset) for rope in self.ropes if rope not in self.lines}
+        return {
+            rope.removeprefix("own RoPE, "): curve.bands.means[-1]
+            for rope, curve in found.items()
+            if curve is not None
+        }
 
     def find(self, rope: str, subset: str) -> Curve | None:
         """The curve of a subset at a RoPE setting."""
@@ -143,6 +168,7 @@ def read_study(folder: Path) -> StudyRuns:
                 rope=str(told.get("rope_label", "")),
                 run=run,
                 reason=str(told.get("reason", "")),
+                control=str(told.get("method", {}).get("control", "none")),
             )
         )
     pretrained = str(record.get("settings", {}).get("pretrained", "")).rstrip("/")
@@ -181,7 +207,8 @@ def study_curves(study: StudyRuns, *, by: str = "") -> list[TaskCurves]:
 
 def _task_curves(study: StudyRuns, name: str, by: str) -> TaskCurves | None:
     points = [
-        (point, {question.key: question for question in point.run.tasks[name].samples})
+        (point, {question.key: question
+                 for question in under_control(point.run.tasks[name].samples, point.control)})
         for point in study.points
         if point.run is not None and name in point.run.tasks
         and point.run.tasks[name].is_share and point.run.tasks[name].samples
@@ -220,6 +247,7 @@ def _task_curves(study: StudyRuns, name: str, by: str) -> TaskCurves | None:
         curves=tuple(curves),
         subsets=tuple(groups),
         ropes=tuple(ropes),
+        controls={point.rope: point.control for point, _ in points if point.control != "none"},
         chance=_chance([first[key] for key in common]),
         notes=tuple(notes),
     )
@@ -341,6 +369,8 @@ def _sentences(task: TaskCurves) -> list[str]:
         f"Percent right with 95 % intervals over {clusters:,} videos or pictures (clusters); what "
         "failed or was not answered counts as not right."
     ]
+    if "circular" in task.controls.values():
+        lines.append("circular: right under every rotation of the options.")
     if any(curve.plateau for curve in task.curves):
         lines.append(
             "Stops rising: no later number of frames is surely better than the first one given, "
@@ -449,7 +479,7 @@ def write_study(
         beside, note = published_lines(task, published)
         notes += [note] if note else []
         figures = {f"frames_{_plain(task.task)}": _curve_figure(study, task, beside, note, width)}
-        if len(task.ropes) > 1:
+        if len(set(task.ropes) - set(task.controls)) > 1:
             figures[f"rope_{_plain(task.task)}"] = _rope_figure(study, task, width)
         for name, figure in figures.items():
             paths = [study.folder / f"{name}.png", study.folder / f"{name}.svg"]
@@ -481,7 +511,10 @@ def _method_points(study: StudyRuns, found: Sequence[TaskCurves]) -> list[Method
             task=name,
             setting={"frames": told["frames"], "rope": str(told["rope"]),
                      **{axis: told.get("method", {}).get(axis, AXES[axis]) for axis in AXES}},
-            scores={question.key: (question.score, question.cluster) for question in task.samples},
+            scores={
+                question.key: (question.score, question.cluster)
+                for question in under_control(task.samples, point.control)
+            },
         )
         for point, told in zip(study.points, study.record["points"], strict=True)
         if point.run is not None
@@ -562,14 +595,15 @@ def _curve_figure(
     if beside:
         note += f"\n{remark}"
     title = f"{study.name} on {task.task}"
-    if len(task.ropes) > 1:
+    if len(task.lines) > 1:
         panels = [
             CurvePanel(
                 title=subset,
                 chance=task.chance,
+                floors=task.floors(subset),
                 lines=[
                     curve_line(curve, rope)
-                    for rope in task.ropes
+                    for rope in task.lines
                     if (curve := task.find(rope, subset)) is not None
                 ]
                 + [
@@ -578,14 +612,21 @@ def _curve_figure(
             )
             for subset in task.subsets
         ]
-        return draw_curves(panels, title=title, note=note, legend_title="RoPE", width=width)
-    curves = [c for subset in task.subsets if (c := task.find(task.ropes[0], subset)) is not None]
+        return draw_curves(
+            panels,
+            title=title,
+            note=note,
+            legend_title="" if task.controls else "RoPE",
+            width=width,
+        )
+    curves = [c for subset in task.subsets if (c := task.find(task.lines[0], subset)) is not None]
     lines = [curve_line(curve, curve.subset) for curve in curves]
     lines += [line for label, line in beside.items() if label in task.subsets]
     if sentence := plateau_sentence(curves[-1]):
         note += f"\nOverall {sentence}."
     legend = "videos" if len(task.subsets) > 1 else ""
-    panel = CurvePanel(title="", lines=lines, chance=task.chance)
+    floors = task.floors(OVERALL)
+    panel = CurvePanel(title="", lines=lines, chance=task.chance, floors=floors)
     return draw_curves([panel], title=title, note=note, legend_title=legend, width=width)
 
 
@@ -639,7 +680,8 @@ def _rope_figure(study: StudyRuns, task: TaskCurves, width: FigureWidth) -> Any:
 
 def rope_grid(task: TaskCurves, subset: str) -> GridPanel:
     """The scores of a subset by RoPE setting and number of frames."""
-    curves = [curve for rope in task.ropes if (curve := task.find(rope, subset)) is not None]
+    ropes = [rope for rope in task.ropes if rope not in task.controls]
+    curves = [curve for rope in ropes if (curve := task.find(rope, subset)) is not None]
     cells = {}
     for curve in curves:
         for frames, found in zip(curve.frames, curve.estimates, strict=True):
@@ -653,7 +695,7 @@ def rope_grid(task: TaskCurves, subset: str) -> GridPanel:
             )
     return GridPanel(
         title=subset,
-        rows=task.ropes,
+        rows=ropes,
         columns=[f"{n:,}" for n in sorted({n for curve in curves for n in curve.frames})],
         cells=cells,
         row_title="",

@@ -143,6 +143,11 @@ def _parser() -> argparse.ArgumentParser:
         help="none, or knorm, vnorm, snapkv, random, uniform, recent with the part that is kept: "
         "snapkv:0.5; snapkv:0.5:question",
     )  # fmt: skip
+    parser.add_argument(
+        "--control", metavar="C,C,...",
+        help="the same questions again: blind (no video), shuffle (frames in another order), "
+        "single-frame, circular (every rotation of the options); docs/controls.md",
+    )  # fmt: skip
     parser.add_argument("--include-path", metavar="DIR", help="of tasks lmms-eval does not have")
     parser.add_argument("--limit", help="questions of each task, for tests only")
     parser.add_argument(

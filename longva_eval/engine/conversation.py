@@ -91,6 +91,7 @@ class Conversation:
                     "frame_indices": list(sample.indices),
                     "timestamps_seconds": list(sample.timestamps_seconds),
                     **({"num_gaps": sample.num_gaps} if sample.num_gaps else {}),
+                    **({"order": list(sample.order)} if sample.order else {}),
                 }
                 for sample, seen in zip(self.frames, self._frames_seen(), strict=True)
             ],

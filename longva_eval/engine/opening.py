@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from longva_eval import __version__
+from longva_eval.engine.control import check_control
 from longva_eval.engine.encoder import VisualEncoder
 from longva_eval.engine.feature_cache import FeatureCache
 from longva_eval.engine.generation import Thought
@@ -79,6 +80,8 @@ class SessionSettings(LoadSettings):
     """Decode in a process of its own, so that a decoder that hangs or crashes costs one video."""
     seed: int = 0
     """For tasks that sample."""
+    control: str = "none"
+    """What is taken away, for a floor: one of `longva_eval.engine.control.CONTROLS`."""
     thinking: Thinking = "off"
     """Whether a model that can think before it answers does."""
     max_thinking_tokens: int = 16384
@@ -162,6 +165,7 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
         long_prompt=asked.long_prompt,
         attention=asked.attn_implementation,
         seed=asked.seed,
+        control=check_control(asked.control),
         probe=DecodeWorker().probe_video if asked.decode_process else probe_video,
         read=DecodeWorker().read_frames if asked.decode_process else read_frames,
         encoder=encoder,

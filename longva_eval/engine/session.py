@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from PIL import Image
 
+from longva_eval.engine.control import Control, middle_frame, shuffled
 from longva_eval.engine.conversation import (
     ComposedClip,
     Conversation,
@@ -125,6 +126,8 @@ class Session:
     long_prompt: LongPromptPolicy = "error"
     attention: str = "sdpa"
     seed: int = 0
+    control: Control = "none"
+    """What is taken away of what is seen; `circular` changes nothing here."""
     thought: Thought | None = None
     """How the model thinks before it answers, where it does."""
     model_frames: Callable[[VideoInfo], FrameSample] | None = None
@@ -188,6 +191,11 @@ class Session:
             kinds.append("picture" if sample is None else "video")
             if sample is not None:
                 samples.append(sample)
+        if self.control in ("shuffle", "single-frame") and not samples:
+            raise SettingsError(
+                f"control={self.control} is for questions on videos; this one shows "
+                f"{num_pictures} pictures and no video. Use control=blind or circular."
+            )
         if not placed:
             text = as_text(text, self.template.placeholders)
         text, subtitles = fill_subtitles(
@@ -199,6 +207,10 @@ class Session:
             (role, as_text(said, self._control_tokens)) for role, said in (*history, ("user", text))
         ]
         role, first = turns[0]
+        if self.control == "blind":
+            visuals, kinds, samples = [], [], []
+            for token in self.template.placeholders:
+                first = first.replace(token, "")
         # A template may show pictures before videos; the order among videos stays.
         first, order = self.template.place(first, kinds)
         visuals = [visuals[number] for number in order]
@@ -420,6 +432,7 @@ class Session:
             "video_decode_backend": self.backend,
             **self.vision.describe(),
             "seed": self.seed,
+            **({} if self.control == "none" else {"control": self.control}),
             **({} if self.engine.press is None else {"kv_press": self.engine.press.text}),
             "reuse": self.engine.reuse,
             "chunk_tokens": self.engine.chunk_tokens,
@@ -460,15 +473,28 @@ class Session:
                 sample = choose(info)
             else:
                 sample = sample_frames(info, self.frames, read=self.read, question=question)
-            return self.vision.video(self.vision.pieces(self._video(info, sample))), sample
+            if self.control == "single-frame":
+                sample = middle_frame(sample)
+            return self._in_order(self.vision.pieces(self._video(info, sample)), sample)
         if isinstance(item, (list, tuple)) and item and all(map(_is_image, item)):
             stack = FrameStack(pictures=tuple(map(open_image, item)))
-            units = self.vision.pieces(stack)
-            return self.vision.video(units, composed=True), _sample_of_stack(len(item))
+            sample = _sample_of_stack(len(item))
+            if self.control == "single-frame":
+                sample = middle_frame(sample)
+                stack = FrameStack(pictures=tuple(stack.pictures[n] for n in sample.indices))
+            return self._in_order(self.vision.pieces(stack), sample, composed=True)
         raise MediaError(
             f"{str(item)[:120]!r} of type {type(item).__name__} is neither a picture, nor the path "
             "of a picture or video, nor a list of frames."
         )
+
+    def _in_order(
+        self, units: Sequence[VisualPiece], sample: FrameSample, *, composed: bool = False
+    ) -> tuple[list[VisualPiece], FrameSample]:
+        if self.control == "shuffle":
+            units, order = shuffled(units, self.seed)
+            sample = replace(sample, order=order)
+        return self.vision.video(units, composed=composed), sample
 
     def _video(
         self, info: VideoInfo, sample: FrameSample, aspect: ImageAspectRatio | None = None

@@ -176,6 +176,8 @@ class FrameSample:
     """Frames of the whole video."""
     num_gaps: int = 0
     """Places of the video where pictures are missing (`gaps=count`)."""
+    order: tuple[int, ...] = ()
+    """Under `control=shuffle`, which frame (of pairs, which pair) is shown at each place."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -215,7 +215,11 @@ class Answering:
                 reason = f"{type(job.failure).__name__}: {job.failure}"
                 self._log.failed(job.task, job.doc_id, reason)
             elif job.value is not None:
-                self._log.answered(job.task, job.doc_id, **kind.facts(job.value))
+                if job.rotation is not None:
+                    said = job.value["text"]
+                    self._log.rotated(job.task, job.doc_id, job.context, said, job.rotation)
+                if not job.rotation:
+                    self._log.answered(job.task, job.doc_id, **kind.facts(job.value))
                 if job.detail.get("do_sample"):
                     self._log.drew(job.task, job.doc_id, job.detail["seed"])
             found[job.number] = None if job.failure is not None else job.value
@@ -234,7 +238,9 @@ class Answering:
         for rank, packed in enumerate(everything):
             jobs.extend(own if rank == self.ranks.rank else unpack_jobs(packed))
         # The order in which one process would have been given them.
-        jobs.sort(key=lambda job: (job.task_place, job.doc_id, job.idx, job.repeat))
+        jobs.sort(
+            key=lambda job: (job.task_place, job.doc_id, job.idx, job.repeat, job.rotation or 0)
+        )
         self._log.begin_call(len({(job.task, job.doc_id) for job in jobs}))
         for job in own:
             if job.conversation is not None and job.picture_bytes:
@@ -259,10 +265,10 @@ class Answering:
                 if job.conversation is not None and job.picture_bytes:
                     job.conversation = light(job.conversation)
         results = self.ranks.share("results", [pack_result(job) for job in computed])
-        by_place = {(job.task, job.doc_id, job.idx, job.repeat): job for job in own}
+        by_place = {(job.task, job.doc_id, job.idx, job.repeat, job.rotation): job for job in own}
         for packed in results:
-            for task, doc_id, idx, repeat, value, failure in packed:
-                job_here = by_place.get((task, doc_id, idx, repeat))
+            for task, doc_id, idx, repeat, rotation, value, failure in packed:
+                job_here = by_place.get((task, doc_id, idx, repeat, rotation))
                 if job_here is not None:
                     job_here.value, job_here.failure = value, unpack_failure(failure)
         return self._finish(kind, own)

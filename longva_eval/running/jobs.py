@@ -41,6 +41,8 @@ class Job:
     """Which of several equal requests."""
     context: str
     """The question, as the task words it."""
+    rotation: int | None = None
+    """By how many letters the options are rotated, if they are (`control=circular`)."""
     letters: str = ""
     """Of the options that the question lists."""
     fit: bool = True

@@ -65,8 +65,8 @@ def _unpack_conversation(packed: Mapping[str, Any], rows: Sequence[Sequence[Any]
 
 
 _SENT_AS_THEY_ARE = (
-    "task", "doc_id", "idx", "repeat", "context", "letters", "fit", "detail", "task_place",
-    "picture_bytes", "value",
+    "task", "doc_id", "idx", "repeat", "context", "letters", "rotation", "fit", "detail",
+    "task_place", "picture_bytes", "value",
 )  # fmt: skip
 """Fields of a job that are JSON already."""
 
@@ -104,7 +104,7 @@ def unpack_jobs(packed: Mapping[str, Any]) -> list[Job]:
 def pack_result(job: Job) -> list[Any]:
     """What became of a job, and which it is."""
     failure = _pack_failure(job.failure)
-    return [job.task, job.doc_id, job.idx, job.repeat, job.value, failure]
+    return [job.task, job.doc_id, job.idx, job.repeat, job.rotation, job.value, failure]
 
 
 def _pack_failure(failure: EvaluationError | None) -> list[str] | None:

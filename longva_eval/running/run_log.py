@@ -15,6 +15,8 @@ from loguru import logger
 from tqdm import tqdm
 
 from longva_eval.errors import EvaluationError, SettingsError
+from longva_eval.questions.answers import read_choice
+from longva_eval.questions.options import find_options
 from longva_eval.running.ranks import Ranks
 
 __all__ = ["COUNTS", "FailurePolicy", "OnError", "RunLog", "progress_bar"]
@@ -121,6 +123,17 @@ class RunLog:
     def drew(self, task: str, doc_id: Any, seed: int) -> None:
         """An answer was drawn with a seed: one of several, where a question is asked repeatedly."""
         self.describe(task, doc_id, {}).setdefault("seeds", []).append(seed)
+
+    def rotated(self, task: str, doc_id: Any, context: str, text: str, rotation: int) -> None:
+        """What was said where the options stood `rotation` letters further; their own letter."""
+        options = find_options(context)
+        assert options is not None, "questions without options are refused before"
+        letter = read_choice(text, options.texts)
+        place = (ord(letter) - ord("A") - rotation) % len(options.texts) if letter else None
+        self.describe(task, doc_id, {}).setdefault("rotations", []).append(
+            {"by": rotation, "text": text, "read": letter,
+             "choice": None if place is None else chr(ord("A") + place)}
+        )  # fmt: skip
 
     def failed(self, task: str, doc_id: Any, reason: str) -> None:
         """A document failed; its entry says why."""

@@ -30,6 +30,7 @@ __all__ = [
     "AXES",
     "RECORD_NAME",
     "SETTINGS_NAME",
+    "WITHOUT_FRAMES",
     "Method",
     "Point",
     "Study",
@@ -50,9 +51,15 @@ RECORD_NAME: Final = "study.json"
 _LARGEST_FILE_BYTES: Final = 1 << 20
 OWN: Final = "own"
 """Instead of a RoPE base or type: the checkpoint's own."""
-AXES: Final = {"frame_policy": "uniform", "positions": "own", "kv_press": "none"}
+AXES: Final = {
+    "frame_policy": "uniform", "positions": "own", "kv_press": "none", "control": "none",
+}  # fmt: skip
 """Axes of method: arguments of the model that a study may give several values, and their
 defaults."""
+CONTROLS: Final = ("none", "blind", "shuffle", "single-frame", "circular")
+"""As in `longva_eval.engine.control`."""
+WITHOUT_FRAMES: Final = ("blind", "single-frame")
+"""Controls that do not depend on the number of frames: asked at the largest one alone."""
 _GRID: Final = ("frames", "rope_theta", "rope_type", "rope_factor", *AXES)
 _LISTS: Final = ("tasks", *_GRID)
 _SET_BY_STUDY: Final = {
@@ -79,6 +86,7 @@ class Method:
     frame_policy: str = AXES["frame_policy"]
     positions: str = AXES["positions"]
     kv_press: str = AXES["kv_press"]
+    control: str = AXES["control"]
 
     def changed(self) -> dict[str, str]:
         """The axes on which it is not the default."""
@@ -128,6 +136,8 @@ class Study:
     """Where tokens stand."""
     kv_press: tuple[str, ...] = (AXES["kv_press"],)
     """What is kept of a video."""
+    control: tuple[str, ...] = (AXES["control"],)
+    """What is taken away, for a floor; `none` is always asked, too."""
     model: str = "longva"
     """As `--model` of lmms-eval."""
     limit: float | None = None
@@ -172,6 +182,8 @@ class Study:
         common = {name: v for name, v in self.model_args.items() if not name.startswith("rope_")}
         points = []
         for rope, method, frames in itertools.product(ropes, self.methods(), self.frames):
+            if method.control in WITHOUT_FRAMES and frames != max(self.frames):
+                continue
             arguments = {"pretrained": self.pretrained, **common, "max_frames_num": str(frames)}
             arguments |= _rope_arguments(rope) | method.changed()
             named = "".join(
@@ -261,6 +273,11 @@ def study_from(values: Mapping[str, Any], *, where: str) -> Study:
     for name in AXES:
         if name in made:
             made[name] = tuple(str(value) for value in made[name])
+    made["control"] = tuple(dict.fromkeys((AXES["control"], *made.get("control", ()))))
+    for name in made["control"]:
+        if name not in CONTROLS:
+            known = ", ".join(CONTROLS[1:])
+            raise SettingsError(f"{where}: control: {name!r:.60} is unknown; use {known}.")
     if "limit" in made:
         made["limit"] = _limit(made["limit"], where)
     if "model_args" in made:

@@ -203,7 +203,7 @@ def complete_point(
 def settings_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What of a point's recipe must be equal at all points: nothing that the grid changes."""
     left_out = {"model", "failures", "outcomes", "journal", "ignored_generation_settings",
-                "rope", "frames", "kv_press", "task_code"}  # fmt: skip
+                "rope", "frames", "kv_press", "task_code", "control"}  # fmt: skip
     kept = {name: value for name, value in recipe.items() if name not in left_out}
     return journal_settings(kept)
 

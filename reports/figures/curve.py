@@ -112,11 +112,15 @@ def _draw_panel(
     styles: dict[str, tuple[str, str, str]],
     ticks: Sequence[int],
 ) -> None:
-    if panel.chance is not None:
-        axes.axhline(100 * panel.chance, color=MUTED, linewidth=1, linestyle=":", zorder=1)
+    floors = dict(panel.floors) | ({} if panel.chance is None else {"guessing": panel.chance})
+    for place, (name, floor) in enumerate(sorted(floors.items(), key=lambda each: each[1])):
+        dashes = ":" if name == "guessing" else "-."
+        axes.axhline(100 * floor, color=MUTED, linewidth=1, linestyle=dashes, zorder=1)
+        at_left = place % 2 == 1  # names of two that are close do not touch
         axes.annotate(
-            "guessing", (1, 100 * panel.chance), xycoords=("axes fraction", "data"),
-            xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=6.5, color=MUTED,
+            name, (0 if at_left else 1, 100 * floor), xycoords=("axes fraction", "data"),
+            xytext=(2 if at_left else -2, 3), textcoords="offset points",
+            ha="left" if at_left else "right", fontsize=6.5, color=MUTED,
         )  # fmt: skip
     for line in panel.lines:
         colour, marker, dashes = styles[line.label]
@@ -170,6 +174,7 @@ def _apart(ticks: Sequence[int]) -> list[int]:
 def _limits(panels: Sequence[CurvePanel]) -> tuple[float, float]:
     """From 0 to 100; closer where all scores lie in a part of that."""
     values = [100 * panel.chance for panel in panels if panel.chance is not None]
+    values += [100 * floor for panel in panels for floor in panel.floors.values()]
     for panel in panels:
         for line in panel.lines:
             values += [100 * mean for mean in line.means]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["CurveLine", "CurvePanel", "GridCell", "GridPanel"]
 
@@ -32,6 +32,8 @@ class CurvePanel:
     lines: Sequence[CurveLine]
     chance: float | None = None
     """Score of guessing."""
+    floors: Mapping[str, float] = field(default_factory=dict)
+    """Scores without a number of frames, by name, as of the question without its video."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,8 @@ class Chart:
     ticks: tuple[tuple[float, int], ...]
     """Place and number of frames below the axis."""
     chance_y: float | None
+    floors: tuple[tuple[str, float, bool], ...]
+    """Name and place of the controls that are lines across; whether the name stands at the left."""
     lines: tuple[ChartLine, ...]
 
 
@@ -99,6 +101,10 @@ def draw_chart(panel: CurvePanel) -> Chart:
         rows=tuple((y(percent / 100), percent) for percent in (0, 25, 50, 75, 100)),
         ticks=tuple(ticks),
         chance_y=None if panel.chance is None else y(panel.chance),
+        floors=tuple(
+            (name, y(floor), place % 2 == 0)
+            for place, (name, floor) in enumerate(sorted(panel.floors.items(), key=lambda f: f[1]))
+        ),
         lines=tuple(lines),
     )
 

@@ -15,6 +15,7 @@ from longva_eval import stats
 from longva_eval.reports.figures.panels import CurvePanel, GridCell, GridPanel
 from longva_eval.reports.page.charts import Chart, draw_chart
 from longva_eval.reports.page.runs import ShownRun, all_tasks, link_to, with_task
+from longva_eval.reports.reading.controls import control_of
 from longva_eval.reports.reading.needle_runs import Controls, Grid, grid_of
 from longva_eval.reports.reading.runs import Run, TaskRun
 from longva_eval.reports.study import (
@@ -83,7 +84,7 @@ def frame_figures(shown: Sequence[ShownRun]) -> tuple[list[CurveFigure], list[Gr
             notes = [note for note in found.notes if note not in told]
             curves += _curve_figures(model, found, notes)
             frames = {count for curve in found.curves for count in curve.frames}
-            if len(found.ropes) > 1 and len(frames) > 1:
+            if len(set(found.ropes) - set(found.controls)) > 1 and len(frames) > 1:
                 links = {
                     (_rope(each.run), f"{_asked_frames(each.run, task):,}"): link_to(
                         task=name, run=each.place
@@ -105,7 +106,8 @@ def frame_figures(shown: Sequence[ShownRun]) -> tuple[list[CurveFigure], list[Gr
 
 
 def _rope(run: Run) -> str:
-    return rope_text(run) or "own RoPE"
+    control = control_of(run)
+    return (rope_text(run) or "own RoPE") + ("" if control == "none" else f", {control}")
 
 
 def _task_curves(
@@ -116,7 +118,8 @@ def _task_curves(
         frames = _asked_frames(each.run, task)
         if frames and grid_of(task) is None:
             run = replace(each.run, tasks={name: task})
-            point = StudyPoint(name=each.label, frames=frames, rope=_rope(run), run=run, reason="")
+            point = StudyPoint(name=each.label, frames=frames, rope=_rope(run), run=run, reason="",
+                               control=control_of(run))  # fmt: skip
             points.setdefault((point.rope, frames), point)
     study = StudyRuns(folder=Path(), name=model, points=tuple(points.values()), record={})
     return next(iter(study_curves(study)), None)
@@ -150,7 +153,12 @@ def _curve_figures(model: str, found: TaskCurves, notes: Sequence[str]) -> list[
                 title=f"{named}, {found.task}",
                 sentences=(*sentences, *([note] if beside else []), *notes),
                 chart=draw_chart(
-                    CurvePanel(title=named, lines=[*lines, *beside], chance=found.chance)
+                    CurvePanel(
+                        title=named,
+                        lines=[*lines, *beside],
+                        chance=found.chance,
+                        floors=found.floors(OVERALL),
+                    )
                 ),
                 curves=tuple(curves),
             )

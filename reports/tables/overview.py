@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from longva_eval.errors import SettingsError
 from longva_eval.questions.outcomes import OUTCOMES
+from longva_eval.reports.reading.controls import calibration, letter_shares, rotation_scores
 from longva_eval.reports.reading.run import Metric, Run, TaskRun
 from longva_eval.reports.reading.samples import Sample
 from longva_eval.reports.reading.scores import Score, score_of
@@ -264,7 +265,36 @@ def _task_lines(run: Run, task: TaskRun, width: int) -> list[str]:
         lines += _wrap(
             f"Intervals are clustered by {videos:,} videos or pictures ({source}).", width, "  "
         )
+    lines += _beside_the_score(task, width)
     lines += _worth_a_look(task, width)
+    return lines
+
+
+def _beside_the_score(task: TaskRun, width: int) -> list[str]:
+    """Rotations of the options, how often each letter is chosen, and calibration."""
+    lines: list[str] = []
+    rotated = [scores for q in task.samples if q.is_scored and (scores := rotation_scores(q))]
+    if rotated:
+        every = sum(min(scores) for scores in rotated) / len(rotated)
+        mean = sum(sum(scores) / len(scores) for scores in rotated) / len(rotated)
+        text = (
+            f"Circular: {100 * every:.1f} % of {len(rotated):,} questions are right under every "
+            f"rotation of the options; {100 * mean:.1f} % of all rotations are right."
+        )
+        lines += _wrap(text, width, "  ")
+    shares = letter_shares(task.samples)
+    if len(shares) > 1 and all(len(letter) == 1 for letter in shares):
+        told = ", ".join(f"{x} {100 * a:.0f} ({100 * b:.0f})" for x, (a, b) in shares.items())
+        lines += _wrap(f"Letters chosen, and right, in percent: {told}.", width, "  ")
+    found = calibration(task.samples)
+    if found is not None:
+        text = (
+            f"Calibration error {100 * found.error:.1f} points ({found.num_questions:,} questions, "
+            f"10 bins); {100 * found.mass:.1f} % of the first token's probability is on the letters"
+        )
+        if found.mass < 0.5:
+            text += ": the model does not answer by letters, so that the error means little"
+        lines += _wrap(f"{text}.", width, "  ")
     return lines
 
 

@@ -27,8 +27,10 @@ from longva_eval.commands.sweep import main, run_study
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.model.rope import RopeSettings
 from longva_eval.reports.figures.curve import CurveLine, CurvePanel, draw_curves
+from longva_eval.reports.reading.controls import rotation_scores
 from longva_eval.reports.reading.runs import Run, read_run, read_runs
 from longva_eval.reports.study import OVERALL, read_study, study_curves, study_results, write_study
+from longva_eval.reports.tables.overview import show_run
 from longva_eval.studies.definition import (
     Study,
     check_same_study,
@@ -261,7 +263,10 @@ def test_every_answer_is_that_of_a_run_by_itself(swept: Path, hf_home: Path) -> 
         wanted = [line | {"filtered_resps": line["filtered_resps"][0]} for line in alone_lines]
         assert answers(lines) == answers(wanted)
         for line, other in zip(lines, alone_lines, strict=True):
-            assert line["longva_eval"] == other["longva_eval"]
+            here, there = line["longva_eval"], other["longva_eval"]
+            for name in ("option_probabilities", "option_mass"):  # equal to the last bits of logits
+                assert here.pop(name) == pytest.approx(there.pop(name), abs=2e-5)
+            assert here == there
         recipe, other_recipe = run.recipe, json.loads(json.dumps(alone["longva_eval"], default=str))
         for name in set(recipe) - {"engine", "journal"}:
             assert recipe[name] == other_recipe[name], name
@@ -320,6 +325,53 @@ def test_frames_are_decoded_and_encoded_once_for_all_points(swept: Path) -> None
     assert [point["answers"] for point in record["points"]] == [
         {"taken_over": 0, "computed": 7}
     ] * 6  # fmt: skip
+
+
+@pytest.mark.process
+def test_controls_are_points_over_the_same_frames(hf_home: Path, tmp_path: Path) -> None:
+    controls = ("blind", "shuffle", "single-frame", "circular")
+    asked = study(frames=(3, 8), rope_theta=(None,), limit=4, control=("none", *controls))
+    assert run_study(asked, tmp_path) == 0
+    found = {point["name"]: point for point in read_record(tmp_path)["points"]}
+    assert set(found) == {
+        *(f"frames-{n}{end}" for n in (3, 8) for end in ("", "-shuffle", "-circular")),
+        "frames-8-blind", "frames-8-single-frame",
+    }  # fmt: skip
+    runs = {name: read_run(tmp_path / point["results"]) for name, point in found.items()}
+    seen: set[tuple[str, int]] = set()
+    samples = {name: samples_of(run) for name, run in runs.items()}
+    for plain, circular in zip(samples["frames-8"], samples["frames-8-circular"], strict=True):
+        (video,) = plain["longva_eval"]["videos"]
+        seen.update((plain["accuracy"]["cluster"], n) for n in video["frame_indices"])
+        rotations = circular["longva_eval"]["rotations"]
+        assert [each["by"] for each in rotations] == list(range(4))
+        assert rotations[0]["choice"] == plain["accuracy"]["choice"] == rotations[0]["read"]
+        texts = plain["accuracy"]["options"]
+        for each in rotations:  # the letter that stood before the same words
+            if each["choice"]:
+                assert each["text"] in texts["ABCD".index(each["choice"])]
+                assert "ABCD".index(each["read"]) == ("ABCD".index(each["choice"]) + each["by"]) % 4
+        assert plain["filtered_resps"] == circular["filtered_resps"]
+    for sample in samples["frames-8-blind"]:
+        assert sample["longva_eval"]["videos"] == []
+        assert sample["longva_eval"]["num_visual_tokens"] == 0
+    work = read_record(tmp_path)["work"]
+    frames_of_3 = {
+        (line["accuracy"]["cluster"], n) for line in samples["frames-3"]
+        for n in line["longva_eval"]["videos"][0]["frame_indices"]
+    }  # fmt: skip
+    assert work["frames_encoded"] == len(seen | frames_of_3)
+    assert runs["frames-8-blind"].recipe["control"] == "blind"
+    (task,) = study_curves(read_study(tmp_path))
+    assert task.lines == ["own RoPE", "own RoPE, shuffle", "own RoPE, circular"]
+    assert set(task.floors(OVERALL)) == {"blind", "single-frame"}
+    rights = [rotation_scores(sample) for sample in runs["frames-8-circular"].tasks[TASK].samples]
+    curve = task.find("own RoPE, circular", OVERALL)
+    assert curve is not None
+    assert curve.bands.means[-1] == sum(map(min, rights)) / len(rights)
+    text = show_run(runs["frames-8-circular"])
+    assert "right under every" in text
+    assert "the model does not answer by letters" in " ".join(text.split())
 
 
 @pytest.mark.process

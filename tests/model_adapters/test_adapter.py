@@ -208,6 +208,24 @@ def test_option_probabilities_are_kept_and_each_try_draws_anew(tmp_path: Path) -
     assert ask() == (said, sample, other)  # from the journal
 
 
+def test_every_rotation_is_asked_once_and_what_cannot_be_rotated_is_refused() -> None:
+    choice = "Which?\nA. red\nB. blue\nC. green\nAnswer with the letter."
+    model = adapter(control="circular")
+    options = ["A. red", "B. blue", "C. green"]
+    hand_over(model, [{"media": None, "options": options} for _ in range(2)])
+    (said,) = model.generate_until([request(0, choice, {"max_new_tokens": 4})])
+    sample = model.sample_info("task", 0)
+    assert sample is not None
+    assert [each["by"] for each in sample["rotations"]] == [0, 1, 2]
+    assert sample["rotations"][0]["text"] == said.text
+    model.task_dict["task"]["test"][1]["options"] = ["red", "blue"]
+    for context in ("What is shown?", choice):
+        with pytest.raises(SettingsError, match="document 1: the prompt does not list its options"):
+            model.generate_until([request(1, context, {"max_new_tokens": 4})])
+    with pytest.raises(SettingsError, match="compares likelihoods"):
+        model.loglikelihood([])
+
+
 def test_a_stop_string_ends_the_answer(open_golden: Golden) -> None:
     case = open_golden.cases["text_short"]
     model = adapter()

@@ -1,0 +1,58 @@
+"""Controls: the same question where something is taken away, so that a score has a floor.
+
+* `blind`: the prompt without its video or pictures.
+* `shuffle`: the frames in another order, drawn from the seed and the video; times that a prompt
+  states stay where they stand.
+* `single-frame`: of the chosen frames the one in the middle.
+* `circular`: every rotation of the options (CircularEval of MMBench, arXiv:2307.06281); asked by
+  the adapter, as it changes the question and not what is seen.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, Literal, get_args
+
+from longva_eval.errors import SettingsError
+from longva_eval.media.frames import FrameSample
+from longva_eval.prompts.pieces import VisualPiece
+
+__all__ = ["CONTROLS", "Control", "check_control", "middle_frame", "shuffled"]
+
+Control = Literal["none", "blind", "shuffle", "single-frame", "circular"]
+CONTROLS: Final[tuple[Control, ...]] = get_args(Control)
+
+
+def check_control(name: str) -> Control:
+    """A control by its name.
+
+    Raises:
+        SettingsError: If there is none.
+    """
+    found = next((control for control in CONTROLS if control == name), None)
+    if found is None:
+        raise SettingsError(f"control={name!r} is unknown; use {', '.join(CONTROLS)}.")
+    return found
+
+
+def middle_frame(sample: FrameSample) -> FrameSample:
+    """Of the chosen frames the one in the middle, alone; of an even number the later one."""
+    place = len(sample.indices) // 2
+    seconds = sample.timestamps_seconds[place : place + 1]
+    return replace(sample, indices=sample.indices[place : place + 1], timestamps_seconds=seconds)
+
+
+def shuffled(units: Sequence[VisualPiece], seed: int) -> tuple[list[VisualPiece], tuple[int, ...]]:
+    """The pieces of a video in another order, which depends on the seed and on the pieces.
+
+    Returns:
+        The pieces, each shown at the time that belongs to its new place, and the order: which of
+        the given ones stands at each place.
+    """
+    order = list(range(len(units)))
+    keys = "/".join(unit.key for unit in units)
+    random.Random(f"{seed}/{keys}").shuffle(order)
+    shown = [replace(units[n], seconds=units[k].seconds) for k, n in enumerate(order)]
+    return shown, tuple(order)
