@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from longva_eval.embedded import MODEL_CLASSES
+from longva_eval.errors import SettingsError
 from longva_eval.host.evaluation import Finished, is_unreached, problems_of, reason_of, run_host
 from longva_eval.reports.reading.building import build_run
 from longva_eval.reports.reading.samples import as_mapping
@@ -31,6 +33,8 @@ def main(arguments: Sequence[str]) -> int:
         from longva_eval.studies.recipes import with_recipe
 
         given = with_recipe(options.like, given)
+    if options.control:
+        given = _with_control(options.control, given)
     if options.fresh:
         from longva_eval.host.patches import start_over
 
@@ -51,6 +55,25 @@ def main(arguments: Sequence[str]) -> int:
     if not problems and is_leader and status == 0:
         print("Everything that was asked for is there.")
     return 1 if problems else status
+
+
+def _with_control(control: str, arguments: Sequence[str]) -> list[str]:
+    """lmms-eval's arguments with a control among those of the model."""
+    if "," in control:
+        raise SettingsError(
+            f"--control {control}: a run has one control; longva-eval sweep --control asks several."
+        )
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", default="longva")
+    parser.add_argument("--model_args", default="")
+    given, rest = parser.parse_known_args(list(arguments))
+    if given.model not in MODEL_CLASSES:
+        raise SettingsError(
+            f"--control is for our models, {', '.join(MODEL_CLASSES)}, not for {given.model}: "
+            "lmms-eval's own choose frames and write prompts themselves."
+        )
+    text = ",".join(filter(None, (given.model_args, f"control={control}")))
+    return ["--model", given.model, "--model_args", text, *rest]
 
 
 def failure_text(run: Finished, error: BaseException) -> str:
@@ -97,7 +120,7 @@ def _missing(run: Finished) -> dict[str, tuple[int, int]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longva-eval run",
-        usage="longva-eval run [--fresh] [--like RECIPE] LMMS-EVAL'S ARGUMENTS",
+        usage="longva-eval run [--fresh] [--like RECIPE] [--control C] LMMS-EVAL'S ARGUMENTS",
         description="Evaluate with lmms-eval; the status is 1 if anything asked for was not "
         "produced. A run that was interrupted is resumed by the same command.",
         epilog="Everything else is lmms-eval's: longva-eval run --model longva --model_args "
@@ -111,5 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--like", metavar="RECIPE", help="arguments of the model as its makers stated them: "
         "longva-paper, qwen3-vl, qwen2.5-vl (docs/explain.md)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--control", metavar="C", help="take something away: blind (no video), shuffle (frames in "
+        "another order), single-frame, or circular (every rotation of the options)",
     )  # fmt: skip
     return parser

@@ -274,10 +274,11 @@ def study_from(values: Mapping[str, Any], *, where: str) -> Study:
         if name in made:
             made[name] = tuple(str(value) for value in made[name])
     made["control"] = tuple(dict.fromkeys((AXES["control"], *made.get("control", ()))))
-    for name in made["control"]:
-        if name not in CONTROLS:
-            known = ", ".join(CONTROLS[1:])
-            raise SettingsError(f"{where}: control: {name!r:.60} is unknown; use {known}.")
+    for each in made["control"]:
+        if each not in CONTROLS:
+            raise SettingsError(
+                f"{where}: control: {each!r:.60} is unknown; use {', '.join(CONTROLS[1:])}."
+            )
     if "limit" in made:
         made["limit"] = _limit(made["limit"], where)
     if "model_args" in made:
