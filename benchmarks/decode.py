@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="the smallest size, to see it work")
     options = parser.parse_args()
     print(machine())
+    counts: tuple[int, ...]
     if options.tiny:
         options.minutes = options.rounds = 1
         shot, size, size_720p, counts, many = 0.25, "64x36", "128x72", (8, 0), 8
