@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import OPEN
+from conftest import OPEN, TESTS
 from tiny_families import KINDS, make_family
 from transformers import AutoModelForImageTextToText
 
@@ -173,3 +173,16 @@ def test_each_id_names_the_one_that_is_meant(made: MakeFamily) -> None:
         TransformersModel("longva-tiny", device="cpu")
     with pytest.raises(SettingsError, match=r"Unknown argument 'image_aspect_ratio'"):
         TransformersModel(str(made("qwen3_vl")), image_aspect_ratio="pad")
+
+
+def test_the_page_s_table_has_every_family() -> None:
+    """`python docs/make_models.py` writes it; its worst difference is within the tests' own."""
+    page = (TESTS.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    table = page.split("<!-- families -->")[1].split("<!-- end -->")[0]
+    rows = [line.split(" | ") for line in table.splitlines() if "ForConditional" in line]
+    assert [row[0].strip("| `") for row in rows] == [k for k in KINDS if "thinking" not in k]
+    for row in rows:
+        right, of, all_of = row[7].split()
+        assert (right, of) == (all_of, "of")
+        assert float(row[8]) < TOLERANCE
+        assert float(row[9].split()[0]) > 3
