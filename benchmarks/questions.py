@@ -15,6 +15,7 @@ import atexit
 import shutil
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -45,12 +46,10 @@ def _tokens(answer: Generation | Failure) -> tuple[int, ...]:
 def _family(name: str, *, tiny: bool) -> Session:
     """A session of a family with a body in which prefill dominates."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
-    from tiny_families import make_family
-
     folder = Path(tempfile.mkdtemp(prefix="family"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     body = {name: size for name, size in BODY_106M.items() if name != "vocab_size"}
-    made = make_family(folder, name, changes={} if tiny else body)
+    made = import_module("tiny_families").make_family(folder, name, changes={} if tiny else body)
     return open_session(str(made), device="cpu", dtype="float32", decode_process=False,
                         frames=FramePolicy(max_frames=2 if tiny else 160))  # fmt: skip
 
