@@ -19,11 +19,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 from transformers.models.llava_next.modeling_llava_next import unpad_image
 
+from longva_eval.media.device_pixels import can_prepare, prepare_on
 from longva_eval.media.images import (
     ImageAspectRatio,
     anyres_grid,
@@ -142,8 +144,19 @@ class ClipVision:
             # UniRes leaves out the features of the base tile.
             yield tiles[list(items)] if self._is_cut_into_pieces(source) else tiles
             return
+        device = self.model.device
         for block in source.frames(items):
-            yield frames_to_pixel_values(block, self.image_processor, aspect=source.how.aspect)
+            made = None
+            if (
+                device.type == "cuda"
+                and source.how.aspect == "crop"
+                and isinstance(block, np.ndarray)
+                and can_prepare(self.image_processor)
+            ):
+                made = prepare_on(block, self.image_processor, device)
+            if made is None:
+                made = frames_to_pixel_values(block, self.image_processor, aspect=source.how.aspect)
+            yield made
 
     def count_pieces(self, source: Source, num_rows: int) -> int:
         is_one = isinstance(source, Picture) and not self._is_cut_into_pieces(source)
