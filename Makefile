@@ -21,7 +21,7 @@ export PYTHONDONTWRITEBYTECODE :=
 help:
 	@echo "make demo     run the suite's main job on what ships with it, and look at the result"
 	@echo "make test     lint, types and all tests"
-	@echo "make quick    lint, types and the quick tests, which start no process: a minute"
+	@echo "make quick    lint, types and the tests that start no process and take under half a second each"
 	@echo "make setup    only the environment, in $(VENV)"
 	@echo "make newest   does it still work with the newest packages? (in .venv-newest)"
 	@echo "make oldest   and with the oldest that pyproject.toml admits? (in .venv-oldest)"

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before torch is imported: see longva_eval.cli.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-from safetensors.torch import load_file
 
-from longva_eval.engine.opening import open_session
-from longva_eval.engine.session import Session
-from longva_eval.engine.vision import ClipVision
-from longva_eval.media.frames import FramePolicy
-from longva_eval.media.images import open_image
-from longva_eval.model.checkpoint import Checkpoint
-from longva_eval.needle.items import Item, Shown
+if TYPE_CHECKING:  # the process that only hands out tests does without PyTorch
+    import torch
+
+    from longva_eval.engine.session import Session
+    from longva_eval.engine.vision import ClipVision
+    from longva_eval.model.checkpoint import Checkpoint
+    from longva_eval.needle.items import Item
 
 TESTS = Path(__file__).parent
 OPEN = TESTS / "data" / "golden_open"
@@ -47,15 +46,24 @@ def _refuse_processes(event: str, arguments: tuple[Any, ...]) -> None:
         pytest.fail(f"This test starts a process; mark it `process`: {arguments[1]}")
 
 
-def pytest_configure() -> None:
-    # Tiny tensors: more threads only wait for each other.
-    torch.set_num_threads(1)
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("numprocesses", None):
+        import torch
+
+        # Tiny tensors: more threads only wait for each other.
+        torch.set_num_threads(1)
+        gc.disable()  # until all modules are there
     # How long drawing takes says how busy the machine is, not whether a property holds.
     settings.register_profile(
         "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("any machine")
     sys.addaudithook(_refuse_processes)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # a million objects of PyTorch's and transformers' modules, which stay
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -102,6 +110,8 @@ class Golden:
         self.session.vision.aspect = settings["image_aspect_ratio"]
         self.session.long_prompt = settings["long_prompt"]
         self.session.context_length = settings["max_context_tokens"]
+        from longva_eval.media.frames import FramePolicy
+
         self.session.frames = FramePolicy(max_frames=case.get("num_frames", 8))
         return self.session
 
@@ -116,6 +126,9 @@ class Golden:
         return prompt.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
 
     def needles(self) -> list[Item]:
+        from longva_eval.media.images import open_image
+        from longva_eval.needle.items import Item, Shown
+
         return [
             Item(
                 name=entry["used_image"],
@@ -132,6 +145,8 @@ class Golden:
 
 def vision_of(checkpoint: Checkpoint) -> ClipVision:
     """How a checkpoint sees, with pooling as LongVA's."""
+    from longva_eval.engine.vision import ClipVision
+
     return ClipVision(model=checkpoint.model, image_processor=checkpoint.image_processor)
 
 
@@ -144,6 +159,10 @@ def golden_folder(name: str) -> Golden:
     if not (folder / "cases.json").is_file():
         pytest.skip(f"the reference outputs in {folder.name} are not beside this checkout")
     if name not in _OPENED:
+        from safetensors.torch import load_file
+
+        from longva_eval.engine.opening import open_session
+
         _OPENED[name] = Golden(
             folder=folder,
             session=open_session(

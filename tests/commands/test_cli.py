@@ -213,6 +213,7 @@ def test_wrong_input_is_said_in_one_line(
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_published_heatmaps_have_the_published_averages(
     shared_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

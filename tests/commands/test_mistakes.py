@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 from longva_eval.commands.mistakes import check_arguments
@@ -97,7 +98,8 @@ def test_every_name_that_lmms_eval_knows_is_known_here() -> None:
         "import json, lmms_eval.models; from lmms_eval.tasks import TaskManager\n"
         "print(json.dumps(list(map(str, TaskManager(verbosity='ERROR').task_index))))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = processes.run([sys.executable, "-c", code])
+    assert done.returncode == 0, done.stderr[-2000:]
     assert set(json.loads(done.stdout.splitlines()[-1])) - set(names.task_files()) == set()
 
 

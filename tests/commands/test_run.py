@@ -183,6 +183,7 @@ QUESTIONS = ("What is first?", "What is last?", "How many rings?")
 FORCED = ask(3, "Is it?", {"score_column": "answer", "max_new_tokens": 2})
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gives_the_same_answers_and_computes_the_rest(tmp_path: Path) -> None:
     requests = [*(ask(n, question) for n, question in enumerate(QUESTIONS)), FORCED]
     whole = begin(adapter(), tmp_path / "whole").generate_until(requests)
@@ -235,6 +236,7 @@ def test_other_generation_settings_are_another_answer(tmp_path: Path) -> None:
     assert model.recipe()["journal"]["answers_computed"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_with_other_settings_is_refused_until_the_first_is_done(tmp_path: Path) -> None:
     first = begin(adapter(), tmp_path)
     first.generate_until([ask(0)])
@@ -275,6 +277,7 @@ def stop_after(count: int) -> Callable[..., None]:
     return note
 
 
+@pytest.mark.slow
 def test_a_needle_grid_is_resumed(open_golden: Golden, tmp_path: Path) -> None:
     haystack = open_haystack(open_golden.haystack_videos())
     grid = NeedleGrid(frame_counts=(2, 4), depths=(0.0, 1.0))

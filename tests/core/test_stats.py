@@ -259,6 +259,7 @@ def test_the_smallest_detectable_difference_is_found_in_80_of_100_cases():
     assert 0.70 < np.mean(found) < 0.90
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_videos", "shared"), [(15, 0.5), (30, 0.9), (100, 0.5)])
 def test_a_share_s_smallest_detectable_difference_is_found_in_80_of_100_cases(num_videos, shared):
     """A better run gets more right, and with that a larger standard error: 37 to 76 % before."""
@@ -282,6 +283,7 @@ def test_a_share_s_smallest_detectable_difference_is_found_in_80_of_100_cases(nu
     assert 0.74 < np.mean(found) < 0.87
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_videos", "apart"), [(15, 0), (30, 0), (60, 0), (100, 0), (300, 0), (15, 0.3), (100, 0.3)]
 )
@@ -423,6 +425,7 @@ def test_a_plateau_begins_where_more_frames_give_nothing():
     assert plateau(curves[:3], clusters).flat_from is None
 
 
+@pytest.mark.slow
 def test_a_flat_curve_is_rarely_called_rising():
     """56 % of flat curves stopped later than at their first point when the best point was taken."""
     rng = np.random.default_rng(1)

@@ -147,6 +147,7 @@ def test_unexpected_errors_of_the_reading_thread_arrive(open_golden: Golden) -> 
     encoder.stop()
 
 
+@pytest.mark.slow
 def test_a_frame_sweep_decodes_each_video_once(open_golden: Golden) -> None:
     session = open_golden.session_for({})
     reader = CountingReader()

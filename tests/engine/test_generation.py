@@ -245,6 +245,7 @@ def transformers_answer(
 QUESTIONS = ["What is shown?", "A", "Describe the video in detail, please.", "1 2 3 4 5 6 7 8"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [1.0, 1.05, 1.5, 0.7])
 def test_greedy_answers_equal_transformers(open_golden: Golden, penalty: float) -> None:
     settings = GenerationSettings(
@@ -450,6 +451,7 @@ def test_top_k_of_one_is_greedy(open_golden: Golden) -> None:
         assert sampled.token_ids == greedy.token_ids
 
 
+@pytest.mark.slow
 def test_samples_follow_the_probabilities() -> None:
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
     counts = torch.zeros(4)
@@ -467,6 +469,7 @@ def test_samples_follow_the_probabilities() -> None:
 # Scores
 
 
+@pytest.mark.slow
 @given(
     rows=st.lists(
         st.lists(st.floats(-20, 20, width=32), min_size=5, max_size=5), min_size=1, max_size=6

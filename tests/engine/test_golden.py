@@ -176,6 +176,7 @@ def test_likelihood_equals_the_original(golden: Golden, case_id: str) -> None:
     assert score.all_tokens.min_margin == pytest.approx(case["min_margin"], abs=MARGIN_ATOL)
 
 
+@pytest.mark.slow
 @pytest.mark.golden_cases("vniah_generation")
 def test_needle_by_generation_equals_the_original(golden: Golden, case_id: str) -> None:
     case = golden.cases[case_id]

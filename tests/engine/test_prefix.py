@@ -193,6 +193,7 @@ def test_a_chunk_of_nothing_is_refused(open_golden: Golden) -> None:
         engine_of(open_golden, chunk_tokens=0)
 
 
+@pytest.mark.slow
 @given(queries=batches(), chunk_tokens=st.integers(1, 40), data=st.data())
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from conftest import OPEN
 
 from benchmarks.random_model import random_session
@@ -13,6 +14,7 @@ BODY = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_session_with_random_weights_answers_about_a_video() -> None:
     session = random_session(BODY)
     prompt = session.prompt("What happens?", [OPEN / "inputs/landscape_320x180.mp4"])

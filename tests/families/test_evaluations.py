@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tiny_families import KINDS, make_family
 
 from longva_eval.cli import main
 from longva_eval.commands.sweep import run_study
+from longva_eval.embedded import NEEDLES
 from longva_eval.needle.kinds import DRAWN_TESTS
 from longva_eval.reports.reading.runs import read_runs
 from longva_eval.studies.definition import Study
@@ -63,13 +65,25 @@ def test_tasks_run_through_lmms_eval(
     assert recipe["engine"]["tokens_computed"] < recipe["engine"]["tokens_asked"]
 
 
+@pytest.fixture(scope="module")
+def needles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three of the embedded needles."""
+    folder = tmp_path_factory.mktemp("needles")
+    entries = json.loads((NEEDLES / "dataset.json").read_text(encoding="utf-8"))[:3]
+    (folder / "dataset.json").write_text(json.dumps(entries), encoding="utf-8")
+    for entry in entries:
+        shutil.copy(NEEDLES / entry["path"], folder)
+    return folder
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_needles_are_asked_by_the_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    needles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     make_family(tmp_path / name, name)
-    grid = ["--frames", "4,6", "--depths", "0,1", "--device", "cpu", "--dtype", "float32"]
-    given = ["niah", "--pretrained", str(tmp_path / name), *grid, "--out", str(tmp_path / "out")]
+    given = ["niah", "--pretrained", str(tmp_path / name), "--out", str(tmp_path / "out")]
+    given += ["--needles", str(needles), "--frames", "4,6", "--depths", "0,1"]
+    given += ["--device", "cpu", "--dtype", "float32"]
     if "thinking" in name:
         assert main(given) == 1
         assert "opens every answer with a thought" in capsys.readouterr().err

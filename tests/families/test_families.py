@@ -69,6 +69,7 @@ def test_answers_and_logits_are_those_of_generate(made: MakeFamily, name: str) -
     assert counts.tokens_computed < counts.tokens_asked  # the second question shared the video
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
 def test_equal_frames_at_other_positions_are_not_shared(made: MakeFamily, name: str) -> None:
     """Qwen2.5-VL says in its positions how far frames lie apart; Qwen3-VL in its text."""
@@ -87,6 +88,7 @@ def test_equal_frames_at_other_positions_are_not_shared(made: MakeFamily, name: 
     assert near.prompt.digest != far.prompt.digest
 
 
+@pytest.mark.slow
 def test_a_missing_deepstack_vector_would_show(made: MakeFamily) -> None:
     session = open_tiny(made("qwen3_vl"))
     session.checkpoint.model._family[0].deepstack_levels = 0
@@ -94,6 +96,7 @@ def test_a_missing_deepstack_vector_would_show(made: MakeFamily) -> None:
     assert video.logit_difference > 1e-2
 
 
+@pytest.mark.slow
 def test_rope_settings_keep_the_axes(made: MakeFamily) -> None:
     from longva_eval.model.rope import RopeSettings
 

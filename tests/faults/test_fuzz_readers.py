@@ -103,6 +103,7 @@ def test_a_run_of_any_shape_is_read_or_refused(tmp_path: Path, data: st.DataObje
     _use(_write_run(tmp_path / "run", dumps(results).encode(), text.encode(), task))
 
 
+@pytest.mark.slow
 @fuzz(100)
 @given(data=st.data())
 def test_a_run_of_any_bytes_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
@@ -170,6 +171,7 @@ def journal_lines(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes]
     return own, other, place.name
 
 
+@pytest.mark.slow
 @fuzz(250)
 @given(data=st.data())
 def test_no_damage_makes_a_journal_give_a_wrong_answer(
@@ -231,6 +233,7 @@ _PATHS = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @fuzz(250)
 @given(
     entries=changed(_NEEDLES)
@@ -266,6 +269,7 @@ _LINES = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @fuzz(300)
 @given(
     content=damaged(_SRT)
@@ -287,6 +291,7 @@ def test_subtitles_of_any_bytes_are_read_or_refused(tmp_path: Path, content: byt
 _WORD_LINE = {"text": "red", "start_time": 1.0, "end_time": 2.0}
 
 
+@pytest.mark.slow
 @fuzz(150)
 @given(lines=st.lists(changed(_WORD_LINE, 2), max_size=3))
 def test_subtitle_words_of_any_shape_are_read_or_refused(tmp_path: Path, lines: list[Any]) -> None:
@@ -322,6 +327,7 @@ _ROWS = [{"Num. Frame": 16, "Frame Depth": 50.0, "Score": 1.0}]
 _CELL = {"num_frames": 16, "depth": 0.5, "correct": True}
 
 
+@pytest.mark.slow
 @fuzz(200)
 @given(
     rows=changed(_ROWS, 2),

@@ -33,6 +33,7 @@ def _video(num_frames: int, average_fps: float) -> VideoInfo:
     return VideoInfo(**fields)
 
 
+@pytest.mark.slow
 @fuzz(300)
 @given(
     max_frames=st.integers(-3, 600),
@@ -82,6 +83,7 @@ _STUDY = {
 }
 
 
+@pytest.mark.slow
 @fuzz(200)
 @given(values=changed(_STUDY, 3))
 @example(values=_STUDY | {"frames": [1e400]})
@@ -129,6 +131,7 @@ _VALUES = st.sampled_from(
 ) | TEXT.filter(lambda text: not set(",=") & {*text} and _is_sound(text))  # fmt: skip
 
 
+@pytest.mark.slow
 @fuzz(400)
 @given(arguments=st.dictionaries(st.sampled_from(_NAMES), _VALUES, max_size=4))
 def test_model_arguments_of_any_kind_are_refused_by_name(arguments: dict[str, str]) -> None:

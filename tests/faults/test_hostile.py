@@ -83,6 +83,7 @@ _SAFE_LOADERS = {"yaml.SafeLoader", "yaml.CSafeLoader", "Loader"}
 """The last is a class of ours, see the test."""
 
 
+@pytest.mark.slow
 def test_nothing_in_the_package_can_run_code_that_a_file_brings() -> None:
     found = []
     for folder in PACKAGED:

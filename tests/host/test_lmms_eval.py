@@ -1,4 +1,4 @@
-"""The whole path as a user takes it: `lmms-eval` as a process, offline."""
+"""The whole path as a user takes it: lmms-eval as a process, offline."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from conftest import OPEN
 
@@ -23,10 +24,7 @@ def lmms_eval(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[st
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "lmms_eval", *arguments]
-    return subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
-        check=False,
-    )  # fmt: skip
+    return processes.run(command, cwd=tmp_path, env=environment)
 
 
 def written(folder: Path, pattern: str) -> Path:

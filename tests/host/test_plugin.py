@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 from longva_eval.embedded import MODEL_CLASSES, tasks_folder
@@ -42,7 +43,9 @@ def test_lmms_eval_takes_our_model_and_our_tasks(tmp_path: Path) -> None:
         " 'videomme' in manager.all_tasks)\n"
         f"print('vniah' in TaskManager(include_path={str(tmp_path)!r}).all_tasks)\n"
     )
-    lines = run_python(code).splitlines()
+    done = processes.run([sys.executable, "-c", code])
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
     assert lines[-3:] == [MODEL_CLASSES["longva"], "True True True", "True"]
 
 

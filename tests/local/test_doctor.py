@@ -6,11 +6,13 @@ import contextlib
 import http.server
 import io
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import processes
 import pytest
 from test_prepare import layouts, make_copy, rows
 
@@ -38,7 +40,12 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Diagnosis:
     home = tmp_path_factory.mktemp("home")
     tasks = "vniah_small,longva_mlvu_test,no_such_task"
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            doctor,
+            "_run",
+            lambda command, given: processes.run(command, env={**os.environ, **given}),
+        )
         status = main(["doctor", "--json", "--offline", "--tasks", tasks, "--hf-home", str(home),
                        "--pretrained", "longva-tiny"])  # fmt: skip
     assert status == 1  # not everything that was asked for can run

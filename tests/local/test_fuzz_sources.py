@@ -53,6 +53,7 @@ def _layout_folder(folder: Path, layout: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @fuzz(150)
 @given(layout=changed(_LAYOUT, 2) | st.dictionaries(TEXT, JSON, max_size=2) | JSON)
 def test_a_layout_of_any_shape_is_read_or_refused(tmp_path: Path, layout: Any) -> None:
@@ -63,6 +64,7 @@ def test_a_layout_of_any_shape_is_read_or_refused(tmp_path: Path, layout: Any) -
             assert checked_name(media.folder) is None
 
 
+@pytest.mark.slow
 @fuzz(100)
 @given(rows=st.lists(changed(_ROW, 2), max_size=2) | JSON)
 @example(rows=[_ROW | {"videoID": "../../../up"}])
@@ -127,6 +129,7 @@ def _zip(path: Path, members: list[tuple[str, str]]) -> None:
             archive.writestr(info, "/etc/passwd" if kind == "link" else _SRT)
 
 
+@pytest.mark.slow
 @fuzz(120)
 @given(
     members=st.lists(st.tuples(_MEMBERS, _KINDS), max_size=5),

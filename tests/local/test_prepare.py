@@ -377,6 +377,7 @@ def test_everything_wrong_with_the_rows_is_said_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "hf/datasets").exists()
 
 
+@pytest.mark.slow
 def test_rows_are_checked_by_our_tasks_of_every_layout(tmp_path: Path) -> None:
     """Where a judge is needed for a run, none is to look at the rows."""
     for layout in read_layouts().values():
@@ -631,6 +632,7 @@ def subset_of_egoschema(folder: Path, *, missing: int = 0) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_prepares_and_says_what_to_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -646,6 +648,7 @@ def test_the_command_prepares_and_says_what_to_run(
     assert "egoschema_subset  500   videos  found" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_refuses_part_of_a_data_set_and_names_the_arguments_that_run_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import OPEN
@@ -335,6 +335,7 @@ def test_likelihoods_are_those_of_the_text_that_follows_the_prompt(
         assert scored.continuation.log_prob == pytest.approx(float(expected), abs=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_needles_are_frames_of_the_models_own_prompt(opened: Callable[..., Baseline]) -> None:
     """V-NIAH at two thetas, each cell against a forward pass of transformers' class."""
     baseline = opened("video-mistral")
@@ -461,6 +462,7 @@ def test_llava_next_qwen2_in_the_original_layout_equals_transformers_class(
     torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 def test_longva_with_anyres_is_an_argument(opened: Callable[..., Baseline], tmp_path: Path) -> None:
     source = opened("pictures-qwen2").folder
     unires = as_llava_qwen(source, tmp_path / "unires", merge="unires")
@@ -806,13 +808,13 @@ def test_our_ids_hide_none_of_the_hosts() -> None:
 def test_an_evaluation_runs_as_a_process(opened: Callable[..., Baseline], tmp_path: Path) -> None:
     folder = opened("video-llama").folder
     environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
+    done = processes.run(
         [
             sys.executable, "-m", "lmms_eval", "--model", "longva_llava_next_video",
             "--model_args", f"pretrained={folder},device=cpu,dtype=float32,rope_theta=1e8",
             "--tasks", "vniah_small", "--limit", "1", "--output_path", "out", "--log_samples",
         ],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False,
+        cwd=tmp_path, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     (path,) = (tmp_path / "out").rglob("*_results.json")

@@ -111,6 +111,7 @@ def test_transformers_reads_the_same_model(folder: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_the_models_find_needles_within_their_context(folder: Path) -> None:
     evaluate = pytest.importorskip("training.evaluate")
     export = pytest.importorskip("training.export")

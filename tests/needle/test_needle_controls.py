@@ -80,6 +80,7 @@ def test_controls_equal_the_same_questions_asked_alone(session: Session) -> None
         assert twin.generated == control.generated
 
 
+@pytest.mark.slow
 def test_controls_cost_little_beside_the_grid() -> None:
     session = open_session("longva-tiny", dtype="float32", device="cpu", decode_process=False)
     needles = load_needles(embedded.NEEDLES)[:4]

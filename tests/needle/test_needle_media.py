@@ -169,6 +169,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(entries=json_values | st.lists(json_values | st.just(CAT), max_size=4))
 @settings(
     deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -659,6 +660,7 @@ def test_a_line_separator_in_an_answer_does_not_end_its_line(
     assert read_accuracies(path) == [{"Num. Frame": 200, "Frame Depth": 20.0, "Score": 1.0}]
 
 
+@pytest.mark.slow
 @given(rows=st.lists(json_values, max_size=4))
 @settings(
     deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture]

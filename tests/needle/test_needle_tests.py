@@ -257,6 +257,7 @@ def test_own_pictures_that_do_not_say_what_they_show_are_refused() -> None:
 # Places
 
 
+@pytest.mark.slow
 @given(
     test=st.sampled_from(list(DRAWN_TESTS)),
     count=st.integers(20, 400),
@@ -471,6 +472,7 @@ def test_frames_that_are_seen_in_pairs_are_recorded_as_they_are_shown(
         assert 2 * len(before) == first
 
 
+@pytest.mark.slow
 def test_a_run_records_what_was_shown_asked_and_answered(session: Session, tmp_path: Path) -> None:
     settings = ItemSettings(items=4, answer="letters", period=4)
     items = drawn_items("distractor", settings)

@@ -94,6 +94,7 @@ def test_answer_letters_are_balanced() -> None:
     assert set(Counter(str(row["answer"]) for row in rows).values()) == {45}
 
 
+@pytest.mark.slow
 def test_the_right_option_is_what_the_event_shows() -> None:
     videos = plan_videos()
     for video in videos:
@@ -123,6 +124,7 @@ def test_sparse_sampling_misses_events_of_long_videos_only() -> None:
     assert np.mean(hits["long", 128]) == 1
 
 
+@pytest.mark.slow
 def test_the_published_frames_are_those_of_the_hash() -> None:
     # Every tenth video, as drawing all of them takes seconds.
     everything = hashlib.sha256()

@@ -83,6 +83,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     text=st.one_of(st.text(max_size=200), st.lists(PIECES, max_size=25).map(" ".join)),

@@ -158,6 +158,7 @@ def test_hidden_answers_make_no_score(run, changed) -> None:
     assert overall.split() == ["all", "54", "54"]  # questions, not scored
 
 
+@pytest.mark.slow
 def test_needle_grids_show_lengths_and_effective_frames(run) -> None:
     text = run("compare", "--published", "V-NIAH")
     assert "90.9" in text
@@ -309,6 +310,7 @@ def test_best_and_second_are_shown_in_every_form() -> None:
     assert "\033[1m5.0\033[0m ±1.0" in render(table, "terminal", colour=True)
 
 
+@pytest.mark.slow
 def test_every_form_is_written_to_a_file_of_its_suffix(run, tmp_path: Path) -> None:
     signs = {
         "md": "| Model |",

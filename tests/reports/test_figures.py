@@ -84,6 +84,7 @@ def test_numbers_stand_out_from_their_cells() -> None:
         assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) >= 4.5, percent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", ["column", "page"])
 def test_a_figure_has_the_width_of_its_place_and_nothing_sticks_out(width: FigureWidth) -> None:
     figures = [
@@ -125,6 +126,7 @@ def test_every_cell_of_the_papers_grid_has_its_number_in_a_column() -> None:
     assert min(sizes) >= 4.5
 
 
+@pytest.mark.slow
 def test_letters_stay_letters_in_svg_and_pdf_and_bytes_stay_the_same(tmp_path: Path) -> None:
     for name in ("a", "b"):
         figure = draw_curves([CurvePanel(title="", lines=LINES)], title="Words to search for")
@@ -135,6 +137,7 @@ def test_letters_stay_letters_in_svg_and_pdf_and_bytes_stay_the_same(tmp_path: P
     assert re.search(rb"/Subtype /(Type0|TrueType)", (tmp_path / "a.pdf").read_bytes())
 
 
+@pytest.mark.slow
 def test_a_figure_that_cannot_be_written_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -142,6 +142,7 @@ def test_models_are_chosen_by_parts_of_their_names(scores) -> None:
         rows_of(scores, "Video-MME", models=["Gemma-9"])
 
 
+@pytest.mark.slow
 def test_every_published_benchmark_can_be_shown(scores) -> None:
     for name in dict.fromkeys(score.benchmark for score in scores):
         if name != "model_properties":

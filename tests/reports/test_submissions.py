@@ -132,6 +132,7 @@ def content(done: Submission) -> Any:
 # ---- the forms ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_video_mme_gets_the_template_with_its_videos_in_order(tmp_path: Path) -> None:
     done = submitted(tmp_path, "videomme", "longva_videomme", videomme_records(spoken))
     videos = content(done)
@@ -182,6 +183,7 @@ def test_video_mme_shows_the_boards_number_beside_ours_and_why_they_differ(tmp_p
     assert sum(d.num_questions for d in done.comparison.differences) == read_otherwise
 
 
+@pytest.mark.slow
 def test_longvideobench_gets_the_raw_answers_by_id(tmp_path: Path) -> None:
     records = [
         choice_record(
@@ -308,6 +310,7 @@ def test_spans_are_handed_in_by_whole_numbers(
     assert len(content(done)) == count
 
 
+@pytest.mark.slow
 def test_egoschema_gets_option_numbers_and_nothing_is_sent(tmp_path: Path) -> None:
     records = [
         choice_record(
@@ -346,6 +349,7 @@ def host_videomme(folder: Path) -> Path:
     return write_host_run(folder, {"videomme": lines}, results=results)
 
 
+@pytest.mark.slow
 def test_a_run_of_the_host_s_videomme_gives_the_same_file(tmp_path: Path) -> None:
     """The model card's own path, `--tasks videomme`, was refused."""
     path, counts = videomme_board_file(tmp_path / "ours")
@@ -415,6 +419,7 @@ def test_a_run_with_questions_missing_is_refused_by_name(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_run_with_failed_questions_is_refused(tmp_path: Path) -> None:
     records = videomme_records(lambda n, right: FAILED if n in (3, 4) else right)
     with pytest.raises(DataError, match=r"2 questions failed: 002-[12], 002-[12]\."):
@@ -443,6 +448,7 @@ def test_a_samples_file_that_breaks_off_is_refused(tmp_path: Path) -> None:
         submit("mlvu", read_run(folder), tmp_path / "out.json")
 
 
+@pytest.mark.slow
 def test_categories_that_the_board_does_not_know_are_refused(tmp_path: Path) -> None:
     records = videomme_records()
     records[0]["categories"]["task_type"] = "Guessing"
@@ -478,6 +484,7 @@ def test_of_several_tasks_that_fit_one_is_chosen_by_name(tmp_path: Path) -> None
 # ---- the command --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_prints_both_numbers_and_the_reasons(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -509,6 +516,7 @@ def test_every_task_that_a_board_takes_is_one_of_ours() -> None:
     assert {task for board in BOARDS.values() for task in board.tasks} <= names
 
 
+@pytest.mark.slow
 def test_every_task_that_a_board_takes_has_prepared_data_of_its_size() -> None:
     for board in BOARDS.values():
         for task, num_questions in board.tasks.items():

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import lmms_eval.models as host_models
+import processes
 import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
@@ -180,10 +181,7 @@ def test_our_tasks_and_reports_work_with_a_model_of_the_host(tmp_path: Path) -> 
     command = [sys.executable, "-m", "longva_eval", "run", "--model", "dummy"]
     command += ["--model_args", "response=B", "--tasks", tasks, "--limit", "4"]
     command += ["--output_path", str(tmp_path / "out"), "--log_samples"]
-    done = subprocess.run(
-        command, env=run_environment(tmp_path), cwd=tmp_path, capture_output=True, text=True,
-        timeout=600, check=False,
-    )  # fmt: skip
+    done = processes.run(command, cwd=tmp_path, env=run_environment(tmp_path))
     assert done.returncode == 0, done.stderr
     samples = {path.name.split("_samples_")[1]: path for path in result_files(tmp_path / "out")[1:]}
     assert sorted(samples) == ["longva_mini_small.jsonl", "vniah_generate_frames.jsonl"]

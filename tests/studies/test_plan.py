@@ -138,6 +138,7 @@ def test_most_frames_fit_and_one_more_does_not() -> None:
     assert max_frames(LONGVA_7B, 10 * 10**9) == 0
 
 
+@pytest.mark.slow
 def test_the_papers_needle_grid() -> None:
     """Table C.3; hours at half of an H100's peak."""
     cost = paper_grid()
@@ -264,6 +265,7 @@ def check_against_prefixes(cost: GridCost, prompts: list[Prompt]) -> None:
     assert cost.longest_tokens == max(prompt.num_tokens for prompt in prompts)
 
 
+@pytest.mark.slow
 @given(places, depth_lists, st.integers(1, 3), st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
 def test_stock_grid_counts_distinct_prefixes(

@@ -6,12 +6,12 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import processes
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -93,13 +93,12 @@ def test_a_prepared_copy_runs_and_part_of_it_is_no_submission(tmp_path: Path) ->
         shutil.copy(OPEN / "inputs/landscape_320x180.mp4", source / f"0000-{number}.mp4")
     prepare("egoschema", source, tmp_path / "hf", allow_missing=True)
     arguments = f"pretrained={OPEN / 'longva_tiny'},device=cpu,max_frames_num=4,on_error=skip"
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "lmms_eval", "--model", "longva", "--model_args", arguments,
          "--tasks", "longva_egoschema", "--output_path", "out", "--log_samples"],
         cwd=tmp_path,
         env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1",
              "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     run = read_run(tmp_path / "out")

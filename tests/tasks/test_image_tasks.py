@@ -149,6 +149,7 @@ def test_pictures_of_a_question_come_in_the_order_of_their_numbers() -> None:
 TEXTS = st.text(alphabet=string.ascii_letters + string.digits + " .,%-$é", max_size=12)
 
 
+@pytest.mark.slow
 @given(answer=TEXTS, references=st.lists(TEXTS, min_size=1, max_size=4))
 @settings(max_examples=600, deadline=None)
 def test_anls_is_the_hosts(answer: str, references: list[str]) -> None:
@@ -157,6 +158,7 @@ def test_anls_is_the_hosts(answer: str, references: list[str]) -> None:
     assert anls(answer, references) == host_anls(references, [answer])["anls"]
 
 
+@pytest.mark.slow
 def test_anls_is_the_hosts_on_answers_with_slips() -> None:
     from lmms_eval.api.metrics import anls as host_anls
 
@@ -274,6 +276,7 @@ def test_answers_are_scored(name: str, row: int, said: str, outcome: str, score:
     assert (found["outcome"], found["score"]) == (outcome, pytest.approx(score))
 
 
+@pytest.mark.slow
 def test_open_mmmu_answers_agree_with_the_host_where_it_knows_the_answer() -> None:
     from lmms_eval.tasks.mmmu.utils import mmmu_aggregate_results, mmmu_process_results
 
@@ -293,6 +296,7 @@ def test_a_number_among_several_right_answers_counts_where_the_host_misses_it() 
     assert record("mmmu_val", 2, "3.429")["score"] == 1.0
 
 
+@pytest.mark.slow
 def test_an_unreadable_choice_scores_nothing_however_often_it_is_asked() -> None:
     # The official parser and the host's draw a random option here.
     scores = {record("mmmu_val", 0, "I cannot tell.")["score"] for _ in range(20)}

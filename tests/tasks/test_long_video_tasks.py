@@ -6,7 +6,6 @@ import importlib.util
 import json
 import math
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import long_video_data as data
+import processes
 import pytest
 from conftest import TESTS
 from datasets import Dataset
@@ -710,10 +710,7 @@ def test_all_of_them_run_offline_from_prepared_copies(tmp_path: Path) -> None:
         "--output_path", "out",
         "--log_samples",
     ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900,
-        check=False,
-    )  # fmt: skip
+    done = processes.run(command, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     (path,) = (tmp_path / "out").rglob("*_results.json")
     results = json.loads(path.read_text(encoding="utf-8"))["results"]

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import processes
 import pysubs2
 import pytest
 from conftest import TESTS
@@ -97,6 +97,7 @@ def test_questions_are_those_of_video_mme_in_form(videos: list[MiniVideo]) -> No
     assert set(rows[0]) >= set(videomme.TASK.columns)
 
 
+@pytest.mark.slow
 def test_processes_that_come_at_once_make_it_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +119,7 @@ def test_processes_that_come_at_once_make_it_once(
     assert len(list(folder.glob("*.srt"))) == 3
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_is_made_again(tmp_path: Path) -> None:
     rows = generate_mini_benchmark(tmp_path, videos_per_duration=1)
     (tmp_path / "manifest.json").unlink()
@@ -138,6 +140,7 @@ def utils() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_task_asks_as_video_mme_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     task = utils()
@@ -170,10 +173,7 @@ def test_the_small_suite_runs_without_any_preparation(tmp_path: Path) -> None:
         "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE",
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
-        check=False,
-    )  # fmt: skip
+    done = processes.run(command, cwd=tmp_path, env=environment)
     paths = list((tmp_path / "out").rglob("*_results.json"))
     assert len(paths) == 1, done.stderr[-3000:]
     scores = json.loads(paths[0].read_text(encoding="utf-8"))["results"]["longva_mini_small"]

@@ -9,13 +9,13 @@ import math
 import os
 import random
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import processes
 import pytest
 import videomme_data as data
 import yaml
@@ -587,10 +587,7 @@ def test_a_local_copy_runs_as_ours_and_as_the_hosts(tmp_path: Path) -> None:
         "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE",
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
-        check=False,
-    )  # fmt: skip
+    done = processes.run(command, cwd=tmp_path, env=environment)
     paths = list((tmp_path / "out").rglob("*_results.json"))
     assert len(paths) == 1, done.stderr[-3000:]
     results = json.loads(paths[0].read_text(encoding="utf-8"))

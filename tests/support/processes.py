@@ -1,0 +1,113 @@
+"""Python processes that begin with PyTorch loaded, so that a command's start costs a third.
+
+A server forks each of them: it has a memory, folder, environment, streams and exit status of its
+own, like a process that was started, and `-m` and `-c` mean what they mean there. What reads the
+environment when it is imported (transformers, datasets, lmms-eval) is not loaded before. Tests of
+the start itself use `subprocess`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import multiprocessing
+import multiprocessing.process
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import threading
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["run"]
+
+_FORKING = multiprocessing.get_context("forkserver")
+_FORKING.set_forkserver_preload(
+    ["torch", "torch._dynamo", "torch._inductor.test_operators", "torch.distributed.fsdp",
+     "torchvision", "scipy.stats", "pandas", "pyarrow.dataset", "sympy", "matplotlib.figure",
+     "PIL.Image", "av", "aiohttp", "requests", "jinja2"]
+)  # fmt: skip
+_STARTING = threading.Lock()
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 600,
+) -> subprocess.CompletedProcess[str]:
+    """What `subprocess.run(command, capture_output=True, text=True)` gives.
+
+    Args:
+        command: This interpreter, then `-m MODULE` or `-c CODE`, and arguments.
+        cwd: Folder; the present one if None.
+        env: Its whole environment; the present one if None.
+        timeout: Seconds.
+    """
+    python, *arguments = map(str, command)
+    assert python == sys.executable
+    sys.audit("subprocess.Popen", python, [python, *arguments], cwd, env)
+    with tempfile.TemporaryDirectory() as folder:
+        streams = [Path(folder, name) for name in ("stdout", "stderr")]
+        process = _FORKING.Process(
+            target=_become, args=(arguments, cwd or Path.cwd(), dict(env or os.environ), streams)
+        )
+        with _STARTING:
+            before = dict(os.environ)
+            os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")  # of the server
+            try:
+                process.start()
+            finally:
+                os.environ.clear()
+                os.environ.update(before)
+            multiprocessing.process._children.discard(process)  # type: ignore[attr-defined] # no other thread waits for it
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired([python, *arguments], timeout)
+        printed = [path.read_text(encoding="utf-8") for path in streams]
+    return subprocess.CompletedProcess([python, *arguments], process.exitcode, *printed)
+
+
+def _become(
+    arguments: list[str], cwd: Path, environment: dict[str, str], streams: list[Path]
+) -> None:
+    """Be the process of a command, to its end."""
+    import torch
+
+    gc.freeze()
+    for number, path in enumerate(streams, 1):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    tempfile.tempdir = None
+    torch.set_num_threads(1)
+    places = (sys.prefix, sys.base_prefix)
+    installed = [path for path in sys.path if any(map(Path(path).is_relative_to, places))]
+    named = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    option, what, *rest = arguments
+    sys.path[:] = [str(cwd) if option == "-m" else "", *named, *installed]
+    sys.argv[:] = [option, *rest]
+    status: object = 0
+    try:
+        if option == "-m":
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+        else:
+            main = types.ModuleType("__main__")
+            sys.modules["__main__"] = main
+            exec(what, main.__dict__)
+    except SystemExit as ended:
+        status = ended.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    atexit._run_exitfuncs()
+    sys.exit(status)
