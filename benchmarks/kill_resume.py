@@ -21,8 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from small_task import (
     comparable,
@@ -34,6 +36,13 @@ from small_task import (
 )
 
 __all__ = ["Killing", "kill_and_resume"]
+
+
+def _start(command: Sequence[str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            command, env=run_environment(folder), cwd=folder, stdout=file, stderr=file
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +70,7 @@ def kill_and_resume(
     videos: int,
     seed: int = 1,
     last_processes: int | None = None,
+    start: Callable[[Sequence[str], Path, Path], Any] = _start,
 ) -> Killing:
     """Run once undisturbed and once with kills; compare.
 
@@ -71,6 +81,7 @@ def kill_and_resume(
         videos: Three questions each.
         seed: Of the moments.
         last_processes: That share the last attempt, which is left alone; if not as many.
+        start: Starts a command in a folder, its output added to a file; as `subprocess.Popen`.
 
     Raises:
         RuntimeError: If a run that was left alone fails.
@@ -82,19 +93,18 @@ def kill_and_resume(
     answers = len(rows) * 5  # one generated, four likelihoods
     whole = folder / "whole"
     if not result_files(whole):
-        _run_to_the_end(folder, whole, 1)
+        _run_to_the_end(start, folder, whole, 1)
     killed = folder / f"killed{processes}"
     kept: list[int] = []
     late = 0
     for left in range(kills, 0, -1):
         # So that the last ones come while results are written.
         share = (answers - _journal_lines(killed)[0]) / left
-        _run_until(
-            folder, killed, processes, rng.randint(0, round(2 * share)), delay=rng.random() * 0.2
-        )
+        wanted, delay = rng.randint(0, round(2 * share)), rng.random() * 0.2
+        _run_until(start, folder, killed, processes, wanted, delay)
         kept.append(_journal_lines(killed)[0])
         late += bool(result_files(killed))
-    _run_to_the_end(folder, killed, last_processes or processes)
+    _run_to_the_end(start, folder, killed, last_processes or processes)
     lines, distinct = _journal_lines(killed)
     return Killing(
         processes=processes,
@@ -107,43 +117,31 @@ def kill_and_resume(
     )
 
 
-def _run_to_the_end(folder: Path, output: Path, processes: int) -> None:
-    done = subprocess.run(
-        run_command(folder / "tasks", output, processes=processes),
-        env=run_environment(folder),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1800,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"The run failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+def _run_to_the_end(start: Callable[..., Any], folder: Path, output: Path, processes: int) -> None:
+    log = folder / f"{output.name}.log"
+    run = start(run_command(folder / "tasks", output, processes=processes), folder, log)
+    if run.wait(timeout=1800) != 0:
+        raise RuntimeError(f"The run failed:\n{log.read_text(encoding='utf-8')[-6000:]}")
 
 
-def _run_until(folder: Path, output: Path, processes: int, answers: int, delay: float) -> None:
+def _run_until(
+    start: Callable[..., Any], folder: Path, output: Path, processes: int, answers: int,
+    delay: float,
+) -> None:  # fmt: skip
     """Start a run and kill it, with all its processes, once it has added so many answers."""
     before, files = _journal_lines(output)[0], len(_journal_files(output))
-    log = (folder / "killed.log").open("ab")
-    with log:
-        run = subprocess.Popen(
-            run_command(folder / "tasks", output, processes=processes),
-            env=run_environment(folder),
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        while run.poll() is None and (
-            len(_journal_files(output)) < files + processes
-            or _journal_lines(output)[0] < before + answers
-        ):
-            time.sleep(0.005)
-        time.sleep(delay)
-        for pid in {run.pid} | _descendants(run.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        run.wait()
+    command = run_command(folder / "tasks", output, processes=processes)
+    run = start(command, folder, folder / "killed.log")
+    while run.poll() is None and (
+        len(_journal_files(output)) < files + processes
+        or _journal_lines(output)[0] < before + answers
+    ):
+        time.sleep(0.005)
+    time.sleep(delay)
+    for pid in {run.pid} | _descendants(run.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    run.wait()
 
 
 def _descendants(pid: int) -> set[int]:

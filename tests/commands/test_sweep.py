@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import yaml
 from lmms_eval import evaluator
@@ -484,15 +485,15 @@ def test_a_killed_study_goes_on_where_it_was(swept: Path, hf_home: Path, tmp_pat
         "device=cpu,dtype=float32", "--out", str(folder),
     ]  # fmt: skip
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
-        deadline = time.monotonic() + 300
-        while journal_lines(folder) < 5 and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, process.stderr and process.stderr.read()
+    log = tmp_path / "log"
+    process = processes.Process(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
+    deadline = time.monotonic() + 300
+    while journal_lines(folder) < 5 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, log.read_text(encoding="utf-8")
     kept = journal_lines(folder)
     assert 5 <= kept < 42
     assert not (folder / "study.json").exists()

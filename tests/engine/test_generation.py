@@ -298,6 +298,7 @@ class Script:
         self._token_ids = iter(token_ids)
         self.logits = self._next()[None]
         self.index, self.error = 0, None
+        self.kv_tokens = self.kv_bytes = 0
 
     def _next(self) -> torch.Tensor:
         logits = torch.zeros(self._size)

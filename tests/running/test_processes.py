@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -22,7 +23,16 @@ def test_a_killed_run_is_resumed_on_two_processes_with_the_files_of_a_whole_one(
     tmp_path: Path,
 ) -> None:
     # benchmarks/kill_resume.py kills 20 times; docs/reliability.md has what that gave.
-    killing = kill_and_resume(tmp_path, kills=2, processes=1, videos=2, last_processes=2)
+    killing = kill_and_resume(
+        tmp_path,
+        kills=2,
+        processes=1,
+        videos=2,
+        last_processes=2,
+        start=lambda command, folder, log: processes.Process(
+            command, cwd=folder, env=run_environment(folder), stdout=log, stderr=log
+        ),
+    )
     assert killing.differing == []
     assert killing.computed_twice == 0
     results = json.loads(result_files(tmp_path / "killed1")[0].read_text(encoding="utf-8"))

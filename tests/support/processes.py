@@ -22,7 +22,7 @@ import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["run"]
+__all__ = ["Process", "run"]
 
 _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(
@@ -33,6 +33,62 @@ _FORKING.set_forkserver_preload(
 _STARTING = threading.Lock()
 
 
+class Process:
+    """A process that has begun; what tests use of `subprocess.Popen`.
+
+    Args:
+        command: This interpreter, then `-m MODULE` or `-c CODE`, and arguments.
+        stdout: File that its output is added to.
+        stderr: The same for its errors.
+        cwd: Folder; the present one if None.
+        env: Its whole environment; the present one if None.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        stdout: Path,
+        stderr: Path,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        python, *arguments = map(str, command)
+        assert python == sys.executable
+        sys.audit("subprocess.Popen", python, [python, *arguments], cwd, env)
+        self.args = [python, *arguments]
+        self._process = _FORKING.Process(
+            target=_become,
+            args=(arguments, cwd or Path.cwd(), dict(env or os.environ), [stdout, stderr]),
+        )
+        with _STARTING:
+            before = dict(os.environ)
+            os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")  # of the server
+            try:
+                self._process.start()
+            finally:
+                os.environ.clear()
+                os.environ.update(before)
+            # No other thread that starts one looks after this one.
+            multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit status, or the number of its signal below 0; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status, within `timeout` seconds."""
+        self._process.join(timeout)
+        status = self.poll()
+        if status is None:
+            self._process.kill()
+            self._process.join()
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return status
+
+
 def run(
     command: Sequence[str | Path],
     *,
@@ -40,38 +96,14 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout: float = 600,
 ) -> subprocess.CompletedProcess[str]:
-    """What `subprocess.run(command, capture_output=True, text=True)` gives.
-
-    Args:
-        command: This interpreter, then `-m MODULE` or `-c CODE`, and arguments.
-        cwd: Folder; the present one if None.
-        env: Its whole environment; the present one if None.
-        timeout: Seconds.
-    """
-    python, *arguments = map(str, command)
-    assert python == sys.executable
-    sys.audit("subprocess.Popen", python, [python, *arguments], cwd, env)
+    """What `subprocess.run(command, capture_output=True, text=True)` gives."""
     with tempfile.TemporaryDirectory() as folder:
-        streams = [Path(folder, name) for name in ("stdout", "stderr")]
-        process = _FORKING.Process(
-            target=_become, args=(arguments, cwd or Path.cwd(), dict(env or os.environ), streams)
+        stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
+        process = Process(command, stdout=stdout, stderr=stderr, cwd=cwd, env=env)
+        status = process.wait(timeout)
+        return subprocess.CompletedProcess(
+            process.args, status, stdout.read_text("utf-8"), stderr.read_text("utf-8")
         )
-        with _STARTING:
-            before = dict(os.environ)
-            os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")  # of the server
-            try:
-                process.start()
-            finally:
-                os.environ.clear()
-                os.environ.update(before)
-            multiprocessing.process._children.discard(process)  # type: ignore[attr-defined] # no other thread waits for it
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired([python, *arguments], timeout)
-        printed = [path.read_text(encoding="utf-8") for path in streams]
-    return subprocess.CompletedProcess([python, *arguments], process.exitcode, *printed)
 
 
 def _become(
