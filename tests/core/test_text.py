@@ -41,6 +41,7 @@ def test_what_commands_a_terminal_is_shown_instead(text: str, shown: str) -> Non
     assert plain(text) == shown
 
 
+@pytest.mark.slow
 @fuzz(300)
 @given(text=st.text() | st.text(alphabet="\x1b[0123456789;mJ\r\n\x9b\x07\ud800a"))
 @example(text="\u2028\u2029\x85\v\f")

@@ -250,6 +250,7 @@ def test_a_press_keeps_what_its_paper_says(session: Session, press: str) -> None
         assert (expected - plain).abs().max() > 1e-3, "a test that would pass without the press"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "press"),
     [

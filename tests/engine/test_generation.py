@@ -436,6 +436,7 @@ class Letters:
 class Fixed:
     def __init__(self, logits: torch.Tensor) -> None:
         self.logits = logits[None]
+        self.kv_tokens = self.kv_bytes = 0
         self.index, self.error = 0, None
 
     def step(self, token_id: int) -> torch.Tensor:

@@ -111,6 +111,7 @@ def test_any_batch_equals_one_prefill_each(
         torch.testing.assert_close(together[index], alone, atol=5e-5, rtol=0)
 
 
+@pytest.mark.slow
 @given(queries=batches(), chunk_tokens=st.integers(1, 40), seed=st.randoms())
 @settings(max_examples=100, deadline=None)
 def test_a_plan_cuts_every_prompt_where_its_prefix_is_taken_over(

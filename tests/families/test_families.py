@@ -110,6 +110,7 @@ def test_rope_settings_keep_the_axes(made: MakeFamily) -> None:
     assert max(each.logit_difference for each in found) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_thinking_is_taken_off_the_answer(made: MakeFamily) -> None:
     with pytest.raises(SettingsError, match=r"opens every answer with a thought"):
         open_tiny(made("qwen3_vl_thinking"))

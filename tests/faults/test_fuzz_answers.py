@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from fuzzing import fuzz
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -47,6 +48,7 @@ _AFTER = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @fuzz(400)
 @given(letter=_LETTERS, mark=_MARKS, cue=_CUES, reasoning=_REASONING, thoughts=_THOUGHTS,
        before=_BEFORE, after=_AFTER, with_text=st.booleans())  # fmt: skip
@@ -61,6 +63,7 @@ def test_a_conclusion_is_read_inside_of_marks_and_behind_reasoning(
     assert read_choice(text, _OPTIONS) == letter, text
 
 
+@pytest.mark.slow
 @fuzz(200)
 @given(first=_LETTERS, second=_LETTERS, mark=_MARKS,
        cue=_CUES.filter(lambda cue: cue not in ("{}", "Option {}")),

@@ -118,6 +118,7 @@ def test_a_run_of_any_bytes_is_read_or_refused(tmp_path: Path, data: st.DataObje
     _use(folder)
 
 
+@pytest.mark.slow
 @fuzz(100)
 @given(lines=st.lists(JSON, max_size=4), results=JSON)
 @example(lines=[{"accuracy": 10**400}], results={})

@@ -527,6 +527,7 @@ def test_conversations_of_several_turns_equal_the_processors(
     assert baseline.session.template.render(turns) == theirs
 
 
+@pytest.mark.slow
 def test_templates_of_other_names_can_be_asked_for(opened: Callable[..., Baseline]) -> None:
     folder = opened("video-llama").folder
     session = open_tiny(folder, conv_template="vicuna_v1")

@@ -148,6 +148,7 @@ def test_several_videos_in_one_prompt(open_golden: Golden) -> None:
     assert record["num_visual_tokens"] == 4 * 144
 
 
+@pytest.mark.slow
 def test_pictures_of_a_video_task_are_frames() -> None:
     model = adapter()
     pictures = [Image.new("RGB", (40, 30), (number, 0, 0)) for number in range(3)]

@@ -61,6 +61,7 @@ def test_options_that_do_not_fit_the_answer_are_refused(needle: Item) -> None:
         circular_items([needle])
 
 
+@pytest.mark.slow
 def test_controls_equal_the_same_questions_asked_alone(session: Session) -> None:
     needles = load_needles(embedded.NEEDLES)[:2]
     haystack = open_haystack([embedded.HAYSTACK])
@@ -94,6 +95,7 @@ def test_controls_cost_little_beside_the_grid() -> None:
     assert computed[1] < 1.2 * computed[0]
 
 
+@pytest.mark.slow
 def test_a_needle_known_without_being_seen_is_named(session: Session) -> None:
     needles = load_needles(embedded.NEEDLES)[:1]
     run = run_grid(session, open_haystack([embedded.HAYSTACK]), needles, GRID, controls=True)
@@ -107,6 +109,7 @@ def test_a_needle_known_without_being_seen_is_named(session: Session) -> None:
     assert summarize_grid(run)["circular"] is None
 
 
+@pytest.mark.slow
 def test_results_hold_controls_rotations_and_what_follows(session: Session, tmp_path: Path) -> None:
     needles = [*load_needles(embedded.NEEDLES)[:2], lettered()]
     run = run_and_write(session, open_haystack([embedded.HAYSTACK]), needles, GRID, tmp_path,

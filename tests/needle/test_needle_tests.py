@@ -440,6 +440,7 @@ def test_stated_places_let_lengths_grow_out_of_each_other(session: Session) -> N
     assert computed[0] < 0.7 * computed[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", ["keys", "clip", "distractor"])
 def test_frames_that_are_seen_in_pairs_are_recorded_as_they_are_shown(
     test: str, tmp_path: Path

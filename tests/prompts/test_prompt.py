@@ -164,6 +164,7 @@ def test_the_beginning_of_a_prompt_has_its_first_tokens(
     assert begun.first(second) == prompt.first(min(first, second))
 
 
+@pytest.mark.slow
 @given(one=prompts, two=prompts)
 def test_prompts_add_up(one: Prompt, two: Prompt) -> None:
     assert spelled(one + two) == spelled(one) + spelled(two)

@@ -153,6 +153,7 @@ def test_a_figure_that_cannot_be_written_says_so(
     assert float(box[1]) == pytest.approx(3.3 * 72, abs=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", ["column", "page"])
 def test_a_study_is_drawn_at_the_width_asked_for(tmp_path: Path, width: FigureWidth) -> None:
     """`sweep --width`: the figures of a study as wide as their place in a paper."""

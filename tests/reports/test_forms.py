@@ -64,6 +64,7 @@ def cells(text: str, label: str) -> list[str]:
     return re.findall(r"(?<![\d.])\d+\.\d(?![\d.])", line.replace(label, ""))
 
 
+@pytest.mark.slow
 def test_every_form_has_the_same_scores(runs: list[Run]) -> None:
     tables = comparison_tables(runs)
     overview = tables[0]

@@ -37,6 +37,7 @@ def same(ours: list[object], theirs: list[object], said: list[object]) -> None:
     assert [(a, o, t) for a, o, t in zip(said, ours, theirs, strict=True) if o != t] == []
 
 
+@pytest.mark.slow
 def test_the_host_s_shared_rule() -> None:
     read = of_host("_task_utils/mcq_extract.py", "extract_mcq_answer")
     said = [*ANSWERS, *(text for text, _ in QUESTIONS)]

@@ -74,6 +74,7 @@ def test_a_score_column_wins_over_our_reading_of_its_rule(tmp_path: Path) -> Non
     assert sum(sample.score for sample in run.tasks["vlmevalkit_videomme"].samples) == 29
 
 
+@pytest.mark.slow
 def test_a_sheet_is_explained_beside_a_run_and_rescored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

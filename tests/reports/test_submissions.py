@@ -205,6 +205,7 @@ def test_longvideobench_gets_the_raw_answers_by_id(tmp_path: Path) -> None:
     assert other.num_questions == 1335  # "As seen, D" is A by the board's rule
 
 
+@pytest.mark.slow
 def test_longvideobench_validation_shows_what_a_draw_is_expected_to_give(tmp_path: Path) -> None:
     records = [
         choice_record(
@@ -367,6 +368,7 @@ def hidden_lines(made: list[tuple[dict[str, Any], str]]) -> list[dict[str, Any]]
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("board", "task", "made", "first"),
     [

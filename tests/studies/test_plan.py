@@ -287,6 +287,7 @@ def test_stock_grid_counts_distinct_prefixes(
     check_against_prefixes(cost, prompts)
 
 
+@pytest.mark.slow
 @given(places, st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
 def test_lattice_grid_counts_distinct_prefixes(

@@ -98,6 +98,7 @@ def host(name: str) -> tuple[Callable[..., str], Callable[..., Any], dict[str, A
 # --- prompts --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_prompts_are_those_of_the_snapshots() -> None:
     prompts = {
         name: [getattr(UTILS, to_text)(document) for document in documents(name)]
@@ -177,6 +178,7 @@ def test_anls_is_the_hosts_on_answers_with_slips() -> None:
     assert {0.0, 1.0} < seen  # both ends and something between
 
 
+@pytest.mark.slow
 @given(answer=TEXTS, reference=TEXTS)
 @settings(max_examples=600, deadline=None)
 def test_relaxed_accuracy_is_the_hosts(answer: str, reference: str) -> None:

@@ -49,6 +49,7 @@ def cues_of(video: MiniVideo) -> list[Cue]:
     ]
 
 
+@pytest.mark.slow
 def test_subtitles_answer_every_question_while_it_is_shown(videos: list[MiniVideo]) -> None:
     asked = 0
     for video in videos:

@@ -91,6 +91,7 @@ def test_every_task_and_group_has_a_row_on_the_page_of_benchmarks() -> None:
     assert set(unknown) <= {path.stem for path in YAMLS}
 
 
+@pytest.mark.slow
 def test_every_row_of_the_page_has_its_columns_and_single_tasks_their_time() -> None:
     rows = page_rows()
     seconds = re.compile(r"\d+\.\d(, \d+\.\d)*")  # one for each task of the row
@@ -132,6 +133,7 @@ def test_every_readme_states_paper_data_and_revision(folder: Path) -> None:
     assert pinned or re.search(not_pinned, text)
 
 
+@pytest.mark.slow
 def test_no_revision_is_anything_but_a_whole_commit() -> None:
     for layout in read_layouts().values():
         assert layout.revision is None or re.fullmatch(r"[0-9a-f]{40}", layout.revision)
@@ -152,6 +154,7 @@ def test_every_task_has_a_version_and_its_reports_their_keys() -> None:
             assert settings["score_key"] == "score", path
 
 
+@pytest.mark.slow
 def test_long_answers_say_where_they_end() -> None:
     """By default lmms-eval ends an answer at its first blank line."""
     for path in single_tasks():
@@ -168,6 +171,7 @@ def test_every_function_that_a_task_names_is_there() -> None:
             assert callable(getattr(found, function, None)), f"{path}: {name}"
 
 
+@pytest.mark.slow
 def test_the_data_of_a_task_is_that_of_its_layout() -> None:
     settings = {path.stem: read(path) for path in single_tasks()}
     layouts = read_layouts().values()
