@@ -509,7 +509,7 @@ def _method_points(study: StudyRuns, found: Sequence[TaskCurves]) -> list[Method
     return [
         MethodPoint(
             task=name,
-            setting={"frames": told["frames"], "rope": str(told["rope"]),
+            setting={"frames": told["frames"], "rope": str(told.get("rope")),
                      **{axis: told.get("method", {}).get(axis, AXES[axis]) for axis in AXES}},
             scores={
                 question.key: (question.score, question.cluster)

@@ -34,6 +34,7 @@ _SWEEP = Study(
     pretrained="longva-tiny",
     tasks=("longva_mini",),
     frames=(4, 8, 16, 32, 64, 128),
+    control=("none", "blind"),
     model_args={"device": "cpu", "dtype": "float32"},
 )
 _COMPARED = (32, 64, 128)
@@ -52,7 +53,7 @@ _TESTS_INTRODUCTION = """\
 _SWEEP_INTRODUCTION = """\
 2. A sweep: {questions} multiple-choice questions on short, medium and long videos, asked by
    lmms-eval at several numbers of frames. What is asked happens in a few frames of a video, which a
-   sparse sample can miss.
+   sparse sample can miss. And without any video, as a floor (docs/controls.md).
 """
 _COMPARE_INTRODUCTION = """
 3. A comparison: do more frames help, or is that chance? The same questions on the same videos, so

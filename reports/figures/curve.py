@@ -116,11 +116,9 @@ def _draw_panel(
     for place, (name, floor) in enumerate(sorted(floors.items(), key=lambda each: each[1])):
         dashes = ":" if name == "guessing" else "-."
         axes.axhline(100 * floor, color=MUTED, linewidth=1, linestyle=dashes, zorder=1)
-        at_left = place % 2 == 1  # names of two that are close do not touch
         axes.annotate(
-            name, (0 if at_left else 1, 100 * floor), xycoords=("axes fraction", "data"),
-            xytext=(2 if at_left else -2, 3), textcoords="offset points",
-            ha="left" if at_left else "right", fontsize=6.5, color=MUTED,
+            name, (1 - 0.2 * place, 100 * floor), xycoords=("axes fraction", "data"),
+            xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=6.5, color=MUTED,
         )  # fmt: skip
     for line in panel.lines:
         colour, marker, dashes = styles[line.label]

@@ -50,8 +50,8 @@ class Chart:
     ticks: tuple[tuple[float, int], ...]
     """Place and number of frames below the axis."""
     chance_y: float | None
-    floors: tuple[tuple[str, float, bool], ...]
-    """Name and place of the controls that are lines across; whether the name stands at the left."""
+    floors: tuple[tuple[str, float, float], ...]
+    """Controls that are lines across: name, height, and where the name ends."""
     lines: tuple[ChartLine, ...]
 
 
@@ -102,7 +102,7 @@ def draw_chart(panel: CurvePanel) -> Chart:
         ticks=tuple(ticks),
         chance_y=None if panel.chance is None else y(panel.chance),
         floors=tuple(
-            (name, y(floor), place % 2 == 0)
+            (name, y(floor), 478 - 110 * place)
             for place, (name, floor) in enumerate(sorted(panel.floors.items(), key=lambda f: f[1]))
         ),
         lines=tuple(lines),

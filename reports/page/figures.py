@@ -116,7 +116,7 @@ def _task_curves(
     points: dict[tuple[str, int], StudyPoint] = {}
     for each, task in having:
         frames = _asked_frames(each.run, task)
-        if frames and grid_of(task) is None:
+        if (frames or control_of(each.run) == "blind") and grid_of(task) is None:
             run = replace(each.run, tasks={name: task})
             point = StudyPoint(name=each.label, frames=frames, rope=_rope(run), run=run, reason="",
                                control=control_of(run))  # fmt: skip
