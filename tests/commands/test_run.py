@@ -12,6 +12,7 @@ from conftest import OPEN, Golden
 from host_runs import videomme_line, write_host_run
 from lmms_eval.api.instance import Instance
 
+from longva_eval.commands import run
 from longva_eval.commands.run import summary_lines
 from longva_eval.errors import EvaluationError, NumericalError, SettingsError
 from longva_eval.host.evaluation import Finished, problems_of
@@ -378,3 +379,24 @@ def test_a_file_that_was_cut_off_is_renamed(tmp_path: Path, name: str) -> None:
     (problem,) = problems_of(run)
     assert f"{name}.incomplete is incomplete" in problem
     assert not path.exists()
+
+
+def test_a_run_has_one_control_and_only_our_models_have_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[list[str]] = []
+
+    def run_host(arguments: list[str]) -> tuple[int, list[Any]]:
+        given.append(list(arguments))
+        return 0, []
+
+    monkeypatch.setattr(run, "run_host", run_host)
+    told = ["--model", "longva", "--model_args", "pretrained=x", "--tasks", "t"]
+    run.main(["--control", "blind", *told])
+    assert given == [
+        ["--model", "longva", "--model_args", "pretrained=x,control=blind", "--tasks", "t"]
+    ]
+    with pytest.raises(SettingsError, match="a run has one control"):
+        run.main(["--control", "blind,shuffle", *told])
+    with pytest.raises(SettingsError, match=r"for our models, longva, .*not for qwen2_5_vl"):
+        run.main(["--control", "blind", "--model", "qwen2_5_vl", "--tasks", "t"])
