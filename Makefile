@@ -16,10 +16,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # 200 processes of the tests would each compile this package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test quick check newest oldest lock clean
+.PHONY: help setup demo study test quick check newest oldest lock clean
 
 help:
 	@echo "make demo     run the suite's main job on what ships with it, and look at the result"
+	@echo "make study    frame policies x positions x presses on three needle tests (docs/axes.md)"
 	@echo "make test     lint, types and all tests"
 	@echo "make quick    lint, types and the tests that start no process and take under half a second each"
 	@echo "make setup    only the environment, in $(VENV)"
@@ -45,6 +46,9 @@ $(STAMP): pyproject.toml requirements.lock
 
 demo: $(STAMP)
 	@$(BIN)/longva-eval demo --out out/demo
+
+study: $(STAMP)
+	@$(BIN)/longva-eval sweep docs/axes_study.yaml --out out/study
 
 test: check
 	@echo "== All tests =="

@@ -35,7 +35,6 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from PIL import Image
 
-from longva_eval.engine.control import check_control
 from longva_eval.engine.conversation import Conversation, Media
 from longva_eval.engine.generation import GenerationSettings, parse_gen_kwargs
 from longva_eval.engine.opening import open_session
@@ -55,6 +54,7 @@ from longva_eval.running.journal import Journal, journal_settings
 from longva_eval.running.ranks import Ranks, current_ranks, end_all
 from longva_eval.running.run_log import FailurePolicy, RunLog, progress_bar
 from longva_eval.studies.definition import Point
+from longva_eval.studies.points import set_point
 
 __all__ = ["LongVA"]
 
@@ -150,15 +150,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         Raises:
             SettingsError: If its settings do not fit the checkpoint.
         """
-        session, method = self._session, point.method
-        session.frames = replace(
-            self._own_frames, max_frames=point.frames, policy=method.frame_policy
-        )
-        if point.rope != session.checkpoint.rope:
-            session.change_rope(point.rope)
-        session.change_positions(method.positions)
-        session.change_press(method.kv_press)
-        session.control = check_control(method.control)
+        set_point(self._session, point, self._own_frames)
 
     def another_run(self, point: Point, *, journal: Path) -> LongVA:
         """This model for a run of its own at other settings; loaded once, counted from zero.

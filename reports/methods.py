@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from longva_eval import stats
-from longva_eval.studies.definition import AXES
+from longva_eval.needle.results import NeedleAnswer, read_answers
+from longva_eval.studies.definition import AXES, Study, rope_label, write_json
 
-__all__ = ["METHOD_TITLES", "MethodPoint", "method_rows"]
+__all__ = ["METHOD_TITLES", "MethodPoint", "method_rows", "write_needle_study"]
 
 METHOD_TITLES: Final = (
     "test", "policy", "against", "frames", "with", "n", "clusters", "score", "diff.",
@@ -78,3 +80,64 @@ def _compare(point: MethodPoint, base: MethodPoint) -> tuple[stats.PairedCompari
     second = [base.scores[key][0] for key in common]
     compared = stats.compare_pairs(first, second, [point.scores[key][1] for key in common])
     return compared, math.fsum(first) / len(first)
+
+
+def write_needle_study(study: Study, folder: Path) -> tuple[list[Path], str]:
+    """Tables of a finished study of needle tests, beside its points.
+
+    Args:
+        study: As it was run.
+        folder: Of the study.
+
+    Returns:
+        The files, and the tables as text.
+
+    Raises:
+        MediaError: If a run cannot be read.
+    """
+    points, rows = [], [["test", "frames", "RoPE", *AXES, "cells", "shown", "found",
+                         "found of shown", "kv tokens"]]  # fmt: skip
+    for point in study.needle_points():
+        for test in study.tests:
+            answers = read_answers(folder / "points" / point.name / test / "cells.jsonl")
+            for frames in study.frames:
+                cells = [each for each in answers if each.num_frames == frames]
+                setting = {"frames": frames, "rope": rope_label(point.rope), **vars(point.method)}
+                points.append(MethodPoint(task=test, setting=setting, scores=_scores(cells)))
+                rows.append([test, f"{frames:,}", rope_label(point.rope),
+                             *vars(point.method).values(), *_shares(cells)])  # fmt: skip
+    compared = method_rows(points)
+    parts = []
+    for title, table in (
+        ("Shown, and found", rows),
+        ("Each policy against the first of its axis, on the same cells", compared),
+    ):
+        lines = [f"| {' | '.join(row)} |" for row in table]
+        lines.insert(1, "|" + "---|" * len(table[0]))
+        parts.append(f"## {title}\n\n" + "\n".join(lines))
+    text = "\n\n".join(parts) + "\n"
+    (folder / "scores.md").write_text(f"# {study.pretrained}\n\n{text}", encoding="utf-8")
+    record = {"settings": study.describe(), "scores": rows, "methods": compared}
+    write_json(folder / "needles.json", record)
+    return [folder / "scores.md", folder / "needles.json"], text
+
+
+def _scores(cells: Sequence[NeedleAnswer]) -> dict[Any, tuple[float, str]]:
+    return {
+        (each.needle, each.insert_indices): (float(each.correct), str(each.needle))
+        for each in cells
+    }
+
+
+def _shares(cells: Sequence[NeedleAnswer]) -> list[str]:
+    """Cells, needles shown, answers found, found where all needles were shown, tokens held."""
+    shown = [each for each in cells if each.shown is None or each.shown == 1]
+    part = math.fsum(1.0 if each.shown is None else each.shown for each in cells) / len(cells)
+    held = [each.kv_tokens or each.num_prompt_tokens for each in cells]
+    return [
+        f"{len(cells)}",
+        f"{100 * part:.1f}",
+        f"{100 * sum(each.correct for each in cells) / len(cells):.1f}",
+        f"{100 * sum(each.correct for each in shown) / len(shown):.1f}" if shown else "-",
+        f"{math.fsum(held) / len(held):,.0f}",
+    ]

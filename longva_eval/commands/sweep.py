@@ -10,6 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
+import yaml
+
 from longva_eval.embedded import MODEL_CLASSES
 from longva_eval.host.evaluation import quiet_host
 from longva_eval.studies.definition import Study, read_study_file, study_from
@@ -66,6 +68,8 @@ def run_study(
         SettingsError: If the folder holds another study, or a setting is impossible.
         EvaluationError: If the model cannot be loaded, or memory or disk are not enough.
     """
+    if study.tests:
+        return _run_tests(study, folder, fresh=fresh)
     began = time.monotonic()
     runs = open_points(study, folder, fresh=fresh)
     print(overview(runs))
@@ -87,6 +91,29 @@ def run_study(
     if missing:
         print(missing, file=sys.stderr)
     return 1 if missing else 0
+
+
+def _run_tests(study: Study, folder: Path, *, fresh: bool) -> int:
+    """Needle tests on the axes of a study."""
+    from longva_eval.model_adapters.arguments import (
+        FamilyArguments,
+        LongVAArguments,
+        read_arguments,
+    )
+    from longva_eval.needle.run import open_needle_session
+    from longva_eval.reports.methods import write_needle_study
+    from longva_eval.studies.needles import run_needles
+
+    kind = FamilyArguments if study.model == "longva_hf" else LongVAArguments
+    given = {name: yaml.safe_load(value) for name, value in study.model_args.items()}
+    arguments = read_arguments(kind, {"pretrained": study.pretrained, **given})
+    session = open_needle_session(study.pretrained, **arguments.session_settings())
+    points = run_needles(study, session, folder, fresh=fresh)
+    for number, (point, test, _) in enumerate(points, start=1):
+        print(f"[{number}] {test} {point.name}", flush=True)
+    written, shown = write_needle_study(study, folder)
+    print(f"\n{shown}\n", *(f"  {path}" for path in written), sep="\n")
+    return 0
 
 
 def _study(options: argparse.Namespace) -> Study:
@@ -120,6 +147,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pretrained", help="folder, hub id or name of an embedded checkpoint")
     parser.add_argument("--model", help=f"model id: {', '.join(MODEL_CLASSES)} (longva)")
     parser.add_argument("--tasks", help="of lmms-eval, with commas between")
+    parser.add_argument(
+        "--test", dest="tests", metavar="T,T,...",
+        help="needle tests instead of tasks, as of niah; --frames are their lengths",
+    )  # fmt: skip
+    parser.add_argument(
+        "--show", type=int, metavar="N",
+        help="of --test: frames that the policy shows of each video (all)",
+    )  # fmt: skip
+    parser.add_argument("--items", type=int, help="of --test: questions (24)")
+    parser.add_argument("--depths", help="of --test: 0:1:0.5 or 0,0.5,1 (as of niah)")
     parser.add_argument("--frames", metavar="N,N,...", help="numbers of frames, or START:STOP:STEP")
     parser.add_argument(
         "--rope-theta", metavar="X,X,...", help="RoPE bases; own is the checkpoint's"

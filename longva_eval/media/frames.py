@@ -31,10 +31,12 @@ __all__ = [
     "FrameSample",
     "GapPolicy",
     "ShortVideoPolicy",
+    "colour_shares",
     "one_per_second",
     "read_frames",
     "refuse_gaps",
     "sample_frames",
+    "sample_places",
 ]
 
 ShortVideoPolicy = Literal["repeat", "each_once", "error"]
@@ -304,7 +306,7 @@ def _colour_changes(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Frames at a rate, and how much the colours of each differ from those of the one before.
 
-    Half the sum of absolute differences of their histograms over 8 x 8 x 8 colours, in [0, 1].
+    Half the sum of absolute differences of their `colour_shares`, in [0, 1].
     Kept for the life of the process: another number of frames needs no second look.
     """
     key = (info.path, info.identity or identify(info.path, kind="video"), rate)
@@ -312,18 +314,51 @@ def _colour_changes(
         from longva_eval.media.decode import read_frames as decode
 
         looked_at = np.unique(_by_rate(info, rate, _MOST_LOOKED_AT))
-        histograms = [
-            np.bincount(
-                ((frame[::step, ::step] >> 5) @ np.array([64, 8, 1])).ravel(), minlength=512
-            )
-            for block in (read or decode)(info, looked_at.tolist())
-            for frame in block
-            for step in (max(1, min(frame.shape[:2]) // 64),)
-        ]
-        shares = np.array(histograms) / np.sum(histograms, axis=1, keepdims=True)
-        changes = np.abs(np.diff(shares, axis=0)).sum(axis=1) / 2
-        _seen_changes[key] = looked_at.astype(np.int64), changes
+        blocks = (read or decode)(info, looked_at.tolist())
+        shares = [colour_shares(frame) for block in blocks for frame in block]
+        _seen_changes[key] = looked_at.astype(np.int64), _changes(shares)
     return _seen_changes[key]
+
+
+def colour_shares(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """(512,) shares of 8 x 8 x 8 colours in (height, width, 3) pixels, every few of them."""
+    step = max(1, min(frame.shape[:2]) // 64)
+    colours = ((frame[::step, ::step] >> 5) @ np.array([64, 8, 1])).ravel()
+    counts: npt.NDArray[np.float64] = np.bincount(colours, minlength=512) / len(colours)
+    return counts
+
+
+def _changes(shares: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    changes: npt.NDArray[np.float64] = np.abs(np.diff(np.array(shares), axis=0)).sum(axis=1) / 2
+    return changes
+
+
+def sample_places(
+    count: int, policy: FramePolicy, shares: Sequence[npt.NDArray[np.float64]]
+) -> list[int]:
+    """Choose frames of a composed clip, one a second.
+
+    Args:
+        count: Its frames.
+        policy: `uniform`, `midpoints` or `scene`; all frames if there are no more than it asks for.
+        shares: `colour_shares` of each, for `scene`.
+
+    Raises:
+        SettingsError: If the policy needs a file.
+    """
+    kind, most = policy.kind[0], policy.max_frames
+    if policy.fps is not None or kind not in ("uniform", "midpoints", "scene"):
+        raise SettingsError(
+            f"frame_policy={policy.policy} needs a video's file; needle tests have frames "
+            "alone: use uniform, midpoints or scene."
+        )
+    if count <= most:
+        return list(range(count))
+    if kind == "uniform":
+        return [int(place) for place in np.linspace(0, count - 1, most, dtype=int)]
+    if kind == "midpoints":
+        return [int(i * (count / (most + 1))) for i in range(1, most + 1)]
+    return [int(place) for place in _middles(np.arange(count), _changes(shares), most)]
 
 
 def _middles(

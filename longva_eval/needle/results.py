@@ -80,6 +80,8 @@ class NeedleAnswer:
     kv_tokens: int | None = None
     """Under a press, the tokens that each layer held at the end of the prompt."""
     kv_bytes: int | None = None
+    shown: float | None = None
+    """Where frames were selected, the share of the needles among them."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> NeedleAnswer:
@@ -94,7 +96,7 @@ class NeedleAnswer:
 
 def to_lines(answers: Iterable[NeedleAnswer]) -> str:
     """The answers as lines of JSON."""
-    held = ("kv_tokens", "kv_bytes")
+    held = ("kv_tokens", "kv_bytes", "shown")
     values = [{k: v for k, v in vars(answer).items() if k not in held or v is not None}
               for answer in answers]  # fmt: skip
     return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)

@@ -11,6 +11,7 @@ Source: LongVA, arXiv:2406.16852 section 4; repository commit f4c8781, `vision_n
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from loguru import logger
 
 from longva_eval.engine.conversation import ComposedClip, Failure, ForcedAnswer
@@ -27,6 +29,7 @@ from longva_eval.engine.session import Session
 from longva_eval.engine.vision import ClipVision
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.files import set_aside, write_atomically
+from longva_eval.media.frames import FramePolicy, colour_shares, sample_places
 from longva_eval.needle.controls import circular_items
 from longva_eval.needle.grid import (
     Cell,
@@ -88,6 +91,7 @@ def run_grid(
     max_new_tokens: int = 8,
     controls: bool = False,
     captions: Sequence[str] | None = None,
+    select: FramePolicy | None = None,
     journal: Journal | None = None,
     on_answer: Callable[[NeedleAnswer], None] = lambda _: None,
 ) -> list[NeedleAnswer]:
@@ -103,6 +107,7 @@ def run_grid(
             pictures alone, in the same pass (`longva_eval.needle.controls`).
         captions: What each haystack frame shows. If given, every frame is read as its caption: the
             text twin of the same cells.
+        select: Which frames of each clip are shown; all if None.
         journal: Where answers are kept as they come, and taken over from.
         on_answer: Called with each answer as soon as it is there, in the engine's order; first
             with those that were taken over.
@@ -120,17 +125,21 @@ def run_grid(
     size = session.vision.frames_per_unit
     cells = [_in_whole_units(cell, size) for cell in grid.lay_out(items).cells]
     cells += controls_of(grid.frame_counts, len(items)) if controls else []
-    frames = _Frames(session, haystack, items, max(grid.frame_counts), captions)
+    frames = _Frames(session, haystack, items, max(grid.frame_counts), captions, select)
     answer_ids = [tokenize(tokenizer, item.answer) for item in items]
     for item, ids in zip(items, answer_ids, strict=True):
         if not ids:
             raise MediaError(f"The answer {item.answer!r} of needle {item.name} has no tokens.")
-    prompts = [session.clip_prompt(items[cell.item].question, frames.of(cell)) for cell in cells]
+    shown = [frames.of(cell) for cell in cells]
+    prompts = [
+        session.clip_prompt(items[cell.item].question, pieces)
+        for cell, (pieces, _) in zip(cells, shown, strict=True)
+    ]
     wanted = [answer_ids[cell.item] for cell in cells]
 
     def answer_at(number: int, scored: Mapping[str, Any]) -> NeedleAnswer:
         cell = cells[number]
-        length = {"num_prompt_tokens": prompts[number].num_tokens}
+        length = {"num_prompt_tokens": prompts[number].num_tokens, "shown": shown[number][1]}
         facts = _facts(cell, items[cell.item], picture_seconds=size)
         return NeedleAnswer.from_json({**facts, **scored, **length})
 
@@ -172,8 +181,12 @@ class _Frames:
         items: Sequence[Item],
         longest: int,
         captions: Sequence[str] | None,
+        select: FramePolicy | None,
     ) -> None:
         self._items = items
+        self._select = select
+        self._shares: Sequence[Any] = ()
+        self._shares_of: dict[int, Any] = {}
         self._size = 1 if captions else session.vision.frames_per_unit
         self._trunk: Sequence[Piece]
         if captions is None:
@@ -181,6 +194,8 @@ class _Frames:
             self._trunk, _ = session.units(composed_clip(haystack, clean, items[0]))
             shown = [each for item in items for each in (*item.needles, *item.distractors)]
             different = list({id(each): each for each in shown}.values())
+            if select is not None:
+                self._look(session, haystack, longest, different)
             clip = ComposedClip(parts=tuple(each.image for each in different), aspect="pad")
             pieces, _ = session.units(clip)
             self._pieces: dict[int, Piece] = {
@@ -205,11 +220,45 @@ class _Frames:
             for each in (*item.needles, *item.distractors)
         }
 
-    def of(self, cell: Cell) -> list[Piece]:
-        item = self._items[cell.item]
+    def _look(
+        self, session: Session, haystack: Haystack, longest: int, different: Sequence[Any]
+    ) -> None:
+        """See the colours of all frames, for a policy that goes by them."""
+        if self._size > 1:
+            raise SettingsError(
+                f"This model sees {self._size} frames at once: frames of a needle test cannot be "
+                "selected for it."
+            )
+        assert self._select is not None
+        if self._select.kind[0] != "scene":
+            return
+        found = []
+        for path, run in itertools.groupby(haystack.frames[:longest], lambda frame: frame[0]):
+            blocks = session.read(session.probe(path), [index for _, index in run])
+            found += [colour_shares(frame) for block in blocks for frame in block]
+        self._shares = found
+        self._shares_of = {
+            id(each): colour_shares(np.asarray(each.image.convert("RGB"))) for each in different
+        }
+
+    def of(self, cell: Cell) -> tuple[list[Piece], float | None]:
+        """The frames of a cell; which share of its needles is among them, where some are chosen."""
+        item, cell = self._items[cell.item], self._in_units(cell)
         needles = [self._pieces[id(each)] for each in item.needles]
         distractors = [self._pieces[id(each)] for each in item.distractors]
-        return arrange(self._in_units(cell), item, self._trunk, needles, distractors)
+        pieces = arrange(cell, item, self._trunk, needles, distractors)
+        if self._select is None or cell.control in ("needle only", "blind"):
+            return pieces, None
+        shares: list[Any] = []
+        if self._shares:
+            shares = arrange(cell, item, self._shares,
+                             [self._shares_of[id(each)] for each in item.needles],
+                             [self._shares_of[id(each)] for each in item.distractors])  # fmt: skip
+        whose = arrange(cell, item, [-1] * len(self._trunk), list(range(len(needles))),
+                        [-1] * len(distractors))  # fmt: skip
+        places = sample_places(len(pieces), self._select, shares)
+        seen = {whose[place] for place in places} - {-1}
+        return [pieces[place] for place in places], len(seen) / max(1, len(needles))
 
     def _in_units(self, cell: Cell) -> Cell:
         """The cell, whose frames are whole units, counted in units."""
@@ -293,6 +342,7 @@ def run_and_write(
     controls: bool = True,
     circular: bool = False,
     captions: Sequence[str] | None = None,
+    select: FramePolicy | None = None,
     fresh: bool = False,
 ) -> NiahRun:
     """Run a grid with a progress bar and write its results into a folder.
@@ -313,6 +363,7 @@ def run_and_write(
         controls: As in `run_grid`.
         circular: Also ask lettered items with every rotation of their options.
         captions: As in `run_grid`.
+        select: As in `run_grid`.
         fresh: Start over instead of resuming; earlier results are set aside.
 
     Raises:
@@ -333,6 +384,7 @@ def run_and_write(
         "controls": controls,
         "circular": circular,
         **({} if captions is None else {"captions_sha256": _digest(captions)}),
+        **({} if select is None else {"select": select.describe()}),
     }
     if fresh:
         try:
@@ -370,6 +422,7 @@ def run_and_write(
             max_new_tokens=max_new_tokens,
             controls=controls,
             captions=captions,
+            select=select,
             journal=journal,
             on_answer=show,
         )
@@ -501,7 +554,7 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
         name: {str(number): item for number, item in enumerate(record[name])}
         for name in ("haystack", "needles")
     }
-    names = ("max_new_tokens", "controls", "circular", "captions_sha256")
+    names = ("max_new_tokens", "controls", "circular", "captions_sha256", "select")
     rest = {name: record.get(name) for name in names}
     model = journal_settings(record["model"])
     return {**listed, **rest, "grid": record["grid"], "model": model}

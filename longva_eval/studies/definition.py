@@ -14,7 +14,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -61,7 +61,7 @@ CONTROLS: Final = ("none", "blind", "shuffle", "single-frame", "circular")
 WITHOUT_FRAMES: Final = ("blind", "single-frame")
 """Controls that do not depend on the number of frames: asked at the largest one alone."""
 _GRID: Final = ("frames", "rope_theta", "rope_type", "rope_factor", *AXES)
-_LISTS: Final = ("tasks", *_GRID)
+_LISTS: Final = ("tasks", "tests", *_GRID)
 _SET_BY_STUDY: Final = {
     "pretrained": "give it as --pretrained",
     "max_frames_num": "give all numbers of frames with --frames",
@@ -122,8 +122,16 @@ class Study:
 
     pretrained: str
     """As of the model: a folder, a hub id or the name of an embedded checkpoint."""
-    tasks: tuple[str, ...]
-    frames: tuple[int, ...]
+    tasks: tuple[str, ...] = ()
+    frames: tuple[int, ...] = ()
+    tests: tuple[str, ...] = ()
+    """Needle tests instead of tasks (`longva_eval.studies.needles`); frames are their lengths."""
+    show: int | None = None
+    """Frames that are shown of each of their videos; all if None."""
+    items: int | None = None
+    """Questions of each of them."""
+    depths: str | None = None
+    """Where their needles stand, as of `longva-eval niah`."""
     rope_theta: tuple[float | None, ...] = (None,)
     """Bases; None is the checkpoint's own, `own` in a file."""
     rope_type: tuple[str | None, ...] = (None,)
@@ -206,6 +214,10 @@ class Study:
             )
         return points
 
+    def needle_points(self) -> list[Point]:
+        """Of needle tests: a point for each combination but of lengths, which are part of each."""
+        return replace(self, frames=(self.show or max(self.frames),)).points()
+
     def methods(self) -> list[Method]:
         """All combinations of the axes of method."""
         values: Any = (getattr(self, name) for name in AXES)
@@ -224,7 +236,7 @@ class Study:
                     continue
             elif isinstance(value, Mapping):
                 value = dict(value)
-            if value is None or value == {}:
+            if value is None or value in ({}, []):
                 continue
             values[each.name] = value
         return values
@@ -250,7 +262,10 @@ def study_from(values: Mapping[str, Any], *, where: str) -> Study:
             hint = f" Did you mean {close[0]}?" if close else ""
             raise SettingsError(f"{where}: unknown key {name!r}.{hint} Known: {', '.join(known)}.")
     given = {name: value for name, value in values.items() if value is not None}
-    missing = [name for name in ("pretrained", "tasks", "frames") if not given.get(name)]
+    what = "tests" if given.get("tests") else "tasks"
+    if given.get("tests") and given.get("tasks"):
+        raise SettingsError(f"{where}: a study asks tasks or needle tests, not both.")
+    missing = [name for name in ("pretrained", what, "frames") if not given.get(name)]
     if missing:
         raise SettingsError(f"{where}: a study needs {' and '.join(missing)}.")
     made: dict[str, Any] = {}
@@ -261,7 +276,13 @@ def study_from(values: Mapping[str, Any], *, where: str) -> Study:
     for name in ("pretrained", "model", "include_path"):
         if name in made and (not isinstance(made[name], str) or not made[name].strip()):
             raise SettingsError(f"{where}: {name} must be a text, not {made[name]!r:.60}.")
-    made["tasks"] = tuple(str(name) for name in made["tasks"])
+    for name in ("show", "items"):
+        if name in made:
+            made[name] = _frames(made[name], where)
+    for name in ("tasks", "tests"):
+        made[name] = tuple(str(each) for each in made.get(name, ()))
+    if "depths" in made:
+        made["depths"] = str(made["depths"])
     made["frames"] = tuple(sorted({_frames(value, where) for value in made["frames"]}))
     for name in ("rope_theta", "rope_factor"):
         if name in made:
@@ -403,7 +424,7 @@ def _has_begun(folder: Path) -> bool:
 def _fixed(study: Study) -> dict[str, Any]:
     """What must be the same when a study is resumed."""
     values = {name: value for name, value in study.describe().items() if name not in _GRID}
-    values["tasks"] = ",".join(sorted(values["tasks"]))
+    values["tasks"] = ",".join(sorted(study.tasks or study.tests))
     values["model_args"] = {
         name: value for name, value in study.model_args.items() if name not in _CHANGES_NO_NUMBER
     }

@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from loguru import logger
 from longva_eval.embedded import MODEL_CLASSES, RECIPE_KEY
 from longva_eval.errors import EvaluationError, SettingsError
 from longva_eval.files import check_writable, set_aside
+from longva_eval.media.frames import FramePolicy
 from longva_eval.questions.outcomes import record_of
 from longva_eval.running.journal import journal_settings, settings_difference
 from longva_eval.studies.definition import (
@@ -35,6 +36,7 @@ __all__ = [
     "open_points",
     "overview",
     "remove_incomplete",
+    "set_point",
     "write_record",
 ]
 
@@ -206,6 +208,26 @@ def settings_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
                 "rope", "frames", "kv_press", "task_code", "control"}  # fmt: skip
     kept = {name: value for name, value in recipe.items() if name not in left_out}
     return journal_settings(kept)
+
+
+def set_point(session: Any, point: Point, frames: FramePolicy) -> None:
+    """Let a session ask as at a point from now on.
+
+    Args:
+        session: An open model.
+        point: What it takes over.
+        frames: The session's own rule; its number and policy are the point's.
+
+    Raises:
+        SettingsError: If its settings do not fit the checkpoint.
+    """
+    method = point.method
+    session.frames = replace(frames, max_frames=point.frames, policy=method.frame_policy)
+    if point.rope != session.checkpoint.rope:
+        session.change_rope(point.rope)
+    session.change_positions(method.positions)
+    session.change_press(method.kv_press)
+    session.control = method.control
 
 
 def check_same_model(session: Any, complete: Sequence[PointRun]) -> None:
