@@ -247,6 +247,10 @@ def _masked(said: str, texts: Mapping[str, str], written: Mapping[str, str]) -> 
     words = [text for text in letters if text and not (len(text) == 1 and text.isalpha())]
     if not words:
         return said
+    for letter, text in written.items():
+        if text and not text[0].isalpha():  # `H2`, where option H is 2
+            glued = rf"(?<![A-Za-z0-9]){letter}(?={re.escape(text)}(?![A-Za-z0-9]|[.,]\d))"
+            said = re.sub(glued, f"{letter}. ", said)
     longest_first = sorted(map(re.escape, words), key=len, reverse=True)
     any_text = "|".join(longest_first).replace(r"\ ", r"\s+")
 
