@@ -8,6 +8,7 @@ what was made is read back and counted.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
         given = with_recipe(options.like, given)
     if options.control:
         given = _with_control(options.control, given)
+    if options.temperature is not None:
+        given = _with_temperature(options.temperature, given)
     if options.fresh:
         from longva_eval.host.patches import start_over
 
@@ -74,6 +77,25 @@ def _with_control(control: str, arguments: Sequence[str]) -> list[str]:
         )
     text = ",".join(filter(None, (given.model_args, f"control={control}")))
     return ["--model", given.model, "--model_args", text, *rest]
+
+
+def _with_temperature(temperature: float, arguments: Sequence[str]) -> list[str]:
+    """lmms-eval's arguments with answers drawn at a temperature."""
+    if not 0 < temperature < math.inf:
+        raise SettingsError(
+            f"--temperature {temperature:g} draws nothing: give a number above 0, or leave it out "
+            "for the most likely answer."
+        )
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--gen_kwargs", default="")
+    given, rest = parser.parse_known_args(list(arguments))
+    if "temperature=" in given.gen_kwargs or "do_sample=" in given.gen_kwargs:
+        raise SettingsError(
+            f"--temperature {temperature:g} and --gen_kwargs {given.gen_kwargs} say the same "
+            "thing twice: leave one out."
+        )
+    drawn = f"temperature={temperature:g},do_sample=True"
+    return [*rest, "--gen_kwargs", ",".join(filter(None, (given.gen_kwargs, drawn)))]
 
 
 def failure_text(run: Finished, error: BaseException) -> str:
@@ -120,7 +142,8 @@ def _missing(run: Finished) -> dict[str, tuple[int, int]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longva-eval run",
-        usage="longva-eval run [--fresh] [--like RECIPE] [--control C] LMMS-EVAL'S ARGUMENTS",
+        usage="longva-eval run [--fresh] [--like RECIPE] [--control C] [--temperature T] "
+        "LMMS-EVAL'S ARGUMENTS",
         description="Evaluate with lmms-eval; the status is 1 if anything asked for was not "
         "produced. A run that was interrupted is resumed by the same command.",
         epilog="Everything else is lmms-eval's: longva-eval run --model longva --model_args "
@@ -138,5 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--control", metavar="C", help="take something away: blind (no video), shuffle (frames in "
         "another order), single-frame, or circular (every rotation of the options)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--temperature", type=float, metavar="T", help="draw answers; with --repeats N each "
+        "question is asked N times, with a seed for each (docs/controls.md)",
     )  # fmt: skip
     return parser

@@ -400,3 +400,19 @@ def test_a_run_has_one_control_and_only_our_models_have_any(
         run.main(["--control", "blind,shuffle", *told])
     with pytest.raises(SettingsError, match=r"for our models, longva, .*not for qwen2_5_vl"):
         run.main(["--control", "blind", "--model", "qwen2_5_vl", "--tasks", "t"])
+
+
+def test_answers_are_drawn_at_a_temperature_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr(run, "run_host", lambda arguments: given.append(arguments) or (0, []))
+    run.main(["--temperature", "0.7", "--tasks", "t", "--gen_kwargs", "max_new_tokens=5"])
+    assert given == [
+        ["--tasks", "t", "--gen_kwargs", "max_new_tokens=5,temperature=0.7,do_sample=True"]
+    ]
+    with pytest.raises(SettingsError, match=r"--temperature 0 draws nothing: give a number above"):
+        run.main(["--temperature", "0", "--tasks", "t"])
+    with pytest.raises(SettingsError, match="say the same thing twice"):
+        run.main(["--temperature", "1", "--tasks", "t", "--gen_kwargs", "do_sample=False"])
+    assert len(given) == 1
