@@ -7,14 +7,26 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import datasets
 import processes
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from kill_resume import kill_and_resume
-from small_task import result_files, run_command, run_environment, write_tasks
+from small_task import (
+    comparable,
+    differences,
+    result_files,
+    run_command,
+    run_environment,
+    write_tasks,
+)
+
+from longva_eval.cli import main
+from longva_eval.running.journal import Journal
 
 pytestmark = pytest.mark.process
 
@@ -85,3 +97,51 @@ def test_a_task_that_does_not_exist_is_a_status(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "longva-eval run: There is no task 'no_such_task'." in done.stderr
+
+
+def test_videos_replaced_while_a_run_answers_are_counted_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Eight videos: at the first answer at most six have been read ahead.
+    tasks, answered = tmp_path / "tasks", "filtered_resps"
+    write_tasks(tasks, num_videos=8)
+    videos = sorted(tasks.glob("*.mp4"))
+    monkeypatch.chdir(tasks)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+
+    def run(name: str) -> list[dict[str, Any]]:
+        command = run_command(tasks, tmp_path / name, names=["small_generate"],
+                              model_args=",on_error=skip,max_failed=23")  # fmt: skip
+        assert main(command[3:]) == 0
+        lines = result_files(tmp_path / name)[1].read_text(encoding="utf-8").splitlines()
+        return sorted(map(json.loads, lines), key=lambda line: line["doc_id"])
+
+    def exchange() -> None:
+        """Videos get each other's names, in pairs: the second call mends what the first did."""
+        for path, other in zip(videos[::2], videos[1::2], strict=True):
+            path.rename(tmp_path / "away")
+            other.rename(path)
+            (tmp_path / "away").rename(other)
+
+    put = Journal.put
+
+    def put_and_exchange(self: Journal, *given: Any, **more: Any) -> None:
+        put(self, *given, **more)
+        monkeypatch.setattr(Journal, "put", put)
+        exchange()
+
+    whole = run("whole")
+    monkeypatch.setattr(Journal, "put", put_and_exchange)
+    capsys.readouterr()
+    disturbed = run("run")
+    failed = [line for line in disturbed if line["longva_eval"]["outcome"] == "failed"]
+    assert 6 <= len(failed) < 24
+    assert f"{len(failed)} failed, 0 no answer" in capsys.readouterr().out
+    for line, right in zip(disturbed, whole, strict=True):
+        if line in failed:
+            assert ".mp4 has changed since it was looked at" in line["longva_eval"]["reason"]
+        else:
+            assert line[answered] == right[answered]
+    exchange()
+    run("run")
+    assert differences(comparable(tmp_path / "run"), comparable(tmp_path / "whole")) == []
