@@ -1,4 +1,4 @@
-"""Tables of several evaluated seeds, as Markdown for `docs/tiny_seeds.md` and the model cards.
+"""Tables of several evaluated seeds, as Markdown for `training/seeds.md` and the model cards.
 
 python -m training.report runs/seed0 runs/seed1 runs/seed2
 """

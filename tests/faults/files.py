@@ -3,7 +3,7 @@
     python tests/faults/files.py FOLDER        # writes all of them, to look at
 
 Each file has an expectation: frames that must be the right ones, or an error whose message must say
-what is wrong. `run.py` runs all of them and writes the table in docs/reliability.md.
+what is wrong. `run.py` runs all of them and writes the table in README.md.
 """
 
 from __future__ import annotations

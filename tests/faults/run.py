@@ -1,7 +1,7 @@
 """Ask a model about every file of the fault set, as an evaluation would, and say what became of it.
 
 python tests/faults/run.py                 # prints the table
-python tests/faults/run.py --write         # and puts it into docs/reliability.md
+python tests/faults/run.py --write         # and puts it into README.md beside this
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _without_folder(message: str) -> str:
 def main() -> int:
     """Run the set. Returns 1 if any file met another fate than expected."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="put the table into the docs")
+    parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
     av.logging.set_level(av.logging.PANIC)
     session = open_small_session()
@@ -160,7 +160,7 @@ def main() -> int:
     for outcome in unexpected:
         print(f"UNEXPECTED: {outcome.fault.name}: {outcome.message or 'answered'}")
     if options.write:
-        page = ROOT / "docs/reliability.md"
+        page = Path(__file__).with_name("README.md")
         before, _, rest = page.read_text().partition(_BEGIN)
         _, _, after = rest.partition(_END)
         page.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after}")
