@@ -307,7 +307,8 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         jobs = self.jobs_of(requests, rotated=self._session.control == "circular")
         with self._progress(sum(map(len, jobs.values())), "Answering") as bar:
             done = functools.partial(bar.update, 1)
-            for kind, written in ((GENERATE, _generated), (FORCE, _forced)):
+            forced = functools.partial(_forced, self._session.vision.frames_per_unit)
+            for kind, written in ((GENERATE, _generated), (FORCE, forced)):
                 for number, value in self._answering.run(kind, jobs[kind], on_done=done).items():
                     if number < len(requests):
                         results[number] = written(value)
@@ -605,10 +606,12 @@ def _generated(value: Mapping[str, Any] | None) -> GenerationResult:
     return GenerationResult(text=value["text"], token_counts=tokens)
 
 
-def _forced(value: Mapping[str, Any] | None) -> GenerationResult:
+def _forced(frames_per_unit: int, value: Mapping[str, Any] | None) -> GenerationResult:
     if value is None:
         return GenerationResult(text=FAILED)
     report = {name: part for name, part in value.items() if name != "num_prompt_tokens"}
+    if frames_per_unit > 1:
+        report["frames_per_unit"] = frames_per_unit
     tokens = TokenCounts(input_tokens=value["num_prompt_tokens"], output_tokens=None)
     return GenerationResult(text=json.dumps(report), token_counts=tokens)
 

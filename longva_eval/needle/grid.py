@@ -316,19 +316,23 @@ def arrange(
     return [*frames, *haystack[at : cell.num_frames]]
 
 
-def seconds_shown(cell: Cell, *, picture_seconds: int = 1) -> tuple[float, ...]:
+def seconds_shown(cell: Cell, *, frames_per_unit: int = 1) -> tuple[float, ...]:
     """When each needle is shown in the video of a cell, at one frame a second.
 
     Args:
         cell: Which.
-        picture_seconds: Frames that a picture fills: two for models that encode frames in pairs.
+        frames_per_unit: How many frames are encoded together. A picture fills such a unit, and the
+            last frames before a picture are repeated to fill theirs.
     """
-    shown = [
-        (number, float(index + before * picture_seconds))
-        for before, (index, is_needle, number) in enumerate(_inserted(cell))
-        if is_needle
-    ]
-    return tuple(second for _, second in sorted(shown))
+    shown: dict[int, float] = {}
+    units = before = 0
+    for index, is_needle, number in _inserted(cell):
+        units += -(-(index - before) // frames_per_unit)
+        before = index
+        if is_needle:
+            shown[number] = float(units * frames_per_unit)
+        units += 1
+    return tuple(shown[number] for number in sorted(shown))
 
 
 def _inserted(cell: Cell) -> list[tuple[int, bool, int]]:

@@ -140,7 +140,7 @@ def run_grid(
     def answer_at(number: int, scored: Mapping[str, Any]) -> NeedleAnswer:
         cell = cells[number]
         length = {"num_prompt_tokens": prompts[number].num_tokens, "shown": shown[number][1]}
-        facts = _facts(cell, items[cell.item], picture_seconds=size)
+        facts = _facts(cell, items[cell.item], frames_per_unit=size)
         return NeedleAnswer.from_json({**facts, **scored, **length})
 
     keys = [
@@ -299,14 +299,14 @@ def _in_whole_units(cell: Cell, size: int) -> Cell:
     )
 
 
-def _facts(cell: Cell, item: Item, *, picture_seconds: int) -> dict[str, Any]:
+def _facts(cell: Cell, item: Item, *, frames_per_unit: int) -> dict[str, Any]:
     """What is known about an answer before it is given."""
     facts = {name: value for name, value in vars(cell).items() if name != "item"}
     return {
         **facts,
         "test": item.test,
         "insert_index": min(cell.insert_indices, default=None),
-        "times": seconds_shown(cell, picture_seconds=picture_seconds),
+        "times": seconds_shown(cell, frames_per_unit=frames_per_unit),
         "needle": cell.item,
         "needle_name": item.name,
         "rotation": item.rotation,

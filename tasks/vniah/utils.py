@@ -154,13 +154,15 @@ def process_forced(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, 
     try:
         report = json.loads(results[0])
         correct, generated = bool(report["correct"]), str(report["generated"])
+        times = seconds_shown(_cell(doc), frames_per_unit=report.pop("frames_per_unit", 1))
     except (json.JSONDecodeError, TypeError, KeyError) as error:
         raise EvaluationError(
             f"vniah scores the true answer as input, which this model cannot do: it answered "
             f"{results[0][:80]!r}. Use --model longva, or the task vniah_generate_frames."
         ) from error
     outcome = "right" if correct else "wrong" if generated.strip() else "no answer"
-    return {"vniah_accuracy": _record(doc, outcome, generated, "teacher_forced") | report}
+    shown = report | {"times": times}
+    return {"vniah_accuracy": _record(doc, outcome, generated, "teacher_forced") | shown}
 
 
 def process_generated_from_frames(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:

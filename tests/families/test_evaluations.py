@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 TASKS = ("longva_mini_small", "vniah_order_generate", "vniah_small")
-ALL_TESTS = tuple(f"vniah_{test}_generate" for test in DRAWN_TESTS if test != "order")
+ALL_TESTS = (
+    "vniah_order",
+    *(f"vniah_{test}_generate" for test in DRAWN_TESTS if test != "order"),
+)
 """Asked of two families, which take frames one by one and in pairs."""
 
 
@@ -58,6 +62,13 @@ def test_tasks_run_through_lmms_eval(
         assert len(samples) == 3
         for sample in samples:
             assert sample.outcome != "failed"
+    if "vniah_order" in tasks:  # a picture fills a pair where frames are seen in pairs
+        line = next((tmp_path / "out").rglob("*_samples_vniah_order.jsonl")).read_text()
+        record = json.loads(line.splitlines()[0])["vniah_accuracy"]
+        size = 1 if name == "internvl" else 2
+        gaps = [after - before for before, after in pairwise([0, *record["insert_indices"]])]
+        shown = accumulate(-(-gap // size) * size for gap in gaps)
+        assert record["times"] == [second + size * n for n, second in enumerate(shown)]
     if "thinking" in name:  # it is kept, apart from the answer
         text = next((tmp_path / "out").rglob("*_samples_longva_mini_small.jsonl")).read_text()
         assert all(json.loads(line)["longva_eval"]["thought"] for line in text.splitlines())

@@ -7,6 +7,7 @@ letters that are not balanced, cells without their distractor, floors, unread an
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import random
 import re
@@ -288,6 +289,13 @@ def test_pictures_stand_where_the_record_says_and_never_first_or_last(
         assert [frames[int(second)] for second in times] == needles
         for number, index in enumerate(cell.insert_indices):
             assert sum(isinstance(f, int) for f in frames[: int(times[number])]) == index
+        pairs: list[object] = []  # as a model sees them that encodes frames in pairs
+        for one, after in itertools.zip_longest(frames, frames[1:]):
+            pairs.append(one)
+            if isinstance(one, str) or (len(pairs) % 2 and not isinstance(after, int)):
+                pairs.append(one)
+        times = seconds_shown(cell, frames_per_unit=2)
+        assert [pairs.index(name) for name in needles] == list(times)
         assert len(frames) == count + len(needles) + len(cell.distractor_indices)
 
 
