@@ -44,11 +44,11 @@ def main() -> None:
     parts = [
         "# Published tables\n\nFrom `longva_eval/data/published/scores.csv`, as printed by their "
         "authors; nothing was measured here. Written by `python docs/make_published.py`.\n"
-        "One of them, in any format: `longva-eval compare --published Video-MME`.\n"
+        "With the source of each number: `longva-eval compare --published Video-MME`.\n"
     ]
     for title, name, pictures in SECTIONS:
         tables = comparison_tables([], benchmark=find_benchmark(name, scores), scores=scores)
-        parts.append(f"## {title}\n\n{pictures}\n{render(tables, 'md')}")
+        parts.append(f"## {title}\n\n{pictures}\n{render(tables, 'md', notes='short')}")
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(parts))
     (DOCS / "published.md").write_text(text.rstrip() + "\n", encoding="utf-8")
     draw_frames(DOCS / "images/published_frames.png")
