@@ -29,7 +29,7 @@ from longva_eval.embedded import MODEL_CLASSES, tasks_folder
 from longva_eval.errors import SettingsError
 from longva_eval.files import hf_home
 from longva_eval.host.names import broken_bounds, check_tasks, task_leaves
-from longva_eval.local.prepare import DataStatus, data_status, read_layouts
+from longva_eval.local.prepare import DataStatus, data_status, read_layouts, told_unaskable
 
 __all__ = ["AREAS", "Diagnosis", "Finding", "TaskVerdict", "examine"]
 
@@ -323,10 +323,13 @@ def _describe(status: DataStatus) -> Finding:
         )
     counts = [f"{status.num_rows:,} rows"]
     counts += [f"{c.num_found:,} of {c.num_named:,} {c.layout.kind}s" for c in status.media]
+    told = [told_unaskable(status.unaskable)] if status.unaskable else []
     if status.state == "found":
-        return _finding("data", layout.name, "ok", ", ".join(counts))
+        text = "; ".join([", ".join(counts), *told])
+        return _finding("data", layout.name, "note" if told else "ok", text)
     mend = f"longva-eval prepare {layout.name} --from DIR; as it is, runs need on_error=skip"
-    return _finding("data", layout.name, "note", f"partly: {status.problem}", mend)
+    text = "; ".join([f"partly: {status.problem}", *told])
+    return _finding("data", layout.name, "note", text, mend)
 
 
 def _check_cache_variables(hf_home: Path) -> list[Finding]:
@@ -430,6 +433,8 @@ def _verdict(
             )
         else:
             notes.append(f"{leaf}: {count:,} documents")
+        if data is not None and data.unaskable:
+            notes.append(f"{leaf}: {told_unaskable(data.unaskable)}")
         reasons += judge_problems([leaf])
     return TaskVerdict(
         name=task, can_run=not reasons, reasons=tuple(dict.fromkeys(reasons + notes))

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import yaml
+from loguru import logger
 from tqdm import tqdm
 
 from longva_eval.errors import DataError, MediaError, SettingsError
@@ -36,10 +37,11 @@ __all__ = [
     "PrepareReport",
     "data_status",
     "find_layouts",
+    "look_at_rows",
     "prepare",
     "read_layouts",
     "read_prepared",
-    "rows_problem",
+    "told_unaskable",
 ]
 
 _NUM_SHOWN = 20
@@ -88,6 +90,8 @@ class DataStatus:
     media: tuple[Media, ...] = ()
     problem: str = ""
     """Why it is not `found`, in a sentence."""
+    unaskable: tuple[str, ...] = ()
+    """Questions that cannot be asked, each with its reason; where rows were looked at."""
 
 
 def read_prepared(name: str, hf_home: Path) -> dict[str, Any] | None:
@@ -144,7 +148,7 @@ def prepare(
     chosen = choose_row_files(layout, files, row_files)
     with split_to_lay_out(hf_home, layout, chosen) as split:
         rows, places = _rows_and_places(layout, split, chosen)
-        problems = _problems_of_rows(layout, split, chosen, places, look=check_media)
+        problems, unaskable = _problems_of_rows(layout, split, chosen, places, look=check_media)
         media = [find_media(part, rows, places, files, problems) for part in layout.media]
         if problems:
             listed = "\n".join(_listed(kind, lines) for kind, lines in problems.items())
@@ -164,6 +168,8 @@ def prepare(
             f"This copy is revision {revision[:12]} of {layout.dataset}; published numbers and our "
             f"checks are for {layout.revision[:12]}."
         )
+    if unaskable:
+        warnings.append(told_unaskable(unaskable))
     report = PrepareReport(
         layout=layout,
         hf_home=hf_home,
@@ -188,7 +194,7 @@ def data_status(layout: Layout, hf_home: Path, *, ask: bool = False) -> DataStat
     Args:
         layout: The data set.
         hf_home: Where it is looked for.
-        ask: Let our task look at every row too, unless these hold pictures, which takes minutes.
+        ask: Let our task look at every row too.
     """
     cached = find_cached_splits(hf_home, layout)
     if not cached:
@@ -217,19 +223,32 @@ def data_status(layout: Layout, hf_home: Path, *, ask: bool = False) -> DataStat
     num_rows = cached[0].num_rows
     if layout.num_rows is not None and num_rows != layout.num_rows:
         reasons.insert(0, f"{num_rows:,} of {layout.num_rows:,} rows")
-    if ask and not layout.images and (problem := rows_problem(layout, cached[0])):
-        reasons.append(problem)
+    problem, unaskable = look_at_rows(layout, cached[0]) if ask else ("", ())
+    reasons += [problem] if problem else []
     return DataStatus(
         layout=layout,
         state="partly" if reasons else "found",
         num_rows=num_rows,
         media=tuple(media),
         problem=", ".join(reasons),
+        unaskable=unaskable,
     )
 
 
-def rows_problem(layout: Layout, split: CachedSplit) -> str:
-    """Why our task cannot ask what these rows hold, in words of its `process_docs`; or ""."""
+def told_unaskable(names: Sequence[str]) -> str:
+    """A sentence on questions that cannot be asked, for a person."""
+    more = f" and {len(names) - _NUM_SHOWN:,} more" if len(names) > _NUM_SHOWN else ""
+    questions = f"{len(names):,} question{'s' if len(names) > 1 else ''}"
+    return f"{questions} cannot be asked, and will fail: {', '.join(names[:_NUM_SHOWN])}{more}."
+
+
+def look_at_rows(layout: Layout, split: CachedSplit) -> tuple[str, tuple[str, ...]]:
+    """Let our task's `process_docs` look at every row, pictures too.
+
+    Returns:
+        Why the task does not take these rows, in its words, or ""; and the questions that cannot
+        be asked, each with its reason.
+    """
     for file in sorted(layout.file.parent.glob("*.yaml")):
         config = _task_config(file)
         if config["task"] == layout.tasks[0] and "process_docs" in config:
@@ -241,13 +260,20 @@ def rows_problem(layout: Layout, split: CachedSplit) -> str:
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             vars(module)["require_judge"] = lambda _task: None  # no run, no network
+            logger.disable("longva_eval.questions")  # what it would say is returned
             try:
-                getattr(module, function)(split.dataset())
+                found = getattr(module, function)(split.dataset())
             except DataError as error:
-                return str(error)
+                return str(error), ()
             except SettingsError:  # what a score needs besides
-                return ""
-    return ""
+                return "", ()
+            finally:
+                logger.enable("longva_eval.questions")
+            if "unaskable" not in found.column_names:
+                return "", ()
+            told = zip(found["question_id"], found["unaskable"], strict=True)
+            return "", tuple(f"{name} ({reason})" for name, reason in told if reason)
+    return "", ()
 
 
 class Loader(yaml.SafeLoader):
@@ -284,21 +310,22 @@ def _problems_of_rows(
     places: Sequence[str],
     *,
     look: bool,
-) -> dict[str, list[str]]:
-    """What is wrong with the rows, by kind."""
+) -> tuple[dict[str, list[str]], tuple[str, ...]]:
+    """What is wrong with the rows, by kind; and the questions that cannot be asked."""
     from longva_eval.questions.pictures import open_picture
 
     labels = ", ".join(file.label for file in files)
     problems: dict[str, list[str]] = {}
     if not split.num_rows:
-        return {"Rows that are missing": ["there is not a single row"]}
+        return {"Rows that are missing": ["there is not a single row"]}, ()
     if layout.num_rows is not None and split.num_rows > layout.num_rows:
         problems["Rows that are too many"] = [
             f"{split.num_rows:,} rows in {labels}; {layout.dataset} ({layout.split}) has "
             f"{layout.num_rows:,}. If it holds several splits, name the files of this one with "
             "--rows."
         ]
-    if problem := rows_problem(layout, split):
+    problem, unaskable = look_at_rows(layout, split)
+    if problem:
         for path in split.files:
             problem = problem.replace(str(path), labels)
         problems["Rows that cannot be asked"] = [problem]
@@ -306,11 +333,11 @@ def _problems_of_rows(
         cells = tqdm(split.cells(column), column, len(places), leave=False, disable=None)
         for place, cell in zip(places, cells, strict=True):
             try:
-                if cell is not None or column == layout.images[0]:  # MMMU: image_2 may be empty
+                if cell is not None:
                     open_picture(cell, where=f"{place}, {column}")
             except MediaError as error:
                 problems.setdefault("Pictures that cannot be read", []).append(str(error))
-    return problems
+    return problems, unaskable
 
 
 def _place(

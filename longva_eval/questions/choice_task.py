@@ -20,7 +20,7 @@ from longva_eval.questions.documents import (
     path_below,
     read_dataset,
 )
-from longva_eval.questions.outcomes import FAILED, choice_record, share_answered
+from longva_eval.questions.outcomes import choice_record, said_of, share_answered
 
 __all__ = ["ChoiceTask", "Functions"]
 
@@ -136,8 +136,7 @@ class ChoiceTask:
         common = (
             "question_id", "video", "question", "options", "answer", "categories", "unaskable",
         )  # fmt: skip
-        if doc.get("unaskable"):
-            text, more = FAILED, {**more, "reason": f"cannot be asked: {doc['unaskable']}"}
+        text, reason = said_of(doc, text)
         if self.subtitle_text is not None:
             more["has_subtitles"] = self._subtitles(doc).is_file()
         return choice_record(
@@ -152,6 +151,7 @@ class ChoiceTask:
             never_right=not doc["answer"] and not self.hides_answers,
             **{key: value for key, value in doc.items() if key not in common},
             **more,
+            **reason,
         )
 
     def _subtitles(self, doc: Document) -> Path:

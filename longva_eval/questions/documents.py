@@ -25,6 +25,7 @@ __all__ = [
     "VIDEO_SUFFIXES",
     "answer_letter",
     "check_documents",
+    "file_of",
     "letter_of",
     "make_choice_doc",
     "mean_over",
@@ -171,7 +172,7 @@ def read_dataset(
     """
     from datasets import Dataset
 
-    name, present = f"{task}: {_file_of(dataset)}", dataset.column_names
+    name, present = f"{task}: {file_of(dataset)}", dataset.column_names
     found = check_documents(dataset, read, name=name, columns=columns, present=present)
     return Dataset.from_list(found)
 
@@ -318,7 +319,7 @@ def _plain(value: Any) -> str | None:
     return None if value is None or value == "" else str(value)
 
 
-def _file_of(dataset: Any) -> str:
+def file_of(dataset: Any) -> str:
     """The file that the rows of a `datasets.Dataset` were read from, for messages."""
     files = [entry["filename"] for entry in getattr(dataset, "cache_files", [])]
     return ", ".join(files) if files else "the data set"

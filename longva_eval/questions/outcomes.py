@@ -31,6 +31,7 @@ __all__ = [
     "mean_with_breakdown",
     "record_of",
     "results_folder",
+    "said_of",
     "scored_record",
     "share_answered",
     "write_breakdown",
@@ -116,6 +117,13 @@ def choice_record(
         **hidden,
         **more,
     }
+
+
+def said_of(doc: Mapping[str, Any], text: str) -> tuple[str, dict[str, Any]]:
+    """What was said, and more for the record: a question that cannot be asked has failed."""
+    if not doc.get("unaskable"):
+        return text, {}
+    return FAILED, {"reason": f"cannot be asked: {doc['unaskable']}"}
 
 
 def scored_record(

@@ -17,7 +17,7 @@ from PIL import UnidentifiedImageError
 
 from longva_eval.errors import MediaError
 from longva_eval.media.images import open_image, whole_pictures_only
-from longva_eval.questions.documents import check_documents
+from longva_eval.questions.documents import check_documents, file_of
 
 __all__ = ["open_picture", "picture_documents", "require_text"]
 
@@ -29,17 +29,21 @@ def picture_documents(
     task: str,
     columns: Sequence[str],
     pictures: Sequence[str] = ("image",),
+    needed: Callable[[Mapping[str, Any]], Sequence[str]] | None = None,
 ) -> Any:
     """The rows of a data set as checked documents, for a task's `process_docs`.
+
+    A question without a text or a picture that it needs cannot be asked: `unaskable` says so.
 
     Args:
         dataset: A `datasets.Dataset`.
         read: Turns a row without its pictures, and its number, into a document with at least
-            `question_id`; raises ValueError if it can't. Without a `picture` in it, the document
-            gets the digest of the first picture.
+            `question_id` and `question`; raises ValueError if it can't. Without a `picture` in
+            it, the document gets the digest of the first picture.
         task: For the message.
         columns: That the rows must have.
-        pictures: Columns of pictures that they must have too; the first may not be empty.
+        pictures: Columns of pictures that they must have too.
+        needed: The columns of a document's pictures; by default the first of all.
 
     Returns:
         A `datasets.Dataset` of the documents, with their pictures undecoded.
@@ -51,21 +55,25 @@ def picture_documents(
     from datasets import Dataset, Image, concatenate_datasets
 
     present = list(dataset.column_names)
-    name = f"{task}: {_files(dataset)}"
+    name = f"{task}: {file_of(dataset)}"
     found = [column for column in pictures if column in present]
     undecoded = dataset.select_columns(found)
     for column in found:
         undecoded = undecoded.cast_column(column, Image(decode=False))
-    digests = _Digests(undecoded, pictures[0]) if pictures[0] in found else None
+    cells = undecoded.with_format("arrow")  # nothing is read that is not looked at
     number = iter(range(len(dataset)))
 
     def read_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
         place = next(number)
         document = dict(read(row, place))
-        assert digests is not None  # a missing column is found before any row is read
+        columns = pictures[:1] if needed is None else needed(document)
+        missing = [repr(c) for c in columns if not _is_there(cells[place][c][0])]
+        reason = f"the column {', '.join(missing)} holds no picture" if missing else ""
+        if not document["question"].strip():
+            reason = "the question is empty"
         if "picture" not in document:
-            document["picture"] = digests.of(place)
-        return document
+            document["picture"] = _digest(cells[place][pictures[0]][0])
+        return document | {"unaskable": reason}
 
     documents = check_documents(
         dataset.remove_columns(found), read_row, name=name, columns=[*columns, *pictures],
@@ -106,26 +114,17 @@ def open_picture(value: Any, *, where: str) -> PillowImage.Image:
         raise MediaError(f"{where}: the picture cannot be read: {error} {mend}") from error
 
 
-class _Digests:
-    """Digests of a column's pictures, read one at a time."""
-
-    def __init__(self, undecoded: Any, column: str) -> None:
-        self._rows = undecoded
-        self._column = column
-
-    def of(self, number: int) -> str:
-        value = self._rows[number][self._column]
-        if value is None or (value.get("bytes") is None and not value.get("path")):
-            raise ValueError(f"the column {self._column!r} holds no picture")
-        data = value.get("bytes")
-        return hashlib.sha256(str(value["path"]).encode() if data is None else data).hexdigest()[
-            :16
-        ]
+def _is_there(cell: Any) -> bool:
+    """Whether an Arrow scalar of `bytes` and `path` is a picture."""
+    return cell.is_valid and (cell["bytes"].is_valid or bool(cell["path"].as_py()))
 
 
-def _files(dataset: Any) -> str:
-    files = [entry["filename"] for entry in getattr(dataset, "cache_files", [])]
-    return ", ".join(files) if files else "the data set"
+def _digest(cell: Any) -> str:
+    """Of a picture's bytes, or of its path; all that are not there are the same."""
+    if not _is_there(cell):
+        return "none"
+    data = cell["bytes"].as_buffer() if cell["bytes"].is_valid else cell["path"].as_py().encode()
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def require_text(row: Mapping[str, Any], *columns: str) -> None:

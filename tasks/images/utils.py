@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from longva_eval.questions.outcomes import choice_record, scored_record, share_answered
+from longva_eval.questions.outcomes import choice_record, said_of, scored_record, share_answered
 from longva_eval.questions.pictures import open_picture, picture_documents, require_text
 from longva_eval.questions.text_metrics import anls, relaxed_match
 
@@ -42,7 +42,7 @@ _DISCIPLINE_OF = {subject: name for name, subjects in _DISCIPLINES.items() for s
 
 def doc_to_visual(doc: Mapping[str, Any]) -> list[Any]:
     """The question's picture."""
-    return [open_picture(doc["image"], where=_where(doc))]
+    return [] if doc["unaskable"] else [open_picture(doc["image"], where=_where(doc))]
 
 
 def doc_to_target(doc: Mapping[str, Any]) -> Any:
@@ -71,7 +71,6 @@ def ai2d_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any
 
 
 def _read_ai2d(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-    require_text(row, "question")
     options = [str(option) for option in row["options"] or []]
     if not options:
         raise ValueError("the question has no options")
@@ -107,7 +106,7 @@ def chartqa_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, 
 
 
 def _read_chartqa(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-    require_text(row, "question", "answer", "type")
+    require_text(row, "answer", "type")
     half = "human" if row["type"] == "human_test" else "augmented"
     return _document("ChartQA", number, number, row["question"], row["answer"], {"half": half})
 
@@ -150,7 +149,6 @@ def span_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any
 
 def _span_docs(dataset: Any, task: str, *, with_answers: bool) -> Any:
     def read(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-        require_text(row, "question")
         answers = [str(answer) for answer in row.get("answers") or []] if with_answers else []
         if with_answers and not any(answers):
             raise ValueError(f"the column 'answers' holds {row['answers']!r}")
@@ -193,8 +191,8 @@ def realworldqa_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[s
 
 
 def _read_realworldqa(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-    require_text(row, "question", "answer")
-    answer, texts = row["answer"].strip(), _listed_options(row["question"])
+    require_text(row, "answer")
+    answer, texts = row["answer"].strip(), _listed_options(row["question"] or "")
     if re.fullmatch(r"[A-Da-d]", answer):
         if answer.upper() not in map(_letter, range(len(texts))):
             raise ValueError(f"the answer is {answer!r}, and the question has the options {texts}")
@@ -240,12 +238,8 @@ def mmmu_test_docs(dataset: Any) -> Any:
 
 def mmmu_visual(doc: Mapping[str, Any]) -> list[Any]:
     """The pictures that question and options speak of, in order of their numbers."""
-    text = "\n".join([doc["question"], *doc["options"]])
-    numbers = sorted({int(number) for number in re.findall(r"<image (\d+)>", text)})
-    return [
-        open_picture(doc.get(f"image_{number}"), where=f"{_where(doc)}, <image {number}>")
-        for number in numbers
-    ]
+    columns = [] if doc["unaskable"] else _mmmu_columns(doc)
+    return [open_picture(doc.get(name), where=f"{_where(doc)}, {name}") for name in columns]
 
 
 def mmmu_text(doc: Mapping[str, Any]) -> str:
@@ -268,7 +262,7 @@ def mmmu_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any
 
 def _mmmu_docs(dataset: Any, task: str, *, with_answers: bool) -> Any:
     def read(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-        require_text(row, "id", "question", "question_type")
+        require_text(row, "id", "question_type")
         options = _literal_list(row["options"])
         is_choice = row["question_type"] == "multiple-choice"
         if is_choice and not options:
@@ -297,7 +291,15 @@ def _mmmu_docs(dataset: Any, task: str, *, with_answers: bool) -> Any:
         )  # fmt: skip
 
     columns = ("id", "question", "options", "question_type", *(("answer",) if with_answers else ()))
-    return picture_documents(dataset, read, task=task, columns=columns, pictures=MMMU_PICTURES)
+    return picture_documents(
+        dataset, read, task=task, columns=columns, pictures=MMMU_PICTURES, needed=_mmmu_columns
+    )
+
+
+def _mmmu_columns(doc: Mapping[str, Any]) -> list[str]:
+    text = "\n".join([doc["question"], *doc["options"]])
+    numbers = {int(number) for number in re.findall(r"<image (\d+)>", text)}
+    return [f"image_{number}" for number in sorted(numbers)]
 
 
 def _literal_list(text: Any) -> list[str]:
@@ -336,7 +338,7 @@ def _document(
     task: str,
     question_id: Any,
     row: int,
-    question: str,
+    question: str | None,
     answer: str | list[str],
     categories: Mapping[str, str | None] | None = None,
     *,
@@ -347,7 +349,7 @@ def _document(
         "task": task,
         "question_id": str(question_id),
         "row": row,
-        "question": question,
+        "question": question or "",
         "options": list(options),
         "answer": answer,
         # Arrow wants a field in every struct.
@@ -357,6 +359,7 @@ def _document(
 
 
 def _choice(doc: Mapping[str, Any], text: str) -> dict[str, Any]:
+    text, reason = said_of(doc, text)
     return choice_record(
         text,
         options=list(doc["options"]),
@@ -365,11 +368,13 @@ def _choice(doc: Mapping[str, Any], text: str) -> dict[str, Any]:
         cluster=doc["picture"],
         question=doc["question"],
         categories=_categories(doc),
+        **reason,
     )
 
 
 def _scored(doc: Mapping[str, Any], text: str, score: float) -> dict[str, Any]:
     answers = doc.get("answers") or doc["answer"]
+    text, reason = said_of(doc, text)
     return scored_record(
         text,
         score=score,
@@ -378,6 +383,7 @@ def _scored(doc: Mapping[str, Any], text: str, score: float) -> dict[str, Any]:
         cluster=doc["picture"],
         question=doc["question"],
         categories=_categories(doc),
+        **reason,
     )
 
 

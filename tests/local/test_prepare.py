@@ -27,10 +27,10 @@ from longva_eval.local.prepare import (
     PrepareReport,
     data_status,
     find_layouts,
+    look_at_rows,
     prepare,
     read_layouts,
     read_prepared,
-    rows_problem,
 )
 from longva_eval.local.rows import RowFile, open_row_file
 
@@ -383,7 +383,7 @@ def test_rows_are_checked_by_our_tasks_of_every_layout(tmp_path: Path) -> None:
     for layout in read_layouts().values():
         table = [dict.fromkeys(layout.needed_columns, "") | dict.fromkeys(layout.images)]
         with split_to_lay_out(tmp_path, layout, [table_file(tmp_path, table)]) as split:
-            assert rows_problem(layout, split), layout.name
+            assert look_at_rows(layout, split)[0], layout.name
 
 
 def test_a_wrong_column_is_named_with_the_file_that_is_nearest(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import random
 import string
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,7 @@ from PIL import Image, ImageFile
 
 from longva_eval.errors import DataError, MediaError
 from longva_eval.host.patches import order_results
-from longva_eval.local.prepare import prepare
+from longva_eval.local.prepare import data_status, prepare
 from longva_eval.questions.outcomes import FAILED, category_rows
 from longva_eval.questions.text_metrics import anls, levenshtein_distance, relaxed_match
 
@@ -347,8 +348,7 @@ def broken(name: str, row: int, **changes: Any) -> list[Mapping[str, Any]]:
     [
         ("ai2d", 2, {"options": []}, "AI2D: .*row 2: the question has no options"),
         ("ai2d", 1, {"answer": "4"}, "row 1: the answer '4' is none of the options"),
-        ("ai2d", 3, {"image": None}, "row 3: the column 'image' holds no picture"),
-        ("chartqa", 0, {"question": " "}, "row 0: the column 'question' holds ' '"),
+        ("chartqa", 0, {"answer": " "}, "row 0: the column 'answer' holds ' '"),
         ("docvqa_val", 2, {"questionId": "49153"},
          "rows 0 and 2 have the same question id '49153'"),
         ("docvqa_val", 1, {"answers": []}, "row 1: the column 'answers' holds"),
@@ -389,10 +389,36 @@ def test_an_unreadable_picture_is_named_when_it_is_asked_for() -> None:
     assert ImageFile.LOAD_TRUNCATED_IMAGES  # left as it was
 
 
-def test_a_text_that_speaks_of_a_missing_picture_is_named() -> None:
-    found = documents("mmmu_val", broken("mmmu_val", 1, image_3=None))
-    with pytest.raises(MediaError, match=r"validation_Music_7\), <image 3> has no picture"):
-        UTILS.mmmu_visual(found[1])
+@pytest.mark.parametrize(
+    ("name", "row", "changes", "reason"),
+    [
+        ("ai2d", 3, {"image": None}, "the column 'image' holds no picture"),
+        ("chartqa", 0, {"question": " "}, "the question is empty"),
+        ("docvqa_val", 1, {"image": None, "question": None}, "the question is empty"),
+        ("realworldqa", 1, {"question": ""}, "the question is empty"),
+        ("mmmu_val", 1, {"image_3": None}, "the column 'image_3' holds no picture"),
+        ("mmmu_test", 1, {"image_1": None}, "the column 'image_1' holds no picture"),
+    ],
+)
+def test_a_question_that_cannot_be_asked_fails_by_name_and_is_told_beforehand(
+    name: str, row: int, changes: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    rows = broken(name, row, **changes)
+    found = documents(name, rows)
+    assert [doc["unaskable"] for doc in found] == [
+        reason if n == row else "" for n in range(len(rows))
+    ]
+    task = read_yaml(TASKS / "images" / f"longva_{name}.yaml")
+    assert getattr(UTILS, task["doc_to_visual"].split(".")[1])(found[row]) == []
+    results = getattr(UTILS, task["process_results"].split(".")[1])(found[row], ["A"])
+    (made,) = results.values()
+    assert (made["outcome"], made["reason"]) == ("failed", f"cannot be asked: {reason}")
+    # Both commands say it, of pictures too.
+    replace(READERS[name][0](), rows=rows).write(tmp_path / "copy")
+    told = f"{found[row]['question_id']} ({reason})"
+    report = prepare(name, tmp_path / "copy", tmp_path / "hf", allow_missing=True)
+    assert f"1 question cannot be asked, and will fail: {told}." in report.warnings
+    assert data_status(report.layout, tmp_path / "hf", ask=True).unaskable == (told,)
 
 
 # --- groups, layouts ------------------------------------------------------------------------------
