@@ -51,8 +51,8 @@ class Arguments:
     max_frames_num: int = 128
     """Frames of a video; with `fps`, at most."""
     frame_policy: str = "uniform"
-    """Which frames: `uniform`, `midpoints`, `keyframes`, `scene`, `file:PATH`, ...
-    (docs/axes.md)."""
+    """Which frames: `uniform`, `midpoints`, `keyframes`, `scene`, `file:PATH`,
+    `query:MODEL`, ... (docs/axes.md)."""
     fps: float | None = None
     """Frames a second, instead of a fixed number."""
     short_video: str = "repeat"

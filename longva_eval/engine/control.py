@@ -40,8 +40,11 @@ def check_control(name: str) -> Control:
 def middle_frame(sample: FrameSample) -> FrameSample:
     """Of the chosen frames the one in the middle, alone; of an even number the later one."""
     place = len(sample.indices) // 2
-    seconds = sample.timestamps_seconds[place : place + 1]
-    return replace(sample, indices=sample.indices[place : place + 1], timestamps_seconds=seconds)
+    here = slice(place, place + 1)
+    return replace(
+        sample, indices=sample.indices[here], scores=sample.scores[here],
+        timestamps_seconds=sample.timestamps_seconds[here],
+    )  # fmt: skip
 
 
 def shuffled(units: Sequence[VisualPiece], seed: int) -> tuple[list[VisualPiece], tuple[int, ...]]:

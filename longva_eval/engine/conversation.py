@@ -61,6 +61,8 @@ class Conversation:
     """Tokens left out because the prompt was longer than the context."""
     subtitles: dict[str, Any] | None = None
     """What is said about subtitles put in at the frames (`longva_eval.media.subtitles`)."""
+    compared: dict[str, Any] | None = None
+    """The text that frames were chosen by, and how many of its tokens the selector left out."""
 
     def _frames_seen(self) -> list[int]:
         """Frames of each video that are in the prompt, whole or in part."""
@@ -92,10 +94,12 @@ class Conversation:
                     "timestamps_seconds": list(sample.timestamps_seconds),
                     **({"num_gaps": sample.num_gaps} if sample.num_gaps else {}),
                     **({"order": list(sample.order)} if sample.order else {}),
+                    **({"similarity": list(sample.scores)} if sample.scores else {}),
                 }
                 for sample, seen in zip(self.frames, self._frames_seen(), strict=True)
             ],
             **({} if self.subtitles is None else {"subtitles": self.subtitles}),
+            **({} if self.compared is None else {"compared_with": self.compared}),
         }
 
 

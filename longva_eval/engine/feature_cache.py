@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from loguru import logger
 from safetensors import SafetensorError, safe_open
@@ -20,6 +23,7 @@ from longva_eval.errors import SettingsError
 
 __all__ = ["FeatureCache"]
 
+Array = npt.NDArray[Any]
 _NAME = "visual_tokens"
 _TRIM_TO = 0.9
 """Share of the limit that is left after making room, so that it is not made at every write."""
@@ -89,6 +93,15 @@ class FeatureCache:
         self._bytes += path.stat().st_size
         if self._bytes > self._max_bytes:
             self._make_room()
+
+    def keep(self, key: str, make: Callable[[], Array]) -> Array:
+        """What is kept under a key, as an array; made and kept if it is not there."""
+        found = self.get(key)
+        if found is None:
+            found = torch.from_numpy(make())
+            self.put(key, found)
+        array: Array = found.numpy()
+        return array
 
     def _make_room(self) -> None:
         files = [(path.stat().st_mtime, path.stat().st_size, path) for path in self._files()]

@@ -21,7 +21,7 @@ from longva_eval.families.template import FamilyTemplate, Thinking
 from longva_eval.families.vision import FamilyVision
 from longva_eval.media.decode import DecodeBackend, read_frames
 from longva_eval.media.decode_worker import DecodeWorker
-from longva_eval.media.frames import FramePolicy
+from longva_eval.media.frames import FramePolicy, Looks
 from longva_eval.media.images import ImageAspectRatio, PatchMerge
 from longva_eval.media.probe import probe_video
 from longva_eval.model.attention import SPLIT_SDPA, register_split_sdpa
@@ -147,8 +147,15 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
         checkpoint, asked
     )
     vision = parts["vision"]
-    cache = None
+    cache, looks = None, Looks()
     if asked.feature_cache is not None:
+        looks = Looks(
+            FeatureCache(
+                asked.feature_cache,
+                identity=f"{__version__}/looks/{asked.backend}",
+                max_bytes=asked.feature_cache_bytes,
+            ).keep
+        )
         identity = f"{__version__}/{checkpoint.vision_digest()}/{checkpoint.device.type}"
         cache = FeatureCache(
             asked.feature_cache,
@@ -168,6 +175,7 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
         control=check_control(asked.control),
         probe=DecodeWorker().probe_video if asked.decode_process else probe_video,
         read=DecodeWorker().read_frames if asked.decode_process else read_frames,
+        looks=looks,
         encoder=encoder,
         engine=PrefixEngine(
             checkpoint.model, encoder, chunk_tokens=asked.chunk_tokens, reuse=asked.reuse
@@ -175,6 +183,7 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
     )
     session.change_positions(asked.positions)
     session.change_press(asked.kv_press)
+    _ = session.selector  # one that cannot be loaded ends a run before it begins
     return session
 
 

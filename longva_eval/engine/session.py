@@ -42,10 +42,11 @@ from longva_eval.engine.generation import (
 from longva_eval.engine.prefix import PrefixEngine, Visit
 from longva_eval.engine.press import read_press
 from longva_eval.engine.recipe import package_versions
+from longva_eval.engine.selector import Selector, load_selector
 from longva_eval.engine.vision import Vision
 from longva_eval.errors import MediaError, NumericalError, PromptError, SettingsError
 from longva_eval.media.decode import DecodeBackend, read_frames
-from longva_eval.media.frames import FramePolicy, FrameSample, sample_frames
+from longva_eval.media.frames import FramePolicy, FrameSample, Looks, sample_frames
 from longva_eval.media.images import ImageAspectRatio, open_image
 from longva_eval.media.probe import VideoInfo, probe_video
 from longva_eval.media.sources import FrameStack, Picture, ReadFrames, VideoFrames
@@ -135,6 +136,8 @@ class Session:
     probe: Callable[[str | Path], VideoInfo] = probe_video
     """Looks at a video; `read` decodes it. Both in a process of their own, by default."""
     read: ReadFrames = read_frames
+    looks: Looks = field(default_factory=Looks)
+    """What frame policies saw of videos."""
     encoder: VisualEncoder
     engine: PrefixEngine
 
@@ -143,6 +146,16 @@ class Session:
         tokenizer = self.checkpoint.tokenizer
         known = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
         return frozenset(known - {*self.template.placeholders})
+
+    @property
+    def selector(self) -> Selector | None:
+        """What compares frames with questions, where the frame policy does; loaded at first use.
+
+        Raises:
+            SettingsError: If it cannot be loaded.
+        """
+        found = self.frames.selector
+        return None if found is None else load_selector(found[0], self.checkpoint.device)
 
     @functools.cached_property
     def _letter_tokens(self) -> Callable[[str], tuple[tuple[int, ...], ...]]:
@@ -158,6 +171,7 @@ class Session:
         fit: bool = True,
         placed: bool = True,
         question: Sequence[str] = (),
+        query: str = "",
     ) -> Conversation:
         """The prompt for a question about pictures and videos.
 
@@ -173,6 +187,7 @@ class Session:
             placed: Whether an `<image>` in the text is a place; False if it is only somebody's
                 words, and what is shown stands before the question.
             question: Names of the question, for frame policies that choose by question.
+            query: What `frame_policy=query:` compares frames with; the text if empty.
 
         Raises:
             MediaError: If a picture or video cannot be read.
@@ -183,9 +198,10 @@ class Session:
         samples: list[FrameSample] = []
         kinds: list[Literal["picture", "video"]] = []
         num_pictures = sum(map(is_picture, media))
+        query = query or text
         for item in media:
             pieces, sample = self.visual(
-                item, aspect=aspect, num_pictures=num_pictures, question=question
+                item, aspect=aspect, num_pictures=num_pictures, question=question, query=query
             )
             visuals.append(tuple(pieces))
             kinds.append("picture" if sample is None else "video")
@@ -224,7 +240,12 @@ class Session:
             frames=tuple(samples),
             num_tokens_cut=cut,
             subtitles=subtitles,
+            compared=self._compared(query) if any(each.scores for each in samples) else None,
         )
+
+    def _compared(self, query: str) -> dict[str, Any]:
+        assert self.selector is not None
+        return {"text": query, "tokens_cut": self.selector.text(query)[1]}
 
     def generate(
         self,
@@ -426,9 +447,15 @@ class Session:
             **self.checkpoint.describe(),
             "attn_implementation": self.attention,
             "conv_template": self.template.name,
-            "frames": self.frames.describe()
-            if self.model_frames is None
-            else {**self.frames.describe(), "rule": "the processor's own sample_frames"},
+            "frames": {
+                **self.frames.describe(),
+                **({} if self.selector is None else {"selector": self.selector.describe()}),
+                **(
+                    {}
+                    if self.model_frames is None
+                    else {"rule": "the processor's own sample_frames"}
+                ),
+            },
             "video_decode_backend": self.backend,
             **self.vision.describe(),
             "seed": self.seed,
@@ -448,6 +475,7 @@ class Session:
         aspect: ImageAspectRatio | None = None,
         num_pictures: int = 1,
         question: Sequence[str] = (),
+        query: str = "",
     ) -> tuple[list[VisualPiece], FrameSample | None]:
         """The pieces of a picture or video, and the frames chosen if it is a video.
 
@@ -456,6 +484,7 @@ class Session:
             aspect: How a picture is encoded, instead of the session's own way.
             num_pictures: How many pictures stand in the prompt.
             question: As of `prompt`.
+            query: As of `prompt`.
 
         Raises:
             MediaError: If it cannot be read, or is none of these.
@@ -472,7 +501,17 @@ class Session:
             if choose is not None:
                 sample = choose(info)
             else:
-                sample = sample_frames(info, self.frames, read=self.read, question=question)
+                read = functools.partial(self.read, backend=self.backend)
+                selector = self.selector
+
+                def rank(info: VideoInfo, indices: Sequence[int]) -> Any:
+                    assert selector is not None
+                    seen = selector.frames(info, indices, read, self.looks)
+                    return seen @ selector.text(query)[0]
+
+                sample = sample_frames(
+                    info, self.frames, read=read, looks=self.looks, question=question, rank=rank
+                )
             if self.control == "single-frame":
                 sample = middle_frame(sample)
             return self._in_order(self.vision.pieces(self._video(info, sample)), sample)

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy.typing as npt
 
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.media.decode import Frames
-from longva_eval.media.files import FileIdentity, identify, printable
+from longva_eval.media.files import printable
 from longva_eval.media.probe import VideoInfo, probe_video
 
 __all__ = [
@@ -30,7 +31,9 @@ __all__ = [
     "FramePolicy",
     "FrameSample",
     "GapPolicy",
+    "Looks",
     "ShortVideoPolicy",
+    "candidates",
     "colour_shares",
     "one_per_second",
     "read_frames",
@@ -49,11 +52,16 @@ FRAME_POLICIES = {
     "keyframes": "frames that the file can be decoded from, n of them spread evenly",
     "scene[:R]": "the middle of each of n scenes, cut where colours change most at R (2) a second",
     "file:PATH": "what a JSON file names for each video, or for each question on it",
+    "query:MODEL[:R]": "the n frames of those at R (1) a second that are most similar to the "
+    "question by a CLIP or SigLIP (TOP of AKS, arXiv:2502.21271)",
+    "query-bins:MODEL[:R]": "in each of n equal parts of these frames the most similar one (BIN)",
 }
 """How `frame_policy` is written, and what it does; n is `max_frames_num`."""
 _MOST_FRAMES = 1_000_000
 _MOST_LOOKED_AT = 4096
-"""Frames whose colours `scene` compares, of one video."""
+"""Candidates of one video that `scene` and `query` look at."""
+_MOST_KEPT = 16
+"""Videos whose looks stay in memory."""
 _LARGEST_FILE_BYTES = 256 << 20
 _ROUNDING_SECONDS = 0.001
 """Matroska writes whole milliseconds: a frame at 1.0004 s counts as on screen at 1 s."""
@@ -64,7 +72,11 @@ _WITH_NUMBERS = {("midpoints", 0), ("budget", 2), ("keyframes", 0), ("scene", 0)
 
 
 def _rule_of(kind: str) -> str:
-    return next(rule for name, rule in FRAME_POLICIES.items() if name.startswith(kind))
+    return next(
+        rule
+        for name, rule in FRAME_POLICIES.items()
+        if re.match(r"[a-z-]+", name)[0] == kind  # type: ignore[index]  # names are such
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +123,11 @@ class FramePolicy:
             object.__setattr__(self, "policy", "uniform")
         elif kind == "file" and rest:
             _selection(rest)
+        elif self.selector is not None and self.selector[0]:
+            if not 0 < self.selector[1] < math.inf:
+                raise SettingsError(
+                    f"frame_policy={self.policy}: candidates a second must be above 0."
+                )
         elif (kind, len(numbers)) not in _WITH_NUMBERS:
             raise SettingsError(
                 f"frame_policy={self.policy!r} is unknown; use one of {', '.join(FRAME_POLICIES)}."
@@ -126,7 +143,8 @@ class FramePolicy:
     def _numbers(self) -> tuple[float, ...]:
         kind, rest = self.kind
         try:
-            numbers = tuple(float(part) for part in rest.split(":") if rest and kind != "file")
+            named = kind == "file" or self.selector is not None
+            numbers = tuple(float(part) for part in rest.split(":") if rest and not named)
         except ValueError:
             numbers = (math.nan,)
         if not all(0 < number < math.inf for number in numbers):
@@ -136,11 +154,24 @@ class FramePolicy:
         return numbers
 
     @property
+    def selector(self) -> tuple[str, float] | None:
+        """The model that compares frames with the question, and its candidates a second."""
+        kind, rest = self.kind
+        if kind not in ("query", "query-bins"):
+            return None
+        name, _, rate = rest.rpartition(":")
+        try:
+            return (name, float(rate)) if name else (rest, 1.0)
+        except ValueError:
+            return rest, 1.0
+
+    @property
     def is_per_question(self) -> bool:
         """Whether questions on one video may see different frames."""
         kind, rest = self.kind
-        return kind == "file" and any("questions" in entry for entry in _selection(rest)[0].values()
-                                      if isinstance(entry, dict))  # fmt: skip
+        chosen = _selection(rest)[0].values() if kind == "file" else ()
+        named = any("questions" in entry for entry in chosen if isinstance(entry, dict))
+        return named or self.selector is not None
 
     def describe(self) -> dict[str, Any]:
         """The rule in words and numbers, for the record."""
@@ -180,6 +211,8 @@ class FrameSample:
     """Places of the video where pictures are missing (`gaps=count`)."""
     order: tuple[int, ...] = ()
     """Under `control=shuffle`, which frame (of pairs, which pair) is shown at each place."""
+    scores: tuple[float, ...] = ()
+    """How similar each frame is to the question, where frames were chosen by that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +251,34 @@ def read_frames(path: str | Path, policy: FramePolicy | None = None) -> FrameBat
 
 Read = Callable[[VideoInfo, Sequence[int]], Iterator[Frames]]
 """Decodes frames of a video."""
+Array = npt.NDArray[Any]
+
+
+class Looks:
+    """What was seen of videos' candidates, so that nothing is looked at twice.
+
+    Args:
+        below: Gives what is kept elsewhere under a key, or makes and keeps it.
+    """
+
+    def __init__(
+        self, below: Callable[[str, Callable[[], Array]], Array] = lambda _, make: make()
+    ) -> None:
+        self._below = below
+        self._kept: dict[str, Array] = {}
+
+    def __call__(self, key: str, make: Callable[[], Array]) -> Array:
+        """What is kept under a key that says all it depends on; made if it is not there."""
+        if key not in self._kept:
+            while len(self._kept) >= _MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = self._below(key, make)
+        return self._kept[key]
+
+
+_looks = Looks()
+Rank = Callable[[VideoInfo, Sequence[int]], Array]
+"""How similar frames of a video are to the question that is asked."""
 
 
 def sample_frames(
@@ -225,7 +286,9 @@ def sample_frames(
     policy: FramePolicy,
     *,
     read: Read | None = None,
+    looks: Looks = _looks,
     question: Sequence[str] = (),
+    rank: Rank | None = None,
 ) -> FrameSample:
     """Choose the frames of a video that the model is to see.
 
@@ -233,7 +296,9 @@ def sample_frames(
         info: The video.
         policy: How many, and where.
         read: Decodes frames, for policies that look at them; in this process if None.
+        looks: Keeps what was seen of them.
         question: Names of what is asked, for policies that choose by question.
+        rank: Compares frames with it (`longva_eval.engine.selector.Selector`).
 
     Raises:
         MediaError: If the video is shorter than asked and `short_video` is `error`, pictures are
@@ -242,7 +307,16 @@ def sample_frames(
     if policy.gaps == "error":
         refuse_gaps(info)
     total = info.num_frames
-    wanted, indices = _chosen(info, policy, read, question)
+    scores: dict[int, float] = {}
+    if policy.selector is not None:
+        found = candidates(info, policy.selector[1])
+        assert rank is not None, "a session compares frames with the question"
+        similarity = rank(info, found.tolist())
+        places = _most_similar(similarity, policy)
+        wanted, indices = len(places), found[places]
+        scores = {int(found[place]): round(float(similarity[place]), 4) for place in places}
+    else:
+        wanted, indices = _chosen(info, policy, read, looks, question)
     if wanted > total and policy.fps is None and policy.short_video == "error":
         raise MediaError(
             f"{info.path} has {total} frames, but max_frames_num={policy.max_frames} were "
@@ -257,11 +331,16 @@ def sample_frames(
         num_frames_asked=wanted,
         num_frames_total=total,
         num_gaps=len(info.gaps),
+        scores=tuple(scores[index] for index in chosen) if scores else (),
     )
 
 
 def _chosen(
-    info: VideoInfo, policy: FramePolicy, read: Read | None, question: Sequence[str]
+    info: VideoInfo,
+    policy: FramePolicy,
+    read: Read | None,
+    looks: Looks,
+    question: Sequence[str],
 ) -> tuple[int, npt.NDArray[np.int64]]:
     """How many frames a policy asks for, and those that it takes, ascending."""
     total, most = info.num_frames, policy.max_frames
@@ -283,7 +362,17 @@ def _chosen(
         assert index is not None
         found = np.flatnonzero(np.isin(index.shown, index.starts))
     elif kind == "scene":
-        found = _middles(*_colour_changes(info, (numbers or (2.0,))[0], read), most)
+        rate = (numbers or (2.0,))[0]
+        looked_at = candidates(info, rate)
+
+        def see() -> Array:
+            from longva_eval.media.decode import read_frames as decode
+
+            blocks = (read or decode)(info, looked_at.tolist())
+            return _changes([colour_shares(frame) for block in blocks for frame in block])
+
+        changes = looks(f"{info.digest}/{rate:g} a second/{len(looked_at)}/colours", see)
+        found = _middles(looked_at, changes, most)
     else:
         found = _named(info, rest, question)
     return min(most, len(found)), _spread(found, most)
@@ -296,28 +385,20 @@ def _spread(indices: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
     return indices[np.linspace(0, len(indices) - 1, most, dtype=np.int64)]
 
 
-_seen_changes: dict[
-    tuple[Path, FileIdentity, float], tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
-] = {}
+def candidates(info: VideoInfo, rate: float) -> npt.NDArray[np.int64]:
+    """Frames that a policy looks at: so many a second, 4,096 of a video at most, ascending."""
+    return np.unique(_by_rate(info, rate, _MOST_LOOKED_AT)).astype(np.int64)
 
 
-def _colour_changes(
-    info: VideoInfo, rate: float, read: Read | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Frames at a rate, and how much the colours of each differ from those of the one before.
-
-    Half the sum of absolute differences of their `colour_shares`, in [0, 1].
-    Kept for the life of the process: another number of frames needs no second look.
-    """
-    key = (info.path, info.identity or identify(info.path, kind="video"), rate)
-    if key not in _seen_changes:
-        from longva_eval.media.decode import read_frames as decode
-
-        looked_at = np.unique(_by_rate(info, rate, _MOST_LOOKED_AT))
-        blocks = (read or decode)(info, looked_at.tolist())
-        shares = [colour_shares(frame) for block in blocks for frame in block]
-        _seen_changes[key] = looked_at.astype(np.int64), _changes(shares)
-    return _seen_changes[key]
+def _most_similar(scores: Array, policy: FramePolicy) -> npt.NDArray[np.int64]:
+    """Places of the frames chosen by their similarity, ascending; of equal ones the first."""
+    most = min(policy.max_frames, len(scores))
+    if policy.kind[0] == "query":
+        places = np.sort(np.argsort(-scores, kind="stable")[:most])
+    else:
+        parts = np.array_split(np.arange(len(scores)), most)
+        places = np.array([part[np.argmax(scores[part])] for part in parts])
+    return places.astype(np.int64)
 
 
 def colour_shares(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
@@ -329,36 +410,39 @@ def colour_shares(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 
 
 def _changes(shares: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """How much the colours of each differ from those of the one before, in [0, 1]."""
     changes: npt.NDArray[np.float64] = np.abs(np.diff(np.array(shares), axis=0)).sum(axis=1) / 2
     return changes
 
 
-def sample_places(
-    count: int, policy: FramePolicy, shares: Sequence[npt.NDArray[np.float64]]
-) -> list[int]:
+def sample_places(count: int, policy: FramePolicy, seen: Sequence[Any]) -> list[int]:
     """Choose frames of a composed clip, one a second.
 
     Args:
         count: Its frames.
-        policy: `uniform`, `midpoints` or `scene`; all frames if there are no more than it asks for.
-        shares: `colour_shares` of each, for `scene`.
+        policy: `uniform`, `midpoints`, `scene`, `query` or `query-bins`; all frames if there are
+            no more than it asks for.
+        seen: Of each, for `scene` its `colour_shares`, for `query` its similarity to the question.
 
     Raises:
         SettingsError: If the policy needs a file.
     """
     kind, most = policy.kind[0], policy.max_frames
-    if policy.fps is not None or kind not in ("uniform", "midpoints", "scene"):
+    known = ("uniform", "midpoints", "scene", "query", "query-bins")
+    if policy.fps is not None or kind not in known:
         raise SettingsError(
             f"frame_policy={policy.policy} needs a video's file; needle tests have frames "
-            "alone: use uniform, midpoints or scene."
+            f"alone: use {', '.join(known)}."
         )
     if count <= most:
         return list(range(count))
+    if policy.selector is not None:
+        return [int(place) for place in _most_similar(np.array(seen), policy)]
     if kind == "uniform":
         return [int(place) for place in np.linspace(0, count - 1, most, dtype=int)]
     if kind == "midpoints":
         return [int(i * (count / (most + 1))) for i in range(1, most + 1)]
-    return [int(place) for place in _middles(np.arange(count), _changes(shares), most)]
+    return [int(place) for place in _middles(np.arange(count), _changes(seen), most)]
 
 
 def _middles(

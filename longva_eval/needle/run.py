@@ -185,8 +185,10 @@ class _Frames:
     ) -> None:
         self._items = items
         self._select = select
-        self._shares: Sequence[Any] = ()
-        self._shares_of: dict[int, Any] = {}
+        self._seen: list[Any] = []
+        """Of each item, what the policy sees of each haystack frame."""
+        self._seen_of: list[dict[int, Any]] = []
+        """And of each picture."""
         self._size = 1 if captions else session.vision.frames_per_unit
         self._trunk: Sequence[Piece]
         if captions is None:
@@ -223,23 +225,42 @@ class _Frames:
     def _look(
         self, session: Session, haystack: Haystack, longest: int, different: Sequence[Any]
     ) -> None:
-        """See the colours of all frames, for a policy that goes by them."""
+        """See all frames, for a policy that goes by their colours, or by what is asked."""
         if self._size > 1:
             raise SettingsError(
                 f"This model sees {self._size} frames at once: frames of a needle test cannot be "
                 "selected for it."
             )
         assert self._select is not None
-        if self._select.kind[0] != "scene":
-            return
-        found = []
-        for path, run in itertools.groupby(haystack.frames[:longest], lambda frame: frame[0]):
-            blocks = session.read(session.probe(path), [index for _, index in run])
-            found += [colour_shares(frame) for block in blocks for frame in block]
-        self._shares = found
-        self._shares_of = {
-            id(each): colour_shares(np.asarray(each.image.convert("RGB"))) for each in different
-        }
+        shown = [np.array(each.image.convert("RGB")) for each in different]
+        runs = [
+            (session.probe(path), [index for _, index in run])
+            for path, run in itertools.groupby(haystack.frames[:longest], lambda frame: frame[0])
+        ]
+        selector = session.selector
+        if selector is not None:
+            seen = [selector.frames(*run, session.read, session.looks) for run in runs]
+            frames, pictures = np.concatenate(seen), selector.pictures([each] for each in shown)
+            asked, cut = zip(*(selector.text(item.question.strip()) for item in self._items),
+                             strict=True)  # fmt: skip
+            if any(cut):
+                logger.warning(
+                    "{} reads at most the first {} tokens of a question; the longest has {} more.",
+                    self._select.policy, selector.describe()["text_tokens"], max(cut),
+                )  # fmt: skip
+            # Of each item the similarity of all that is shown, to what it asks.
+            self._seen = [(frames @ question).tolist() for question in asked]
+            self._seen_of = [
+                {id(each): own for each, own in zip(different, pictures @ question, strict=True)}
+                for question in asked
+            ]
+        elif self._select.kind[0] == "scene":
+            blocks = itertools.chain.from_iterable(session.read(*run) for run in runs)
+            colours = [colour_shares(frame) for block in blocks for frame in block]
+            own = {id(each): colour_shares(picture)
+                   for each, picture in zip(different, shown, strict=True)}  # fmt: skip
+            self._seen = [colours] * len(self._items)
+            self._seen_of = [own] * len(self._items)
 
     def of(self, cell: Cell) -> tuple[list[Piece], float | None]:
         """The frames of a cell; which share of its needles is among them, where some are chosen."""
@@ -249,16 +270,16 @@ class _Frames:
         pieces = arrange(cell, item, self._trunk, needles, distractors)
         if self._select is None or cell.control in ("needle only", "blind"):
             return pieces, None
-        shares: list[Any] = []
-        if self._shares:
-            shares = arrange(cell, item, self._shares,
-                             [self._shares_of[id(each)] for each in item.needles],
-                             [self._shares_of[id(each)] for each in item.distractors])  # fmt: skip
+        seen: list[Any] = []
+        if self._seen:
+            trunk, own = self._seen[cell.item], self._seen_of[cell.item]
+            seen = arrange(cell, item, trunk, [own[id(each)] for each in item.needles],
+                           [own[id(each)] for each in item.distractors])  # fmt: skip
         whose = arrange(cell, item, [-1] * len(self._trunk), list(range(len(needles))),
                         [-1] * len(distractors))  # fmt: skip
-        places = sample_places(len(pieces), self._select, shares)
-        seen = {whose[place] for place in places} - {-1}
-        return [pieces[place] for place in places], len(seen) / max(1, len(needles))
+        places = sample_places(len(pieces), self._select, seen)
+        shown = {whose[place] for place in places} - {-1}
+        return [pieces[place] for place in places], len(shown) / max(1, len(needles))
 
     def _in_units(self, cell: Cell) -> Cell:
         """The cell, whose frames are whole units, counted in units."""

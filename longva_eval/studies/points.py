@@ -228,6 +228,7 @@ def set_point(session: Any, point: Point, frames: FramePolicy) -> None:
     session.change_positions(method.positions)
     session.change_press(method.kv_press)
     session.control = method.control
+    _ = session.selector  # one that cannot be loaded is said before anything is read
 
 
 def check_same_model(session: Any, complete: Sequence[PointRun]) -> None:
