@@ -51,6 +51,7 @@ __all__ = [
 ImageAspectRatio = Literal["anyres", "pad", "crop"]
 Orientation = Literal["upright", "stored"]
 _TIFF_SUBFILE, _TIFF_SMALLER = 254, 1
+_TIFF_BITS, _TIFF_ZERO_IS, _WHITE = 258, 262, 0
 _FRAMES_PER_THREAD = 4
 _MOST_THREADS = 8
 """Of one process. One prepares 90 to 150 frames a second, eight 400; a tower takes 990 (H200)."""
@@ -113,24 +114,31 @@ def open_image(
 
 def _to_rgb(image: Image.Image, orientation: Orientation) -> Image.Image:
     _refuse_several(image)
-    kind = image.format
+    if image.format == "FITS":
+        raise ValueError("of FITS Pillow does not read what the values mean; save it as a PNG.")
+    tags, kind = getattr(image, "tag_v2", {}), image.format
+    bits = tags.get(_TIFF_BITS, (16,))[0]
     if orientation == "upright":
         image = ImageOps.exif_transpose(image)
-    # Pillow clips deeper grey at 255 instead of scaling it. It reads 16 bits as I;16, or as I from
-    # a PGM (older ones from a PNG too); of 16-bit colour it keeps the high byte itself.
-    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        values = np.asarray(image)
-        low, high = values.min(), values.max()
-        if image.mode == "F" and low >= 0 and high <= 1:
-            return Image.fromarray(np.rint(values * 255).astype(np.uint8)).convert("RGB")
-        if not (low >= 0 and high <= 255 and np.all(values == np.rint(values))):
-            raise ValueError(
-                f"its values from {low:g} to {high:g} are neither fractions from 0 to 1 nor whole "
-                "numbers from 0 to 255; scale them to one of these."
-            )
-    return image.convert("RGB")
+    is_deep = image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM"))
+    if not is_deep and image.mode not in ("I", "F"):
+        return image.convert("RGB")
+    # Pillow clips deeper grey at 255 instead of scaling it, and inverts none where 0 is white. It
+    # reads 16 bits (12 of TIFF) as I;16, or as I from a PGM (older ones from a PNG too); of 16-bit
+    # colour it keeps the high byte itself.
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if is_deep:
+        values = values >> (bits - 8)
+    elif image.mode == "F" and low >= 0 and high <= 1:
+        values = np.rint(values * 255)
+    elif not (low >= 0 and high <= 255 and np.all(values == np.rint(values))):
+        raise ValueError(
+            f"its values from {low:g} to {high:g} are neither fractions from 0 to 1 nor whole "
+            "numbers from 0 to 255; scale them to one of these."
+        )
+    grey = values.astype(np.uint8)
+    return Image.fromarray(255 - grey if tags.get(_TIFF_ZERO_IS) == _WHITE else grey).convert("RGB")
 
 
 def _refuse_several(image: Image.Image) -> None:
@@ -140,7 +148,7 @@ def _refuse_several(image: Image.Image) -> None:
     a page says that it is a smaller copy.
     """
     count = getattr(image, "n_frames", 1)
-    if count < 2 or image.format not in ("GIF", "WEBP", "PNG", "AVIF", "TIFF", "FLI", "DCX"):
+    if count < 2 or image.format in ("MPO", "PSD"):  # of these, Pillow shows the picture first
         return
     if image.format in ("WEBP", "AVIF"):  # FFmpeg reads one picture of these, or none
         raise ValueError(
@@ -148,15 +156,17 @@ def _refuse_several(image: Image.Image) -> None:
             "python -c \"from PIL import Image; Image.open('IN').save('OUT.gif', save_all=True)\"; "
             "ffmpeg -i OUT.gif OUT.mp4"
         )
-    if image.format != "TIFF":
+    if image.format in ("GIF", "PNG", "FLI"):
         raise ValueError(
             f"it is animated ({count} pictures). Pass it as a video: ffmpeg -i IN OUT.mp4"
         )
-    pages = 0
-    for page in range(count):
-        image.seek(page)
-        pages += not image.tag_v2.get(_TIFF_SUBFILE, 0) & _TIFF_SMALLER  # type: ignore[attr-defined]
-    image.seek(0)
+    pages = count
+    if image.format == "TIFF":
+        pages = 0
+        for page in range(count):
+            image.seek(page)
+            pages += not image.tag_v2.get(_TIFF_SUBFILE, 0) & _TIFF_SMALLER  # type: ignore[attr-defined]
+        image.seek(0)
     if pages > 1:
         raise ValueError(
             f'it has {pages} pages. Save the one that is meant: python -c "from PIL import Image; '

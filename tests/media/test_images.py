@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -673,6 +674,50 @@ def test_fractions_are_scaled_and_other_floats_refused(tmp_path: Path) -> None:
         Image.fromarray(np.array([values], np.float32)).save(path)
         with pytest.raises(MediaError, match=r"float\.tif cannot be read: its values"):
             read_picture(path)
+
+
+LEVELS = np.tile(np.arange(256), (4, 1))
+
+
+def tiff(bits: int, data: bytes, *, zero_is: int = 1, number: int = 1) -> bytes:
+    """An uncompressed grey TIFF of 256 x 4."""
+    tags = {256: 256, 257: 4, 258: bits, 259: 1, 262: zero_is, 273: 134, 277: 1, 278: 4,
+            279: len(data), 339: number}  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<4sIH", b"II*\0", 8, len(tags)) + entries.ljust(124, b"\0") + data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff(16, (LEVELS << 8).astype("<u2").tobytes()),
+        tiff(16, (0xFFFF - (LEVELS << 8)).astype("<u2").tobytes(), zero_is=0),
+        tiff(12, b"".join((a << 16 | b << 4).to_bytes(3, "big")
+                          for a, b in LEVELS.reshape(-1, 2).tolist())),
+        tiff(32, (LEVELS / 255).astype("<f4").tobytes(), number=3),
+        tiff(32, (1 - LEVELS / 255).astype("<f4").tobytes(), zero_is=0, number=3),
+        tiff(8, (255 - LEVELS).astype("u1").tobytes(), zero_is=0),
+    ],
+    ids=["16 bits", "16 bits, 0 is white", "12 bits", "float", "float, 0 is white", "0 is white"],
+)  # fmt: skip
+def test_grey_of_any_depth_keeps_its_shades(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "grey.tif").write_bytes(data)
+    shown = np.asarray(read_picture(tmp_path / "grey.tif")).astype(int)
+    assert np.abs(shown - LEVELS[..., None]).max() <= 1
+
+
+def test_what_pillow_reads_in_part_is_refused(tmp_path: Path) -> None:
+    grey = Image.fromarray(LEVELS.astype(np.uint8))
+    grey.save(tmp_path / "two.im")
+    one = (tmp_path / "two.im").read_bytes()
+    two = one.replace(b"images): 1", b"images): 2") + bytes(LEVELS.size)
+    (tmp_path / "two.im").write_bytes(two)
+    cards = ["SIMPLE  = T", "BITPIX  = 16", "NAXIS   = 2", "NAXIS1  = 4", "NAXIS2  = 1", "END"]
+    header = "".join(f"{card:80}" for card in cards).ljust(2880)
+    (tmp_path / "sky.fits").write_bytes(header.encode().ljust(5760, b"\0"))
+    for name, reason in {"two.im": "it has 2 pages", "sky.fits": "of FITS Pillow"}.items():
+        with pytest.raises(MediaError, match=f"{name} cannot be read: {reason}"):
+            read_picture(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".avif", ".tif"])
