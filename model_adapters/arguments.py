@@ -69,6 +69,9 @@ class Arguments:
     """Prefill goes in chunks of this many tokens."""
     reuse: bool = True
     """Whether prompts share what they have in common (same numbers, less work)."""
+    branches: str = "auto"
+    """Prompts of one beginning that are decoded side by side at most: `auto` is 8 in float32, where
+    answers are those of one at a time, else 1; or a number."""
     vision_batch_size: int = 16
     """Frames that go through the vision tower at once."""
     feature_cache: str | None = None
@@ -93,7 +96,7 @@ class Arguments:
     fresh: bool = False
     """Start over instead of taking answers over from the journal."""
     batch_size: str = "1"
-    """Accepted as the host passes it; prompts are answered one at a time."""
+    """Accepted as the host passes it; `branches` says how many are answered at once."""
     max_batch_size: str | None = None
     """As `batch_size`."""
     rope: RopeSettings = field(default_factory=RopeSettings)
@@ -130,6 +133,7 @@ class Arguments:
             "long_prompt": self.long_prompt,
             "chunk_tokens": self.chunk_tokens,
             "reuse": self.reuse,
+            "branches": self.branches,
             "vision_batch_size": self.vision_batch_size,
             "feature_cache": self.feature_cache,
             "positions": self.positions,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -23,8 +23,8 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from longva_eval.engine.prefix import Visit
-from longva_eval.errors import SettingsError
+from longva_eval.engine.prefix import Visit, VisitGroup
+from longva_eval.errors import NumericalError, SettingsError
 from longva_eval.prompts.pieces import Prompt
 
 __all__ = [
@@ -32,7 +32,10 @@ __all__ = [
     "GenerationSettings",
     "Thought",
     "TokenScores",
+    "alone",
     "decode",
+    "decode_branches",
+    "decoding",
     "is_degenerate",
     "letter_token_ids",
     "parse_gen_kwargs",
@@ -42,6 +45,9 @@ __all__ = [
 FinishReason = Literal["end_token", "stop_string", "length"]
 
 _Number = TypeVar("_Number", int, float)
+_Answer = TypeVar("_Answer")
+Decoding = Generator[int, torch.Tensor, _Answer]
+"""Gives a token at a time, is sent the logits after it, and returns the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +205,57 @@ def parse_gen_kwargs(
     return settings, tuple(sorted(set(gen_kwargs) - known))
 
 
-def decode(
+def decode(visit: Visit, tokenizer: Any, settings: GenerationSettings, **how: Any) -> Generation:
+    """The answer to the prompt that the engine has just read; arguments are those of `decoding`.
+
+    Raises:
+        NumericalError: If logits become NaN or infinite.
+    """
+    return alone(visit, decoding(visit, tokenizer, settings, **how))
+
+
+def alone(visit: Visit, answer: Decoding[_Answer]) -> _Answer:
+    """An answer that is decoded by itself."""
+    try:
+        token = next(answer)
+        while True:
+            token = answer.send(visit.step(token))
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]  # of the generator
+
+
+def decode_branches(
+    group: VisitGroup, decodings: Mapping[int, Decoding[_Answer]]
+) -> Iterator[tuple[int, _Answer | NumericalError]]:
+    """The answers of the prompts of a group, side by side.
+
+    Args:
+        group: Whose visits are all there.
+        decodings: By query; those that nobody asks for, or that failed, are left out.
+
+    Yields:
+        Each query with its answer, as soon as it is there.
+    """
+    tokens = dict.fromkeys(group.members, 0)
+    logits: dict[int, Any] = dict.fromkeys(group.members)  # None begins
+    running = list(decodings)
+    while running:
+        for index in tuple(running):
+            answer: _Answer | NumericalError
+            try:
+                if not isinstance(logits[index], NumericalError):
+                    tokens[index] = decodings[index].send(logits[index])
+                    continue
+                answer = logits[index]
+            except StopIteration as done:
+                answer = done.value
+            running.remove(index)
+            yield index, answer
+        if running:
+            logits = dict(group.step(list(tokens.values())))
+
+
+def decoding(
     visit: Visit,
     tokenizer: Any,
     settings: GenerationSettings,
@@ -209,8 +265,8 @@ def decode(
     history: Sequence[int] = (),
     thought: Thought | None = None,
     letters: Sequence[Sequence[int]] = (),
-) -> Generation:
-    """Decode the answer to the prompt that the engine has just read.
+) -> Decoding[Generation]:
+    """How the answer to a prompt is decoded, a token at a time.
 
     Args:
         visit: Of a query whose last position was read.
@@ -224,9 +280,6 @@ def decode(
             `max_new_tokens` hold for what comes after.
         letters: Tokens of each option's letter, for `Generation.option_log_probs`. The first token
             of an answer is the first that is not blank, behind the thought.
-
-    Raises:
-        NumericalError: If logits become NaN or infinite.
     """
     processors = LogitsProcessorList()
     if settings.repetition_penalty != 1.0:
@@ -272,7 +325,7 @@ def decode(
         most = thought.max_tokens if thought is not None and thinks else settings.max_new_tokens
         if len(token_ids) - answer_from >= most:
             break
-        logits = visit.step(token)
+        logits = yield token
     if thinks:
         answer_from = len(token_ids)
     text = tokenizer.decode(token_ids[answer_from:], skip_special_tokens=True)

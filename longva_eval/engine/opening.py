@@ -70,6 +70,8 @@ class SessionSettings(LoadSettings):
     """Prefill goes in chunks of this many tokens."""
     reuse: bool = True
     """Whether prompts share what they have in common (same numbers, less work)."""
+    branches: str | int = "auto"
+    """Prompts that are decoded side by side at most; `auto` is 8 in float32, else 1."""
     vision_batch_size: int = 16
     """Frames that go through the vision tower at once."""
     feature_cache: str | Path | None = None
@@ -172,6 +174,7 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
         long_prompt=asked.long_prompt,
         attention=asked.attn_implementation,
         seed=asked.seed,
+        branches=asked.branches,
         control=check_control(asked.control),
         probe=DecodeWorker().probe_video if asked.decode_process else probe_video,
         read=DecodeWorker().read_frames if asked.decode_process else read_frames,

@@ -25,6 +25,7 @@ from loguru import logger
 from torch.nn import functional
 from transformers import Cache
 
+from longva_eval.engine.branches import Branches
 from longva_eval.engine.kv_buffer import BufferLayer
 from longva_eval.engine.press import Press, kept_places
 from longva_eval.errors import (
@@ -38,12 +39,20 @@ from longva_eval.model.attention import WatchedAttention
 from longva_eval.model.modeling import execution_device
 from longva_eval.model.positions import PositionPolicy
 from longva_eval.prompts.pieces import Piece, Prompt, TextPiece, VisualPiece
-from longva_eval.prompts.visits import Query, VisitPlan, pieces_from, plan_visits, read_beside
+from longva_eval.prompts.visits import (
+    Query,
+    VisitPlan,
+    pieces_from,
+    plan_branches,
+    plan_visits,
+    read_beside,
+)
 
 __all__ = [
     "EngineCounts",
     "PrefixEngine",
     "Visit",
+    "VisitGroup",
     "VisualTokens",
     "is_out_of_memory",
 ]
@@ -115,6 +124,26 @@ class EngineCounts:
 
 
 @dataclass
+class VisitGroup:
+    """Visits that are decoded side by side, once the last of them is there."""
+
+    members: tuple[int, ...]
+    """Their queries; those that are not visited keep their place."""
+    shared: int
+    """Tokens they have in common."""
+    num_to_come: int
+    """Visits of it that are not there yet."""
+    _engine: PrefixEngine = field(repr=False)
+    _branches: Branches | None = None
+
+    def step(self, token_ids: Sequence[int]) -> dict[int, torch.Tensor | NumericalError]:
+        """Append a token to each. Returns the (vocabulary,) float32 logits after it, by query."""
+        assert self._branches is not None
+        assert not self.num_to_come
+        return self._engine._decode_group(self.members, self._branches, token_ids)
+
+
+@dataclass
 class Visit:
     """The cache stands at the end of one prompt: its logits, and further tokens to decode."""
 
@@ -130,6 +159,8 @@ class Visit:
     kv_tokens: int | None = None
     """Tokens whose keys and values each layer held at the end of the prompt, under a press."""
     kv_bytes: int | None = None
+    group: VisitGroup | None = None
+    """With which others it is decoded side by side."""
 
     def step(self, token_id: int) -> torch.Tensor:
         """Append one token. Returns the (vocabulary,) float32 logits after it."""
@@ -172,6 +203,8 @@ class PrefixEngine:
         """Where tokens stand; set by `longva_eval.engine.session.Session.change_positions`."""
         self.seed = 0
         """For presses that draw."""
+        self.branches = 1
+        """Prompts that are decoded side by side at most."""
         self._pressed: Cache | None = None
         """What is left of the cache, which stays for the next prompt."""
         self.counts = EngineCounts()
@@ -190,6 +223,7 @@ class PrefixEngine:
         room: int = 0,
         only: Collection[int] | None = None,
         keep_going: bool = False,
+        decoded: Collection[int] = (),
     ) -> Iterator[Visit]:
         """Prefill each prompt, in the order that shares most.
 
@@ -200,10 +234,12 @@ class PrefixEngine:
                 where, and so every last bit of a result, does not depend on what is left out (a
                 run that is resumed leaves out what was answered before).
             keep_going: Yield NaN and infinite logits as a visit's `error` instead of raising.
+            decoded: Queries that may be decoded side by side.
 
         Yields:
             A visit per query, in visiting order; `error` is set where a picture or video cannot
-            be read. It is valid until the next one is asked for.
+            be read. It is valid until the next one is asked for; one with a `group`, until the one
+            behind the last of its group is.
 
         Raises:
             NumericalError: If logits are NaN or infinite, unless `keep_going`.
@@ -211,8 +247,14 @@ class PrefixEngine:
         """
         queries = [self._with_press(query) for query in queries]
         plan = plan_visits(queries, chunk_tokens=self.chunk_tokens)
+        planned = plan_branches(queries, plan, decoded, most=self.branches)
         if only is not None:
             plan = plan.only(only)
+        groups: dict[int, VisitGroup] = {}
+        for each in planned:
+            visited = len(set(each.members) & set(plan.order))
+            group = VisitGroup(each.members, each.shared, visited, self)
+            groups |= dict.fromkeys(each.members, group)
         longest = max((queries[index].prompt.num_tokens for index in plan.order), default=0)
         self._reserve(longest + room)
         self._crop(0)
@@ -222,7 +264,10 @@ class PrefixEngine:
         ]
         self._visuals.expect([*asked, *read_beside(queries, plan.order)])
         try:
-            yield from self._visit_all(queries, plan, keep_going)
+            for visit in self._visit_all(queries, plan, keep_going):
+                if visit.index in groups:
+                    self._join_group(visit, groups[visit.index], queries)
+                yield visit
         finally:
             self._visuals.stop()
 
@@ -244,11 +289,31 @@ class PrefixEngine:
                     raise
                 yield Visit(index, torch.empty(0), self, error)
             else:
-                held: list[int] = []
+                visit = Visit(index, logits, self)
                 if self._pressed is not None:
                     layers = self._pressed.layers
-                    held = [layers[0].length, sum(layer.bytes_held for layer in layers)]
-                yield Visit(index, logits, self, None, *held)
+                    visit.kv_tokens = layers[0].length
+                    visit.kv_bytes = sum(layer.bytes_held for layer in layers)
+                yield visit
+
+    def _join_group(self, visit: Visit, group: VisitGroup, queries: Sequence[Query]) -> None:
+        """Keep what a prompt has of its own: its group is decoded later."""
+        visit.group = group
+        group.num_to_come -= 1
+        if visit.error is not None:
+            return
+        with _memory_for("the keys and values of branches (branches=1 needs none)"):
+            if group._branches is None:
+                devices = {layer.keys.device for layer in self._layers}
+                group._branches = Branches(
+                    self._layers,
+                    shared=group.shared,
+                    own=[queries[each].prompt.num_tokens - group.shared for each in group.members],
+                    run=self._run_branches,
+                    next_positions=self.positions.next,
+                    captures=len(devices) == 1 and devices.pop().type == "cuda",
+                )
+            group._branches.keep(group.members.index(visit.index), self._positions)
 
     def _is_pressed_for(self, query: Query, kept: int) -> bool:
         """Whether what a press kept for the prompt before serves this one, which asks otherwise."""
@@ -388,12 +453,34 @@ class PrefixEngine:
         with torch.inference_mode(), _memory_for("decoding an answer"):
             self._reserve(self.length + 1)
             if self._positions is not None:
-                after = self.positions.next(self._positions).to(self._positions)
+                count = torch.tensor([self._positions.shape[1]])
+                after = self.positions.next(self._positions[:, -1:], count).to(self._positions)
                 self._positions = torch.cat([self._positions, after], dim=1)
             embedding = self._model.model.embed_tokens(self._ids([token_id]))
             hidden = self._forward(embedding, torch.zeros(1, dtype=torch.bool))
             self.counts.tokens_computed += 1
             return _require_finite(self._model.lm_head(hidden).float(), self._model)[0]
+
+    def _decode_group(
+        self, members: Sequence[int], branches: Branches, token_ids: Sequence[int]
+    ) -> dict[int, torch.Tensor | NumericalError]:
+        with torch.inference_mode(), _memory_for("decoding answers (branches=1 needs less)"):
+            self.counts.tokens_computed += len(members)
+            logits = branches.step(token_ids)
+            finite = torch.isfinite(logits).all(1).tolist()
+        return {
+            index: logits[row] if finite[row] else _not_finite(self._model)
+            for row, index in enumerate(members)
+        }
+
+    def _run_branches(
+        self, ids: torch.Tensor, positions: torch.Tensor, cache: Cache
+    ) -> torch.Tensor:
+        table = self._model.model.embed_tokens
+        rows = table(ids.to(execution_device(table)))
+        no_visual = torch.zeros(len(rows), dtype=torch.bool)  # not on a GPU: it is looked at
+        hidden = self._model.run_layers(rows, positions.to(rows.device), cache, no_visual)
+        return self._model.lm_head(hidden).float()
 
     def _place(self, prompt: Prompt) -> None:
         """The positions of a prompt whose beginning may be in the cache."""
@@ -483,13 +570,17 @@ class PrefixEngine:
 def _require_finite(logits: torch.Tensor, model: LanguageModel) -> torch.Tensor:
     if bool(torch.isfinite(logits).all()):
         return logits
+    raise _not_finite(model)
+
+
+def _not_finite(model: LanguageModel) -> NumericalError:
     dtype = str(model.dtype).removeprefix("torch.")
     advice = (
         "float16 overflows on models trained in bfloat16; run with dtype=bfloat16 or dtype=float32"
         if dtype == "float16"
         else "check the weights (a broken download?) and the RoPE settings, or run in dtype=float32"
     )
-    raise NumericalError(
+    return NumericalError(
         f"The model produced NaN or infinite logits in {dtype}: {advice}. No answer is made of "
         "them: under greedy decoding they would read '!!!!' and be scored as wrong answers."
     )

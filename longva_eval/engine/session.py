@@ -11,13 +11,16 @@ lmms-eval adapter and the needle test are thin layers over it, and so is a noteb
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
+import torch
 from PIL import Image
 
+from longva_eval.engine.branches import resolve_branches
 from longva_eval.engine.control import Control, middle_frame, shuffled
 from longva_eval.engine.conversation import (
     ComposedClip,
@@ -29,11 +32,14 @@ from longva_eval.engine.conversation import (
 )
 from longva_eval.engine.encoder import VisualEncoder
 from longva_eval.engine.generation import (
+    Decoding,
     Generation,
     GenerationSettings,
     Thought,
     TokenScores,
-    decode,
+    alone,
+    decode_branches,
+    decoding,
     letter_token_ids,
     merge_scores,
     parse_gen_kwargs,
@@ -74,8 +80,6 @@ PICTURE_SUFFIXES = {
 }  # fmt: skip
 _MOST_ROOM = 4096
 """Tokens that room is made for before an answer begins; longer ones make more as they come."""
-
-_Answer = TypeVar("_Answer")
 
 
 class Template(Protocol):
@@ -129,6 +133,8 @@ class Session:
     seed: int = 0
     control: Control = "none"
     """What is taken away of what is seen; `circular` changes nothing here."""
+    branches: str | int = "auto"
+    """Prompts that are decoded side by side at most (`longva_eval.engine.branches`)."""
     thought: Thought | None = None
     """How the model thinks before it answers, where it does."""
     model_frames: Callable[[VideoInfo], FrameSample] | None = None
@@ -281,13 +287,14 @@ class Session:
         queries = [Query(conversation.prompt) for conversation in conversations]
         room = max((setting.max_new_tokens for setting in chosen), default=0)
 
-        def read(visit: Visit) -> Generation:
+        def read(visit: Visit) -> Decoding[Generation]:
             place = visit.index
             asked = letters[place] if letters else ""
-            return self._decode(visit, queries[place].prompt, chosen[place], asked)
+            return self._decoding(visit, queries[place].prompt, chosen[place], asked)
 
         answers = {}
-        for index, answer in self._visit(queries, read, room, only, keep_going):
+        decoded = range(len(queries))
+        for index, answer in self._visit(queries, read, room, only, keep_going, decoded):
             answers[index] = answer
             on_answer(index, answer)
         return [answers[index] for index in sorted(answers)]
@@ -372,27 +379,28 @@ class Session:
         visited = wanted + [count + place for place in wanted if max_new_tokens[place] > 0]
         end_token_ids = self._settings_for(None, 1)[0].end_token_ids
 
-        def read(visit: Visit) -> TokenScores | str:
+        def read(visit: Visit) -> TokenScores | Decoding[Generation]:
             if visit.index < count:
                 return _scored(visit, visit.logits, answers[visit.index])
             place = visit.index - count
             settings = GenerationSettings(
                 max_new_tokens=max_new_tokens[place], end_token_ids=end_token_ids
             )
-            return self._decode(visit, prompts[place], settings).text
+            return self._decoding(visit, prompts[place], settings)
 
         scores: dict[int, TokenScores] = {}
         texts = {place: "" for place in range(count) if max_new_tokens[place] == 0}
         results: dict[int, ForcedAnswer | Failure] = {}
         room = max(max_new_tokens, default=0)
-        for index, found in self._visit(queries, read, room, visited, keep_going):
+        decoded = range(count, len(queries))
+        for index, found in self._visit(queries, read, room, visited, keep_going, decoded):
             place = index % count
             if place in results:
                 continue  # it failed before
             if isinstance(found, TokenScores):
                 scores[place] = found
-            elif isinstance(found, str):
-                texts[place] = found
+            elif isinstance(found, Generation):
+                texts[place] = found.text
             elif keep_going:
                 results[place] = found
             else:
@@ -423,6 +431,7 @@ class Session:
         policy = PositionPolicy(positions)
         self.checkpoint = change_positions(self.checkpoint, policy)
         self.engine.positions = policy
+        self._resolve_branches()
 
     def change_press(self, press: str) -> None:
         """Keep only a part of what is read of a video from now on.
@@ -440,6 +449,28 @@ class Session:
                 f"{self.attention}."
             )
         self.engine.press, self.engine.seed = found, self.seed
+        self._resolve_branches()
+
+    def change_branches(self, branches: str | int) -> None:
+        """Decode so many prompts side by side from now on, where that is possible.
+
+        Raises:
+            SettingsError: If it is neither `auto` nor a number.
+        """
+        self.branches = branches
+        self._resolve_branches()
+
+    def _resolve_branches(self) -> str:
+        """Set how many prompts are decoded side by side; why it is one."""
+        press = self.engine.press
+        self.engine.branches, reason = resolve_branches(
+            self.branches,
+            is_float32=self.checkpoint.model.dtype == torch.float32,
+            attention=self.attention,
+            press="none" if press is None else press.text,
+            places_pairs=self.engine.positions.places_pairs,
+        )
+        return reason
 
     def describe(self) -> dict[str, Any]:
         """How every number of this session was made."""
@@ -463,6 +494,8 @@ class Session:
             **({} if self.engine.press is None else {"kv_press": self.engine.press.text}),
             "reuse": self.engine.reuse,
             "chunk_tokens": self.engine.chunk_tokens,
+            "branches": self.engine.branches,
+            **({"one_at_a_time": reason} if (reason := self._resolve_branches()) else {}),
             "max_context_tokens": self.context_length,
             "long_prompt": self.long_prompt,
             "versions": package_versions(),
@@ -588,28 +621,43 @@ class Session:
     def _visit(
         self,
         queries: Sequence[Query],
-        read: Callable[[Visit], _Answer],
+        read: Callable[[Visit], Any],
         room: int,
         only: Collection[int] | None,
         keep_going: bool,
-    ) -> Iterator[tuple[int, _Answer | Failure]]:
-        """What is read at the end of each prompt, or why nothing can be, in visiting order."""
-        for visit in self.engine.visit(
-            queries, room=min(room, _MOST_ROOM), only=only, keep_going=keep_going
-        ):
-            found: _Answer | Failure
-            try:
-                found = read(visit) if visit.error is None else visit.error
-            except NumericalError as error:
-                if not keep_going:
-                    raise
-                found = error
-            yield visit.index, found
+        decoded: Collection[int] = (),
+    ) -> Iterator[tuple[int, Any]]:
+        """What is read at the end of each prompt, or the error, in visiting order.
 
-    def _decode(
+        `read` returns it, or a `Decoding` of it. Prompts that are `decoded` may be in groups.
+        """
+        waiting: dict[int, Decoding[Any]] = {}
+        for visit in self.engine.visit(
+            queries, room=min(room, _MOST_ROOM), only=only, keep_going=keep_going, decoded=decoded
+        ):
+            found = read(visit) if visit.error is None else visit.error
+            answers: Iterable[tuple[int, Any]] = ()
+            if not isinstance(found, Generator):
+                answers = [(visit.index, found)]
+            elif visit.group is None:
+                try:
+                    answers = [(visit.index, alone(visit, found))]
+                except NumericalError as error:
+                    answers = [(visit.index, error)]
+            else:
+                waiting[visit.index] = found
+            if visit.group is not None and not visit.group.num_to_come:
+                answers = itertools.chain(answers, decode_branches(visit.group, waiting))
+                waiting = {}
+            for index, answer in answers:
+                if isinstance(answer, NumericalError) and not keep_going:
+                    raise answer
+                yield index, answer
+
+    def _decoding(
         self, visit: Visit, prompt: Prompt, settings: GenerationSettings, letters: str = ""
-    ) -> Generation:
-        return decode(
+    ) -> Decoding[Generation]:
+        return decoding(
             visit,
             self.checkpoint.tokenizer,
             settings,

@@ -13,8 +13,8 @@ never any padding to mask.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from packaging.version import Version
@@ -26,12 +26,15 @@ from longva_eval.model.positions import PositionPolicy
 __all__ = [
     "SPLIT_SDPA",
     "WatchedAttention",
+    "attending",
+    "branch_attention",
     "placed_attention",
     "register_split_sdpa",
     "split_sdpa",
 ]
 
 SPLIT_SDPA = "split_sdpa"
+_RUNS = 32
 _MOST_SCORES = 1 << 25
 """Scores that `placed_attention` holds at once: 128 MiB."""
 _CPU_WANTS_EVERY_HEAD = Version(torch.__version__) < Version("2.9")
@@ -40,6 +43,26 @@ _CPU_WANTS_EVERY_HEAD = Version(torch.__version__) < Version("2.9")
 def register_split_sdpa() -> None:
     """Make `attn_implementation="split_sdpa"` known to transformers."""
     AttentionInterface.register(SPLIT_SDPA, split_sdpa)
+
+
+class Attends(Protocol):
+    """The part of a layer's cache that knows by itself what new queries see."""
+
+    def attend(self, query: torch.Tensor, scaling: float | None) -> torch.Tensor: ...
+
+
+_attending: Sequence[Attends] | None = None
+
+
+@contextlib.contextmanager
+def attending(layers: Sequence[Attends]) -> Iterator[None]:
+    """Let the layers of a cache say what is attended to, one for each layer of the model."""
+    global _attending
+    _attending = layers
+    try:
+        yield
+    finally:
+        _attending = None
 
 
 class WatchedAttention:
@@ -93,6 +116,9 @@ def split_sdpa(
         (1, new_tokens, num_heads, head_dim), and None for the attention weights.
     """
     del attention_mask
+    if _attending is not None:
+        layer: int = module.layer_idx  # type: ignore[assignment]  # torch's attributes are modules
+        return _attending[layer].attend(query, scaling), None
     watcher = WatchedAttention._active
     if kwargs.get("placing") is not None:
         output = placed_attention(module, query, key, value, scaling, watcher, *kwargs["placing"])
@@ -125,6 +151,75 @@ def split_sdpa(
     merged = seen.float() * share + own.float() * (1 - share)
     merged = merged[..., :head_dim].to(query.dtype)
     return merged.transpose(1, 2).contiguous(), None
+
+
+def branch_attention(
+    query: torch.Tensor,
+    shared: tuple[torch.Tensor, torch.Tensor],
+    own: tuple[torch.Tensor, torch.Tensor],
+    seen: torch.Tensor,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention of branches that share the beginning of their prompts.
+
+    The shared part is read once for all of them, each own part under a mask; the parts are merged
+    by their log-sum-exp.
+
+    Args:
+        query: (1, num_heads, branches * new_tokens, head_dim), branch by branch.
+        shared: Keys and values, (1, num_kv_heads, shared_tokens, head_dim) each.
+        own: Keys and values, (branches, num_kv_heads, own_tokens, head_dim) each, padded behind.
+        seen: (branches, new_tokens) how many of its own tokens a query sees.
+        scaling: Factor on the scores; 1 / sqrt(head_dim) if None.
+
+    Returns:
+        (1, branches * new_tokens, num_heads, head_dim).
+    """
+    branches, new = seen.shape
+    size, kv_heads = query.shape[-1], own[0].shape[1]
+    scaling = size**-0.5 if scaling is None else scaling
+    # The heads of a group ask as if they were further tokens: no key is repeated for them.
+    groups = query.shape[1] // kv_heads
+    asked = query.reshape(1, kv_heads, groups * branches * new, size)
+    parts = _shared_parts(asked, *shared, scaling)
+    by_branch = asked.view(kv_heads, groups, branches, new, size).permute(2, 0, 1, 3, 4)
+    scores = by_branch.float() @ own[0][:, :, None].float().transpose(-1, -2) * scaling
+    hidden = torch.arange(own[0].shape[2], device=query.device) >= seen[:, None, None, :, None]
+    scores = scores.masked_fill(hidden, -torch.inf)
+    apart = scores.softmax(-1) @ own[1][:, :, None].float()
+    parts.append((
+        apart.permute(1, 2, 0, 3, 4).reshape(kv_heads, -1, size),
+        scores.logsumexp(-1).permute(1, 2, 0, 3).reshape(kv_heads, -1),
+    ))  # fmt: skip
+    shares = torch.stack([lse for _, lse in parts]).softmax(0).unsqueeze(-1)
+    merged = (torch.stack([output for output, _ in parts]) * shares).sum(0)
+    return merged.view(1, query.shape[1], -1, size).transpose(1, 2).to(query.dtype).contiguous()
+
+
+def _shared_parts(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Outputs (num_kv_heads, queries, head_dim) and log-sum-exps of runs of the keys, float32.
+
+    A GPU is filled only if many blocks run at once, and the flash kernel makes one of all keys of
+    a head; so there the keys go as a batch of `_RUNS` runs, by strides alone.
+    """
+    tokens, size = key.shape[2:]
+    runs = _RUNS if query.device.type == "cuda" and tokens >= _RUNS * 128 else 1
+    length = tokens // runs
+    parts = []
+    for first, number, count in ((0, runs, length), (runs * length, 1, tokens - runs * length)):
+        if count:
+            run = slice(first, first + number * count)
+            held = [
+                x[0, :, run].view(x.shape[1], number, count, size).transpose(0, 1)
+                for x in (key, value)
+            ]
+            asked = query.expand(number, -1, -1, -1)
+            padded = [functional.pad(x, (0, -size % 8)) if size % 8 else x for x in (asked, *held)]
+            output, lse = _flash(padded[0], padded[1], padded[2], False, scaling)
+            parts += list(zip(output[..., :size].float(), lse, strict=True))
+    return parts
 
 
 def placed_attention(

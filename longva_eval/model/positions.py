@@ -131,12 +131,12 @@ class PositionPolicy:
             return (steps.cumsum(0) - steps)[None].float()
         return self._of_count(count)[None]
 
-    def next(self, positions: torch.Tensor) -> torch.Tensor:
-        """(axes, 1) the position of a text token after (axes, tokens) of a prompt."""
+    def next(self, last: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        """(axes, texts) where text tokens stand that follow on last ones, each after `count`."""
         if self.name in ("grouped", "recurrent"):
-            return self._of_count(torch.tensor([[positions.shape[1]]]))
+            return self._of_count(count)[None]
         # generate()'s rule: on from the last position, on all axes.
-        return positions[:, -1:] + 1
+        return last + 1
 
     def _of_count(self, count: torch.Tensor) -> torch.Tensor:
         number = int(self.numbers[0])

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 
 from longva_eval.prompts.pieces import Piece, Prompt, TextPiece, VisualPiece
 
-__all__ = ["Query", "VisitPlan", "pieces_from", "plan_visits", "read_beside"]
+__all__ = [
+    "BranchGroup",
+    "Query",
+    "VisitPlan",
+    "pieces_from",
+    "plan_branches",
+    "plan_visits",
+    "read_beside",
+]
+
+_MOST_OWN = 4096
+"""Tokens of a branch that are held for it alone."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,56 @@ def plan_visits(queries: Sequence[Query], *, chunk_tokens: int) -> VisitPlan:
     for place, index in enumerate(order):
         kept[index] = kept_at[place]
     return VisitPlan(tuple(order), tuple(kept), tuple(chunks))
+
+
+@dataclass(frozen=True)
+class BranchGroup:
+    """Prompts that are decoded side by side."""
+
+    members: tuple[int, ...]
+    """Indices of their queries, as they are visited."""
+    shared: int
+    """Tokens they all have in common."""
+
+
+def plan_branches(
+    queries: Sequence[Query], plan: VisitPlan, decoded: Collection[int], *, most: int
+) -> list[BranchGroup]:
+    """Which prompts are decoded side by side: neighbours in a plan that share their beginning.
+
+    A group ends where a prompt would have too much of its own, or where so little would be shared
+    that more than a quarter of what the branches hold would be held several times.
+
+    Args:
+        queries: All that were planned.
+        plan: Of all of them.
+        decoded: Those that are decoded at all.
+        most: Members of a group.
+    """
+    groups: list[BranchGroup] = []
+    members: list[int] = []
+    links: list[int] = []  # tokens that each further member shares with the one before it
+    link = 0
+
+    def lengths(indices: Sequence[int]) -> list[int]:
+        return [queries[index].prompt.num_tokens for index in indices]
+
+    for index in plan.order:
+        link = min(link, plan.kept[index])
+        if index not in decoded:
+            continue
+        shared = min([*links, link])
+        own = [length - shared for length in lengths([*members, index])]
+        twice = sum(each - shared for each in (*links, link))
+        fits = shared > 0 and max(own) <= _MOST_OWN and 4 * twice <= sum(own)
+        if members and fits and len(members) < most:
+            members, links = [*members, index], [*links, link]
+        else:
+            groups.append(BranchGroup(tuple(members), min(links, default=0)))
+            members, links = [index], []
+        link = queries[index].prompt.num_tokens
+    groups.append(BranchGroup(tuple(members), min(links, default=0)))
+    return [group for group in groups if len(group.members) > 1]
 
 
 def _visiting_order(prompts: Sequence[Prompt]) -> list[int]:

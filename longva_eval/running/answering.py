@@ -5,7 +5,7 @@ hold for all kinds:
 
 * All jobs of a call are planned together, whoever computes them and whatever was answered before.
   So a resumed run, or one on several processes, makes the numbers of an uninterrupted one.
-* An answer is in the journal before the next one is computed.
+* An answer is in the journal as soon as it is there.
 * A document that cannot be asked, or whose logits are NaN, is a failure with a reason.
 """
 

@@ -21,6 +21,7 @@ FOLDER = ROOT / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 HERE = {
+    "branches": "--tiny",
     "coverage": "score pairs power frames --runs 1",
     "frame_sweep": "--tiny --rounds 1",
     "gpu": "--tiny",
