@@ -15,9 +15,10 @@ from typing import Any, Final
 
 from longva_eval import stats
 from longva_eval.needle.results import NeedleAnswer, read_answers
+from longva_eval.reports.tables.tables import Table, render, text_table
 from longva_eval.studies.definition import AXES, Study, rope_label, write_json
 
-__all__ = ["METHOD_TITLES", "MethodPoint", "method_rows", "write_needle_study"]
+__all__ = ["METHOD_TITLES", "MethodPoint", "method_rows", "method_table", "write_needle_study"]
 
 METHOD_TITLES: Final = (
     "test", "policy", "against", "frames", "with", "n", "clusters", "score", "diff.",
@@ -74,6 +75,12 @@ def method_rows(points: Sequence[MethodPoint]) -> list[list[str]]:
     return rows
 
 
+def method_table(rows: Sequence[Sequence[str]]) -> list[Table]:
+    """The rows as a table; none if they are but the titles."""
+    title = "Each policy against the first of its axis, on the same questions"
+    return [text_table(title, rows, words=3)] if len(rows) > 1 else []
+
+
 def _compare(point: MethodPoint, base: MethodPoint) -> tuple[stats.PairedComparison, float]:
     common = [key for key in point.scores if key in base.scores]
     first = [point.scores[key][0] for key in common]
@@ -107,19 +114,13 @@ def write_needle_study(study: Study, folder: Path) -> tuple[list[Path], str]:
                 rows.append([test, f"{frames:,}", rope_label(point.rope),
                              *vars(point.method).values(), *_shares(cells)])  # fmt: skip
     compared = method_rows(points)
-    parts = []
-    for title, table in (
-        ("Shown, and found", rows),
-        ("Each policy against the first of its axis, on the same cells", compared),
-    ):
-        lines = [f"| {' | '.join(row)} |" for row in table]
-        lines.insert(1, "|" + "---|" * len(table[0]))
-        parts.append(f"## {title}\n\n" + "\n".join(lines))
-    text = "\n\n".join(parts) + "\n"
-    (folder / "scores.md").write_text(f"# {study.pretrained}\n\n{text}", encoding="utf-8")
+    tables = [text_table("Shown, and found", rows, words=3 + len(AXES)), *method_table(compared)]
+    (folder / "scores.md").write_text(
+        f"# {study.pretrained}\n\n{render(tables, 'md')}", encoding="utf-8"
+    )
     record = {"settings": study.describe(), "scores": rows, "methods": compared}
     write_json(folder / "needles.json", record)
-    return [folder / "scores.md", folder / "needles.json"], text
+    return [folder / "scores.md", folder / "needles.json"], render(tables, "terminal").rstrip()
 
 
 def _scores(cells: Sequence[NeedleAnswer]) -> dict[Any, tuple[float, str]]:

@@ -13,21 +13,23 @@ from typing import Any
 
 from longva_eval import stats
 from longva_eval.reports.figures.panels import CurvePanel, GridCell, GridPanel
+from longva_eval.reports.figures.study import (
+    curve_line,
+    plateau_sentence,
+    published_lines,
+    rope_grid,
+)
 from longva_eval.reports.page.charts import Chart, draw_chart
 from longva_eval.reports.page.runs import ShownRun, all_tasks, link_to, with_task
 from longva_eval.reports.reading.controls import control_of
 from longva_eval.reports.reading.needle_runs import Controls, Grid, grid_of
 from longva_eval.reports.reading.runs import Run, TaskRun
-from longva_eval.reports.study import (
+from longva_eval.reports.reading.study import (
     OVERALL,
     Curve,
     StudyPoint,
     StudyRuns,
     TaskCurves,
-    curve_line,
-    plateau_sentence,
-    published_lines,
-    rope_grid,
     study_curves,
 )
 from longva_eval.reports.tables.labels import rope_text

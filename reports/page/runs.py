@@ -10,7 +10,7 @@ from urllib.parse import quote
 from longva_eval.errors import MediaError
 from longva_eval.reports.reading.needle_runs import Controls, is_needle_folder, read_needle_run
 from longva_eval.reports.reading.runs import Problem, Run, TaskRun, read_run
-from longva_eval.reports.study import read_study
+from longva_eval.reports.reading.study import read_study
 from longva_eval.reports.tables.labels import run_labels
 from longva_eval.studies.definition import RECORD_NAME
 

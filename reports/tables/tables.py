@@ -32,6 +32,7 @@ __all__ = [
     "joined_marks",
     "render",
     "shown_width",
+    "text_table",
     "with_minus",
 ]
 
@@ -91,6 +92,25 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[Note, ...] = field(default=())
+
+
+def text_table(
+    title: str, rows: Sequence[Sequence[str]], *, words: int = 1, notes: Sequence[str] = ()
+) -> Table:
+    """A table of texts that are formatted already.
+
+    Args:
+        title: Above it.
+        rows: Titles of the columns first.
+        words: How many columns stand at the left.
+        notes: Below it.
+    """
+    return Table(
+        title=title,
+        columns=tuple(Column(title=name, is_number=n >= words) for n, name in enumerate(rows[0])),
+        rows=tuple(Row(cells=tuple(Cell(text=text) for text in row)) for row in rows[1:]),
+        notes=tuple(Note(mark="", text=text) for text in notes),
+    )
 
 
 def render(
@@ -281,7 +301,8 @@ def _md_cell(cell: Cell) -> str:
 
 def _md(text: str) -> str:
     text = html.escape(one_line(text), quote=False)
-    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)
+    # An underscore within a word is one.
+    return re.sub(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
 
 
 # HTML ---------------------------------------------------------------------------------------------

@@ -30,7 +30,8 @@ from longva_eval.model.rope import RopeSettings
 from longva_eval.reports.figures.curve import CurveLine, CurvePanel, draw_curves
 from longva_eval.reports.reading.controls import rotation_scores
 from longva_eval.reports.reading.runs import Run, read_run, read_runs
-from longva_eval.reports.study import OVERALL, read_study, study_curves, study_results, write_study
+from longva_eval.reports.reading.study import OVERALL, read_study, study_curves, study_results
+from longva_eval.reports.study import write_study
 from longva_eval.reports.tables.overview import show_run
 from longva_eval.studies.definition import (
     Study,
@@ -428,7 +429,7 @@ def test_the_record_tables_and_figures_agree(swept: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [float(row["score"]) for row in rows] == [row["score"] for row in record["scores"]]
     text = (swept / "scores.md").read_text(encoding="utf-8")
-    assert f"| {100 * means[2]:.1f} [" in text
+    assert f"| {100 * means[2]:.1f} \\[" in text
     assert "run with --limit 7, on 7 of 18 questions: no score of the benchmark." in text
     assert "Published: LongVA-7B on Video-MME, LongVA Table 4" in text
     assert "That is another benchmark than longva_mini_small." in text
