@@ -6,11 +6,20 @@ import contextlib
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Any, Final
 
 from longva_eval.errors import ResourceError, SettingsError
 
-__all__ = ["Terminal", "csv_cell", "one_line", "parse_range", "parse_whole_range", "plain"]
+__all__ = [
+    "Terminal",
+    "columns",
+    "csv_cell",
+    "one_line",
+    "parse_range",
+    "parse_whole_range",
+    "plain",
+]
 
 _UNFIT: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -36,6 +45,13 @@ def plain(text: str) -> str:
 def one_line(text: str) -> str:
     """As `plain`, on one line."""
     return plain(re.sub(r"[\t\r\n\v\f\x85\u2028\u2029]", " ", text))
+
+
+def columns(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> list[str]:
+    """Rows as lines with their cells below each other: words at the left, numbers at the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    side = str.rjust if numbers else str.ljust
+    return ["  ".join(map(side, row, widths)).rstrip() for row in rows]
 
 
 def csv_cell(value: object) -> object:

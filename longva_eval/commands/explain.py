@@ -21,7 +21,7 @@ from longva_eval.reports.tables.published import (
     read_published,
 )
 from longva_eval.studies.recipes import RECIPES, find_recipe
-from longva_eval.text import plain
+from longva_eval.text import columns, plain
 
 __all__ = ["main"]
 
@@ -177,15 +177,9 @@ def _side_by_side(
         values = [s.value if (s := row.values.get(place)) else "" for place in range(len(titles))]
         source = f"{row.sources[0].table}{more}"
         table.append([row.model, row.frames, row.subtitles, *values, source])
-    widths = [max(len(line[place]) for line in table) for place in range(len(table[0]))]
-    lines = [
-        "  "
-        + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in table
-    ]
     stated = ", ".join(f"{name} {recipe[name]}" for name in _IN_RECIPES if name in recipe)
     return [
-        *lines,
+        *(f"  {line}" for line in columns(table)),
         "",
         f"  This run: {stated}.",
         "  No published row states its prompt, answer parser, pixels, dtype or template. Sources "

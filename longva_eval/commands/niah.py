@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from longva_eval import embedded
-from longva_eval.errors import SettingsError
 from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.items import ItemSettings
 from longva_eval.needle.kinds import DRAWN_TESTS, TEST_NAMES
-from longva_eval.reports.figures.needle_tests import save_examples, save_run, save_tests, save_twin
+from longva_eval.reports.figures.needle_tests import save_examples, save_runs
 from longva_eval.text import parse_range, parse_whole_range
 
 __all__ = ["main"]
@@ -33,8 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     if missing and not (options.write_tasks or options.examples):
         parser.error(f"the following arguments are required: --{', --'.join(missing)}")
 
-    from longva_eval.needle.media import open_haystack, read_captions, read_text
-    from longva_eval.needle.run import open_needle_session, run_test
+    from longva_eval.needle.media import open_haystack, twin_captions
+    from longva_eval.needle.run import open_needle_session, run_tests
     from longva_eval.needle.tests import make_tests, write_tasks
 
     haystack = open_haystack(options.haystack or [embedded.HAYSTACK])
@@ -63,61 +62,44 @@ def main(arguments: Sequence[str]) -> int:
     longest = max(tests[0].grid.frame_counts)
     haystack.check_length(longest)
     captions = None
-    if options.text:
-        captions = read_text(
-            None if str(options.text) == "drawn" else options.text, num_frames=longest
+    if options.text or options.as_text:
+        captions = twin_captions(
+            text=options.text,
+            captions=options.captions,
+            is_own=options.haystack is not None,
+            num_frames=longest,
         )
-    elif options.as_text:
-        if options.captions is None and options.haystack is not None:
-            raise SettingsError(
-                "--as-text needs --captions FILE for a haystack of yours; or give --text FILE, a "
-                "text to hide the needles' captions in."
-            )
-        captions = read_captions(options.captions, num_frames=longest)
-    session = open_needle_session(
-        options.pretrained,
-        reuse=not options.no_reuse,
-        **{name: getattr(options, name) for name in _LOADING},
+    for test in tests:
+        if shows_own and not test.needles:
+            print(f"{test.name}: its pictures are drawn, not those of --needles.")
+        if captions is not None and not test.has_twin:
+            print(f"No text twin of {test.name}: captions do not tell what its pictures show.")
+    rope = RopeSettings(
+        rope_type=options.rope_type,
+        factor=options.rope_factor,
+        original_length=options.rope_original_length,
+        pinned_length=options.rope_pinned_length,
     )
-    thetas = options.rope_theta or [None]
-    session.encoder.keep_all = len(thetas) * len(tests) > 1  # the same frames are asked for again
-    rope = {
-        "rope_type": options.rope_type,
-        "factor": options.rope_factor,
-        "original_length": options.rope_original_length,
-        "pinned_length": options.rope_pinned_length,
-    }
-    name = Path(options.pretrained).name
-    for theta in thetas:
-        out, title = Path(options.out), name
-        if theta is not None:
-            out, title = out / f"rope_theta_{theta:.12g}", f"{name}, theta {theta:g}"
-        session.change_rope(RopeSettings(theta=theta, **rope))
-        folders = []
-        for test in tests:
-            if shows_own and not test.needles:
-                print(f"{test.name}: its pictures are drawn, not those of --needles.")
-            folder, named = out, title
-            if options.test:
-                folder, named = out / test.name, f"{title}, {test.name}"
-            for run in run_test(
-                session,
-                haystack,
-                test,
-                folder,
-                captions=captions,
-                max_new_tokens=options.max_new_tokens,
-                controls=not options.no_controls,
-                circular=options.circular,
-                fresh=options.fresh,
-            ):
-                print(save_run(run, title=named + (", as text" if run.folder != folder else "")))
-            if captions is not None:
-                print(save_twin(folder, title=named))
-            folders.append(folder)
-        if options.test:
-            save_tests({title: folders}, out / "tests.png", out / "tests.svg")
-            print(f"\nAll tests over lengths: {out / 'tests.png'}")
+    runs = run_tests(
+        open_needle_session(
+            options.pretrained,
+            reuse=not options.no_reuse,
+            **{name: getattr(options, name) for name in _LOADING},
+        ),
+        haystack,
+        tests,
+        Path(options.out),
+        model=Path(options.pretrained).name,
+        ropes=[replace(rope, theta=theta) for theta in options.rope_theta or [None]],
+        own_folders=bool(options.test),
+        captions=captions,
+        max_new_tokens=options.max_new_tokens,
+        controls=not options.no_controls,
+        circular=options.circular,
+        fresh=options.fresh,
+    )
+    for told in save_runs(runs, in_one_figure=bool(options.test)):
+        print(told)
     return 0
 
 

@@ -21,6 +21,7 @@ from longva_eval.local.prepare import (
     prepare,
     read_layouts,
 )
+from longva_eval.text import columns
 
 __all__ = ["main"]
 
@@ -158,17 +159,11 @@ def _render_list(statuses: Sequence[DataStatus], home: Path) -> str:
         number = "?" if layout.num_rows is None else f"{layout.num_rows:,}"
         state = status.state if status.state != "partly" else f"partly: {status.problem}"
         rows.append((layout.name, number, _media_kinds(layout), state, ", ".join(layout.tasks)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    lines += ["", "Where to get them:"]
-    for status in statuses:
-        layout = status.layout
-        text = f"  {layout.name:<{widths[0]}}  {layout.source} ({layout.license}) {layout.note}"
-        lines.append(text.rstrip())
-    return "\n".join(lines)
+    sources = [
+        (f"  {status.layout.name}", f"{status.layout.source} ({status.layout.license}) "
+         f"{status.layout.note}") for status in statuses
+    ]  # fmt: skip
+    return "\n".join([*columns(rows), "", "Where to get them:", *columns(sources)])
 
 
 def _media_kinds(layout: Layout) -> str:

@@ -30,6 +30,7 @@ from longva_eval.engine.vision import ClipVision
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.files import set_aside, write_atomically
 from longva_eval.media.frames import FramePolicy, colour_shares, sample_places
+from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.controls import circular_items
 from longva_eval.needle.grid import (
     Cell,
@@ -56,7 +57,15 @@ from longva_eval.prompts.pieces import Piece, TextPiece, tokenize
 from longva_eval.running.journal import Journal, journal_settings, settings_difference
 from longva_eval.running.run_log import progress_bar
 
-__all__ = ["Grid", "NiahRun", "open_needle_session", "run_and_write", "run_grid", "run_test"]
+__all__ = [
+    "Grid",
+    "NiahRun",
+    "open_needle_session",
+    "run_and_write",
+    "run_grid",
+    "run_test",
+    "run_tests",
+]
 
 Grid = NeedleGrid | LatticeGrid | TestGrid
 
@@ -350,6 +359,15 @@ class NiahRun:
     """What the heatmap must be compared with, as in `summary.json`."""
     was_there: bool = False
     """Whether it was read from the folder, not computed now."""
+    as_text: bool = False
+    """Whether it is a text twin; the test itself is in the folder above."""
+    model: str = ""
+    """And its RoPE base, if several are tried."""
+
+    @property
+    def test(self) -> str:
+        """Its name."""
+        return str(self.summary.get("test", "single"))
 
 
 def run_and_write(
@@ -527,10 +545,45 @@ def run_test(
     """
     yield run_and_write(session, haystack, test.items, test.grid, folder, **how)
     if captions is not None and test.has_twin:
-        folder = folder / "text"
-        yield run_and_write(
-            session, haystack, test.items, test.grid, folder, captions=captions, **how
-        )
+        how |= {"captions": captions}
+        run = run_and_write(session, haystack, test.items, test.grid, folder / "text", **how)
+        yield replace(run, as_text=True)
+
+
+def run_tests(
+    session: Session,
+    haystack: Haystack,
+    tests: Sequence[NeedleTest],
+    out: Path,
+    *,
+    model: str,
+    ropes: Sequence[RopeSettings],
+    own_folders: bool = True,
+    **how: Any,
+) -> Iterator[NiahRun]:
+    """Run tests at several RoPE settings, and yield each when it is finished.
+
+    Args:
+        session: From `open_needle_session`.
+        haystack: From `open_haystack`.
+        tests: From `make_tests`.
+        out: For the results; settings that name a base have a folder each, `rope_theta_1000000`.
+        model: What it is called.
+        ropes: Tried one after the other.
+        own_folders: Whether each test has a folder of its own, too.
+        **how: As in `run_test`.
+    """
+    session.encoder.keep_all = len(ropes) * len(tests) > 1  # the same frames are asked for again
+    for rope in ropes:
+        folder, name = out, model
+        if rope.theta is not None:
+            folder = out / f"rope_theta_{rope.theta:.12g}"
+            name = f"{model}, theta {rope.theta:g}"
+        session.change_rope(rope)
+        for test in tests:
+            place = folder / test.name if own_folders else folder
+            for run in run_test(session, haystack, test, place, **how):
+                yield replace(run, model=name)
 
 
 def _digest(texts: Sequence[str]) -> str:

@@ -30,6 +30,7 @@ from longva_eval.reports.figures.paper import (
     save_figure,
     start_figure,
 )
+from longva_eval.text import columns
 
 __all__ = [
     "COLOUR_MAP",
@@ -242,11 +243,7 @@ def accuracy_table(rows: Sequence[Mapping[str, float]]) -> str:
         )
     means = [_percent(float(value)) for value in np.nanmean(values, axis=0)]
     lines.append(["mean", *means, _percent(mean_accuracy(rows))])
-    widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
-    text = [
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in lines
-    ]
+    text = columns(lines, numbers=True)
     rule = "-" * len(text[0])
     return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])
 

@@ -5,9 +5,10 @@ Folders of `longva-eval niah` in, figures out. What is read is `summary.json` an
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,9 +40,8 @@ __all__ = [
     "lost_in_vision",
     "read_test",
     "save_examples",
-    "save_run",
+    "save_runs",
     "save_tests",
-    "save_twin",
 ]
 
 _VIDEO, _TEXT = "#2a788e", "#b07418"
@@ -181,7 +181,32 @@ def save_examples(tests: Sequence[NeedleTest], haystack: Haystack, folder: Path)
     return paths
 
 
-def save_run(run: NiahRun, *, title: str) -> str:
+def save_runs(runs: Iterable[NiahRun], *, in_one_figure: bool) -> Iterator[str]:
+    """Draw tests as they are finished, each beside its answers.
+
+    Args:
+        runs: From `run_tests`.
+        in_one_figure: Whether also to draw all tests of a model together, in the folder above.
+
+    Yields:
+        What is told of each.
+    """
+    for model, of_model in itertools.groupby(runs, key=lambda run: run.model):
+        folders = []
+        for run in of_model:
+            title = f"{model}, {run.test}" if in_one_figure else model
+            yield _save_run(run, title=title + (", as text" if run.as_text else ""))
+            if run.as_text:
+                yield _save_twin(run.folder.parent, title=title)
+            else:
+                folders.append(run.folder)
+        if in_one_figure:
+            path = folders[0].parent / "tests.png"
+            save_tests({model: folders}, path, path.with_suffix(".svg"))
+            yield f"\nAll tests over lengths: {path}"
+
+
+def _save_run(run: NiahRun, *, title: str) -> str:
     """Draw the heatmap of a test beside its answers, unless it is there; what is told of it."""
     image = run.folder / "heatmap.png"
     if not (run.was_there and image.with_suffix(".svg").exists()):
@@ -196,12 +221,9 @@ def save_run(run: NiahRun, *, title: str) -> str:
     )
 
 
-def save_twin(folder: Path, *, title: str) -> str:
-    """Draw a test beside its text twin, if it has one; what is told of them."""
-    video = read_test(folder)
-    if not (folder / "text").is_dir():
-        return f"No text twin of {video.test}: captions do not tell what its pictures show."
-    text = read_test(folder / "text")
+def _save_twin(folder: Path, *, title: str) -> str:
+    """Draw a test beside its text twin; what is told of them."""
+    video, text = read_test(folder), read_test(folder / "text")
     image = folder / "twin.png"
     save_figure(draw_twin(video, text, title=title), image, image.with_suffix(".svg"))
     lines = [

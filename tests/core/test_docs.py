@@ -56,6 +56,9 @@ def test_files_that_are_named_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for path in re.findall(rf"`((?:{FOLDERS})/[\w/.]+)`", text):
         assert (ROOT / path).exists(), path
+    if page.name == "design.md":
+        for path in re.findall(r"`([a-z_]+/[\w/]+\.py)`", text):
+            assert (ROOT / path).exists() or (ROOT / "longva_eval" / path).exists(), path
 
 
 @cache
