@@ -13,6 +13,7 @@ __all__ = [
     "CAPTIONS",
     "CHECKPOINTS",
     "DEMO_PANELS",
+    "DEMO_TESTS",
     "HAYSTACK",
     "MODEL_CLASSES",
     "NEEDLES",
@@ -35,7 +36,7 @@ RECIPE_KEY = "longva_eval"
 
 _DATA = Path(__file__).parent / "data"
 
-CHECKPOINTS = {name: _DATA / name for name in ("longva-tiny", "longva-tiny-short")}
+CHECKPOINTS = {name: _DATA / name for name in ("longva-tiny", "longva-tiny-short", "longva-tiny-2")}
 """Name, as in `pretrained=longva-tiny`, and folder of each embedded checkpoint."""
 
 DEMO_PANELS: tuple[tuple[str, float | None], ...] = (
@@ -46,6 +47,13 @@ DEMO_PANELS: tuple[tuple[str, float | None], ...] = (
 )
 """What `longva-eval demo` draws: checkpoint, and RoPE base (None: its own). The base of 50,000 was
 chosen on other videos and needles (docs/tiny.md); longva-tiny was trained with 1,000,000."""
+
+DEMO_TESTS = {
+    "longva-tiny-2": ("keys", "order", "count", "chain"),
+    "longva-tiny": ("keys",),
+    "longva-tiny-short": ("keys",),
+}
+"""Needle tests that `longva-eval demo` draws of each model: those that it has words for."""
 
 HAYSTACK = _DATA / "haystack.mp4"
 """A video for V-NIAH: 1,200 frames at one a second."""

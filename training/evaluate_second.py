@@ -28,7 +28,7 @@ from longva_eval.needle.tests import make_tests
 from training.evaluate import evaluate_mini_benchmark
 from training.export import load_model
 
-__all__ = ["TARGETS", "main", "measure"]
+__all__ = ["TARGETS", "main", "measure", "median_run", "render", "verdicts"]
 
 LENGTHS: Final = (16, 64, 256)
 _SINGLE_LENGTHS: Final = (16, 64, 256, 512)
@@ -179,13 +179,17 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     for name in verdicts(next(iter(results.values()))):
         row(f"target: {name}",
             ["yes" if verdicts(r)[name] else "**no**" for r in results.values()])  # fmt: skip
-    ordered = sorted(results, key=lambda run: _score(results[run]))
-    return "\n".join([*lines, "", f"Median: {ordered[(len(ordered) - 1) // 2]}."])
+    return "\n".join([*lines, "", f"Median: {median_run(results)}."])
 
 
-def _score(found: dict[str, Any]) -> float:
-    """Mean over skills and lengths: what the median is chosen by."""
-    return _mean(share for name in TARGETS for share in found["grids"][name])
+def median_run(results: dict[str, dict[str, Any]]) -> str:
+    """The run in the middle by its mean share over skills and lengths."""
+
+    def score(run: str) -> float:
+        return _mean(share for name in TARGETS for share in results[run]["grids"][name])
+
+    ordered = sorted(results, key=score)
+    return ordered[(len(ordered) - 1) // 2]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

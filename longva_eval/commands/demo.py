@@ -45,10 +45,11 @@ _NEEDLES_INTRODUCTION = """\
    question about each. longva-tiny was trained from scratch the way LongVA was: its context was
    extended on text alone, then it was shown single pictures. longva-tiny-short saw no long text.
 """
-_TESTS = ("keys", "aggregate")
 _TESTS_INTRODUCTION = """\
-   Harder needle tests (docs/needle_tests.md), drawn from a seed: one of three objects, and the
-   colour that an object has most often.
+   Harder needle tests (docs/needle_tests.md), drawn from a seed: the colour of one of three
+   objects; which of two came first; how often one is shown; the colour of the object that a dark
+   one names. longva-tiny-2 learned these from text and single pictures; the others have no words
+   for the last three.
 """
 _SWEEP_INTRODUCTION = """\
 2. A sweep: {questions} multiple-choice questions on short, medium and long videos, asked by
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _find_needles(out: Path, *, quick: bool) -> int:
-    """V-NIAH on the embedded models, with heatmaps, and two harder tests."""
+    """V-NIAH on the embedded models, with heatmaps, and harder tests."""
     from longva_eval.needle.media import load_needles, open_haystack
     from longva_eval.needle.run import run_and_write
 
@@ -149,31 +150,30 @@ def _find_needles(out: Path, *, quick: bool) -> int:
 def _run_tests(
     sessions: Mapping[str, Session], haystack: Haystack, out: Path, *, quick: bool
 ) -> None:
-    """Two harder needle tests on the embedded models, and a figure of both."""
+    """Harder needle tests on the embedded models, and a figure of them."""
     from longva_eval.needle.run import run_and_write
     from longva_eval.needle.tests import make_tests
 
     print(_TESTS_INTRODUCTION)
-    tests = make_tests(
-        _TESTS,
-        frame_counts=(16, 64) if quick else (16, 64, 256),
-        depths=(0.5,),
-        spreads=(0.5,),
-        at=(),
-        lattice=None,
-        needles=str(embedded.NEEDLES),
-        settings=ItemSettings(items=4 if quick else 24),
-    )
     folders: dict[str, list[Path]] = {}
-    for name, session in sessions.items():
-        for test in tests:
-            folder = out / "tests" / name / test.name
+    for name, tests in embedded.DEMO_TESTS.items():
+        for each in tests:
+            (test,) = make_tests(
+                [each],
+                frame_counts=(16, 64) if quick else (16, 64, 256),
+                depths=(0.5,),
+                spreads=(0.5,),
+                at=(),
+                lattice=None,
+                needles=str(embedded.NEEDLES),
+                settings=ItemSettings(items=4 if quick else 24, n=2 if each == "order" else 3),
+            )
+            asked = (sessions[name], haystack, test.items, test.grid, out / "tests" / name / each)
             try:
-                run_and_write(session, haystack, test.items, test.grid, folder, max_new_tokens=0)
+                run_and_write(*asked, max_new_tokens=0)
             except SettingsError:  # as above
-                run_and_write(session, haystack, test.items, test.grid, folder, max_new_tokens=0,
-                              fresh=True)  # fmt: skip
-            folders.setdefault(name, []).append(folder)
+                run_and_write(*asked, max_new_tokens=0, fresh=True)
+            folders.setdefault(name, []).append(asked[-1])
     save_tests(folders, out / "tests.png", out / "tests.svg")
 
 

@@ -116,9 +116,15 @@ def _draw_panel(
     for place, (name, floor) in enumerate(sorted(floors.items(), key=lambda each: each[1])):
         dashes = ":" if name == "guessing" else "-."
         axes.axhline(100 * floor, color=MUTED, linewidth=1, linestyle=dashes, zorder=1)
+        gaps = [
+            min((abs(line.means[end] - floor - 0.04) for line in panel.lines), default=0.0)
+            for end in (0, -1)
+        ]
+        left = gaps[0] > gaps[1]  # at the end where no line runs through the name
         axes.annotate(
-            name, (1 - 0.2 * place, 100 * floor), xycoords=("axes fraction", "data"),
-            xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=6.5, color=MUTED,
+            name, (0.2 * place if left else 1 - 0.2 * place, 100 * floor),
+            xycoords=("axes fraction", "data"), xytext=(2 if left else -2, 3),
+            textcoords="offset points", ha="left" if left else "right", fontsize=6.5, color=MUTED,
         )  # fmt: skip
     for line in panel.lines:
         colour, marker, dashes = styles[line.label]
