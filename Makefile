@@ -22,7 +22,7 @@ help:
 	@echo "make demo     run the suite's main job on what ships with it, and look at the result"
 	@echo "make study    frame policies x positions x presses on three needle tests (docs/axes.md)"
 	@echo "make test     lint, types and all tests"
-	@echo "make quick    lint, types and the tests that start no process and take under half a second each"
+	@echo "make quick    lint, types and the tests that start no process and take under a fifth of a second each"
 	@echo "make setup    only the environment, in $(VENV)"
 	@echo "make newest   does it still work with the newest packages? (in .venv-newest)"
 	@echo "make oldest   and with the oldest that pyproject.toml admits? (in .venv-oldest)"
@@ -56,7 +56,7 @@ test: check
 
 quick: check
 	@echo "== Quick tests =="
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not process and not browser and not slow"
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not process and not browser and not slow" --hypothesis-profile quick
 
 check: $(STAMP)
 	@echo "== Lint and types =="

@@ -101,7 +101,7 @@ def quick_tests(python: Path) -> str | None:
     """The tests of `make quick`."""
     return failure(
         python, "-m", "pytest", "-q", "-n", "auto", "--dist", "loadfile", "-p", "no:cacheprovider",
-        "-m", "not process and not browser and not slow",
+        "-m", "not process and not browser and not slow", "--hypothesis-profile", "quick",
     )  # fmt: skip
 
 

@@ -58,10 +58,16 @@ def pytest_configure(config: pytest.Config) -> None:
         "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("any machine")
+    settings.register_profile("quick", max_examples=25)  # make quick
     sys.addaudithook(_refuse_processes)
 
 
 def pytest_collection_finish() -> None:
+    if "datasets" in sys.modules:
+        from datasets import arrow_dataset, fingerprint
+
+        # Pickling all of a small data set to name it takes longer than most that is done with it.
+        arrow_dataset.generate_fingerprint = lambda _: fingerprint.generate_random_fingerprint()
     gc.freeze()  # a million objects of PyTorch's and transformers' modules, which stay
     gc.enable()
 
@@ -195,7 +201,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     folders = marker.kwargs.get("folders", tuple(GOLDEN_FOLDERS))
     found = [(name, case) for name in folders for case in case_ids(name, *marker.args)]
     missing = [name for name in folders if not case_ids(name, *marker.args)]
-    parameters = [pytest.param(name, case, id=f"{name}-{case}") for name, case in found]
+    parameters = [  # `make quick` asks the project's own
+        pytest.param(
+            name, case, id=f"{name}-{case}", marks=[pytest.mark.slow] if name != "open" else []
+        )
+        for name, case in found
+    ]
     parameters += [
         pytest.param(
             name,

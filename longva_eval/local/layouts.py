@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from longva_eval.errors import DataError
+from longva_eval.errors import DataError, nearest
 
 __all__ = [
     "Layout",
@@ -131,6 +131,7 @@ def read_layouts(folder: Path | None = None) -> dict[str, Layout]:
 
         folder = tasks_folder()
     layouts: dict[str, Layout] = {}
+    adapter = TypeAdapter(Layout)
     for path in sorted(folder.glob("*/layout.json")):
         try:
             entries = json.loads(path.read_text(encoding="utf-8"))
@@ -144,9 +145,7 @@ def read_layouts(folder: Path | None = None) -> dict[str, Layout]:
             if name in layouts:
                 raise DataError(f"{path}: another layout is called {name!r} already.")
             try:
-                layouts[name] = TypeAdapter(Layout).validate_python(
-                    {**entry, "name": name, "file": path}
-                )
+                layouts[name] = adapter.validate_python({**entry, "name": name, "file": path})
             except ValidationError as error:
                 problems = [
                     ".".join(str(part) for part in problem["loc"]) + f": {problem['msg']}"
@@ -169,8 +168,8 @@ def find_layouts(name: str, layouts: Mapping[str, Layout] | None = None) -> list
     found = [layout for layout in known.values() if set(members) & set(layout.tasks)]
     if not found:
         raise DataError(
-            f"There is no layout of local data called {name!r}, nor one for a task of that id. "
-            f"There are: {', '.join(sorted(known)) or 'none'}."
+            f"There is no layout of local data called {name!r}, nor one for a task of that id."
+            f"{nearest(name, known)} There are: {', '.join(sorted(known)) or 'none'}."
         )
     return found
 

@@ -31,12 +31,11 @@ def published_lines(task: TaskCurves, published: str) -> tuple[dict[str, CurveLi
     """LongVA's published curve by subset, and what to know of it."""
     if not published:
         return {}, ""
+    benchmark = benchmark_of(task.task)
+    if published == "auto" and benchmark is None:
+        return {}, f"No published curve belongs to {task.task}; --published NAME draws one."
     scores = read_published()
-    if published == "auto":
-        benchmark = benchmark_of(task.task)
-        if benchmark is None:
-            return {}, f"No published curve belongs to {task.task}; --published NAME draws one."
-    else:
+    if published != "auto" or benchmark is None:
         benchmark = find_benchmark(published, scores)
     subtitles = ("w/" if "subtitle" in task.task else "w/o",) if benchmark.subtitles else ()
     rows, _ = published_rows(scores, benchmark, models=("LongVA",), subtitles=subtitles)

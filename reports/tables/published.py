@@ -125,10 +125,11 @@ def read_published(path: Path = SCORES) -> list[PublishedScore]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise MediaError(f"{path} cannot be read: {error}") from error
     spelled: dict[str, Counter[str]] = {}
+    for model, count in Counter(row["model"] for row in rows).items():
+        spelled.setdefault(_plain(model), Counter())[model] = count
+    usual = {model: all_.most_common(1)[0][0] for all_ in spelled.values() for model in all_}
     for row in rows:
-        spelled.setdefault(_plain(row["model"]), Counter())[row["model"]] += 1
-    for row in rows:
-        row["model"] = spelled[_plain(row["model"])].most_common(1)[0][0]
+        row["model"] = usual[row["model"]]
         row["frames"] = re.sub(r"(?<=[\d.])\s*fps\b", " fps", row["frames"], flags=re.IGNORECASE)
     return [PublishedScore(**row) for row in rows]
 

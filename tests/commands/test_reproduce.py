@@ -137,6 +137,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_missing_data_come_with_their_size_and_the_commands(
     tmp_path: Path,
     hub: list[str],
@@ -162,6 +163,7 @@ def test_missing_data_come_with_their_size_and_the_commands(
     assert "20.71 GB in bfloat16 at 55,406 tokens" in shown
 
 
+@pytest.mark.slow
 def test_a_group_stands_for_the_data_of_all_its_tasks() -> None:
     names = [layout.name for layout in find_layouts("longva_images")]
     assert names == ["ai2d", "chartqa", "docvqa_val", "infovqa_val", "realworldqa", "mmmu_val"]
@@ -186,6 +188,7 @@ def overall(folder: Path, right: int, number: int) -> Reproduced:
     return reproduced([("384", read_run(folder))], benchmark, printed)[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("right", "number", "verdict"),
     [(1399, 2700, "as printed"), (1380, 2700, "consistent"), (1200, 2700, "differs"),

@@ -247,6 +247,7 @@ def test_a_run_with_other_settings_is_refused_until_the_first_is_done(tmp_path: 
     begin(adapter(max_frames_num=3), tmp_path)
 
 
+@pytest.mark.slow
 def test_likelihoods_are_taken_over_too(tmp_path: Path) -> None:
     options = [ask(0, second=letter, kind="loglikelihood") for letter in "ABCD"]
     first = begin(adapter(), tmp_path).loglikelihood(options)

@@ -137,6 +137,7 @@ def test_a_miss_in_few_videos_is_few_and_the_interval_leans_on_the_worst_case():
     assert scipy.stats.binomtest(891, 900).proportion_ci(0.95).low > three.interval.low + 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "accuracy", "icc", "at_least"),
     [
@@ -247,6 +248,7 @@ def test_one_common_video_decides_nothing():
     assert math.isinf(found.interval.high)
 
 
+@pytest.mark.slow
 def test_the_smallest_detectable_difference_is_found_in_80_of_100_cases():
     rng = np.random.default_rng(7)
     clusters = [k // 3 for k in range(300)]
@@ -412,6 +414,7 @@ def test_points_without_spread_do_not_break_the_bands():
     assert math.isfinite(bands.critical_value)
 
 
+@pytest.mark.slow
 def test_a_plateau_begins_where_more_frames_give_nothing():
     rng = np.random.default_rng(0)
     clusters = [k // 3 for k in range(9000)]
@@ -462,6 +465,7 @@ def test_few_needles_at_many_depths_are_still_few():
     assert effective_frames({200: column(5)}, needle_only=0.6).frames == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("needles", [5, 10, 26])
 @pytest.mark.parametrize("icc", [0.1, 0.6])
 def test_a_length_at_the_threshold_is_claimed_in_at_most_5_of_100_cases(needles, icc):

@@ -108,7 +108,7 @@ def whole_model(
     far = [[distance(i, j) if j <= i else None for j in range(count)] for i in range(count)]
     inv_freq = session.checkpoint.model.model.rotary_emb.inv_freq.double()
     angles = torch.tensor([[0.0 if d is None else d for d in row] for row in far]).double()
-    angles = angles[..., None] * inv_freq
+    cos, sin = (angles[..., None] * inv_freq).cos(), (angles[..., None] * inv_freq).sin()
     hides = torch.tensor([[d is None for d in row] for row in far])
     config = session.checkpoint.config
     size = config.hidden_size // config.num_attention_heads
@@ -126,7 +126,7 @@ def whole_model(
             # <R(i) q, R(j) k> is a rotation by i - j alone.
             same = a[:, None] * c[None] + b[:, None] * d[None]
             cross = b[:, None] * c[None] - a[:, None] * d[None]
-            scores[head] = (same * angles.cos() - cross * angles.sin()).sum(-1)
+            scores[head] = (same * cos - cross * sin).sum(-1)
         scores = scores / math.sqrt(size)
         scores.masked_fill_(hides, -torch.inf)
         if keep is None:
@@ -188,6 +188,7 @@ POLICIES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 @torch.no_grad()
 def test_positions_are_those_of_the_paper(session: Session, policy: str) -> None:
@@ -230,6 +231,7 @@ def references(press: str, number: int, kept_frames: Sequence[int]) -> Keep:
     return keep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "press", ["knorm:0.4", "vnorm:0.4", "snapkv:0.8", "snapkv:0.4:question", "recent:0.4",
               "uniform:0.5"],
@@ -270,6 +272,7 @@ def test_sharing_changes_no_bit(session: Session, policy: str, press: str) -> No
     torch.testing.assert_close(shared, answers(session), atol=2e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_press_that_keeps_all_changes_nothing_but_the_record(session: Session) -> None:
     plain = answers(session)
     session.change_press("random:1")

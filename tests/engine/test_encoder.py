@@ -52,6 +52,7 @@ def pieces_of(golden: Golden, reader: ReadFrames, path: Path, *indices: int) -> 
     return golden.session.vision.pieces(video)
 
 
+@pytest.mark.slow
 def test_a_piece_is_computed_once(open_golden: Golden) -> None:
     reader = CountingReader()
     encoder = VisualEncoder(open_golden.session.vision, keep_all=True)
@@ -94,6 +95,7 @@ def test_tokens_are_let_go_after_their_last_use(open_golden: Golden) -> None:
     assert encoder._kept_bytes == 0
 
 
+@pytest.mark.slow
 def test_a_bound_on_memory_costs_work_not_answers(open_golden: Golden) -> None:
     reader = CountingReader()
     pieces = pieces_of(open_golden, reader, LANDSCAPE, *range(6))
@@ -124,6 +126,7 @@ def test_a_broken_video_fails_where_it_is_asked_for(open_golden: Golden) -> None
     encoder.stop()
 
 
+@pytest.mark.slow
 def test_stopping_early_leaves_no_thread(open_golden: Golden) -> None:
     import threading
 
@@ -199,6 +202,7 @@ def with_cache(folder: Path) -> Session:
     )
 
 
+@pytest.mark.slow
 def test_a_second_run_starts_from_the_tokens_on_disk(tmp_path: Path) -> None:
     answers = []
     for run in range(2):

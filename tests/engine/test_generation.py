@@ -379,6 +379,7 @@ def test_padding_rows_of_the_output_layer_are_never_said(open_golden: Golden) ->
 SAMPLED = GenerationSettings(max_new_tokens=8, do_sample=True, temperature=3.0, seed=1)
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_the_order_of_the_prompts(open_golden: Golden) -> None:
     prompts = [text_prompt(open_golden, question) for question in QUESTIONS]
     forward = answer(open_golden, prompts, SAMPLED)
@@ -526,6 +527,7 @@ def test_settings_describe_themselves() -> None:
 # Ahead of transformers
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::FutureWarning")
 def test_a_question_uses_nothing_that_transformers_will_remove() -> None:
     session = open_session("longva-tiny", device="cpu", dtype="float32", decode_process=False)

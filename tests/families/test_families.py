@@ -124,6 +124,7 @@ def test_thinking_is_taken_off_the_answer(made: MakeFamily) -> None:
     assert len(answer.token_ids) == 6
 
 
+@pytest.mark.slow
 def test_pictures_and_videos_in_one_prompt_are_refused_where_the_class_cannot(
     made: MakeFamily,
 ) -> None:
@@ -134,6 +135,7 @@ def test_pictures_and_videos_in_one_prompt_are_refused_where_the_class_cannot(
         session.prompt("What?", [Image.new("RGB", (40, 40)), VIDEO])
 
 
+@pytest.mark.slow
 def test_a_placeholder_of_the_model_in_a_question_is_its_letters(made: MakeFamily) -> None:
     session = open_tiny(made("qwen3_vl"))
     tokenizer = session.checkpoint.tokenizer

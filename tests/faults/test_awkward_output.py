@@ -127,6 +127,7 @@ def test_csv_files_hold_no_formulas(run_folder: Path, tmp_path: Path) -> None:
     assert "'=1+1" in text
 
 
+@pytest.mark.slow
 def test_names_that_are_no_utf8_are_read_and_shown(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -418,6 +418,7 @@ def test_pictures_that_are_cut_off_are_refused_whatever_pillow_was_told(
     assert ImageFile.LOAD_TRUNCATED_IMAGES  # left as others want it
 
 
+@pytest.mark.slow
 def test_threads_that_open_pictures_do_not_disturb_each_other(
     truncated: list[Path], tmp_path: Path
 ) -> None:
@@ -442,6 +443,7 @@ def test_threads_that_open_pictures_do_not_disturb_each_other(
     assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
+@pytest.mark.slow
 def test_a_cut_off_picture_of_lmms_evals_own_tasks_fails_by_name(
     truncated: list[Path], tmp_path: Path
 ) -> None:

@@ -55,7 +55,7 @@ def test_every_size_is_resized_as_pillow_does(
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("side", [56, 336])
 @pytest.mark.parametrize(
-    "size", [(360, 640), (640, 361), (57, 56), (336, 336), (31, 480), (1080, 1921)]
+    "size", [(360, 640), (640, 361), (57, 56), (336, 336), (31, 480), (500, 961)]
 )
 def test_pixel_values_are_the_processors(size: tuple[int, int], side: int, device: str) -> None:
     processor = CLIPImageProcessorPil(

@@ -415,6 +415,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("newline", [True, False], ids=["newline", "no newline"])
 def test_anyres_packing_equals_llava_next(
     copy_checkpoint: Callable[[], Path], newline: bool
@@ -464,6 +465,7 @@ def test_the_number_of_anyres_tokens_is_known_before_encoding(
     assert vision.count_anyres_tokens(size) == vision.pack_anyres(features, size).shape[0]
 
 
+@pytest.mark.slow
 def test_an_anyres_picture_is_encoded_base_tile_first(
     copy_checkpoint: Callable[[], Path],
 ) -> None:

@@ -183,7 +183,7 @@ KINDS: list[Kind] = [
 @pytest.mark.parametrize(
     ("kind", "content"),
     [
-        (kind, content)
+        pytest.param(kind, content, marks=[pytest.mark.slow] if kind != "video-qwen2" else [])
         for kind in KINDS
         for content in CONTENTS
         if kind.startswith("video") or "video" not in content  # LLaVA-NeXT has no rule for videos
@@ -215,6 +215,7 @@ def assert_same(baseline: Baseline, conversation: Conversation, inputs: dict[str
     assert list(answer.token_ids) == generated[0, len(ids) :].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["video-llama", "video-mistral", "pictures-qwen2"])
 def test_files_of_earlier_transformers_give_the_same_logits(
     opened: Callable[..., Baseline], tmp_path: Path, kind: Kind
@@ -286,6 +287,7 @@ def test_frames_of_a_model_without_video_are_encoded_as_longvas(
     torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 def test_questions_on_one_video_share_its_frames_and_stay_exact(
     opened: Callable[..., Baseline],
 ) -> None:
@@ -619,6 +621,7 @@ def test_the_recipe_names_the_architecture(opened: Callable[..., Baseline]) -> N
     assert len(digests) == 3
 
 
+@pytest.mark.slow
 def test_frames_can_be_pooled_as_in_longvas_needle_test(opened: Callable[..., Baseline]) -> None:
     baseline = opened("video-llama")
     session = open_tiny(baseline.folder, pool_after_projection=True)

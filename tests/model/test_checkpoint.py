@@ -156,6 +156,7 @@ def test_an_unknown_dtype_is_refused_when_loading() -> None:
         load(OPEN / "longva_tiny", dtype="half")
 
 
+@pytest.mark.slow
 def test_the_fingerprint_follows_the_weights(broken: Path, open_golden: Golden) -> None:
     own = open_golden.session.checkpoint.origin.fingerprint
     assert load(broken).origin.fingerprint == own
@@ -500,6 +501,7 @@ def test_a_known_tower_needs_no_network_but_its_weights_must_be_in_the_shards(
     assert processor["resample"] == 3
 
 
+@pytest.mark.slow
 def test_shards_without_a_tower_that_is_only_named_are_refused(
     broken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

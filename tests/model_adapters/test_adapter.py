@@ -111,6 +111,7 @@ def test_many_requests_come_back_in_the_hosts_order(open_golden: Golden) -> None
         ]
 
 
+@pytest.mark.slow
 def test_likelihoods_of_options_share_their_prompt(open_golden: Golden) -> None:
     cases = [open_golden.cases[f"ll_choice_{letter}"] for letter in "ABCD"]
     model = adapter()
@@ -162,6 +163,7 @@ def test_pictures_of_a_video_task_are_frames() -> None:
     assert record["num_visual_tokens"] == 3 * 288
 
 
+@pytest.mark.slow
 def test_a_tasks_choice_of_encoding_is_left_aside_and_recorded() -> None:
     """As in the host, whose tasks say `original` or `pad`: a checkpoint's own encoding stays."""
     model = adapter()
@@ -183,6 +185,7 @@ def test_a_needle_prompt_may_be_longer_than_the_context() -> None:
     assert json.loads(answer.text)["answer_ids"]
 
 
+@pytest.mark.slow
 def test_option_probabilities_are_kept_and_each_try_draws_anew(tmp_path: Path) -> None:
     choice = "Which?\nA. red\nB. blue\nAnswer with the letter."
     drawn = request(0, choice, {"max_new_tokens": 4, "do_sample": True, "temperature": 5.0})
@@ -209,6 +212,7 @@ def test_option_probabilities_are_kept_and_each_try_draws_anew(tmp_path: Path) -
     assert ask() == (said, sample, other)  # from the journal
 
 
+@pytest.mark.slow
 def test_every_rotation_is_asked_once_and_what_cannot_be_rotated_is_refused() -> None:
     choice = "Which?\nA. red\nB. blue\nC. green\nAnswer with the letter."
     model = adapter(control="circular")
@@ -261,6 +265,7 @@ def test_a_document_without_the_scored_column_is_named() -> None:
         model.generate_until([request(0, "Is it?", {"score_column": "answer"})])
 
 
+@pytest.mark.slow
 def test_rounds_go_on_until_the_task_ends_them() -> None:
     model = adapter()
     hand_over(model, [{"media": []}])

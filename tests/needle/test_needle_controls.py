@@ -134,6 +134,7 @@ def test_results_hold_controls_rotations_and_what_follows(session: Session, tmp_
     assert "rotation of their options" in summary_text(summary)
 
 
+@pytest.mark.slow
 def test_without_controls_nothing_is_claimed_from_them(session: Session, tmp_path: Path) -> None:
     needles = load_needles(embedded.NEEDLES)[:1]
     run = run_and_write(session, open_haystack([embedded.HAYSTACK]), needles, GRID, tmp_path,

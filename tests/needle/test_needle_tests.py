@@ -6,6 +6,7 @@ letters that are not balanced, cells without their distractor, floors, unread an
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import itertools
 import json
@@ -73,10 +74,12 @@ def session() -> Session:
 
 # Balance and floors
 
+balanced = functools.cache(drawn_items)
+
 
 @pytest.mark.parametrize("test", DRAWN_TESTS)
 def test_every_letter_is_right_equally_often(test: str) -> None:
-    items = drawn_items(test, LETTERED)
+    items = balanced(test, LETTERED)
     letters = Counter(item.answer for item in items)
     assert set(letters) == set("ABCD")
     for count in letters.values():
@@ -91,7 +94,7 @@ def test_every_letter_is_right_equally_often(test: str) -> None:
 @pytest.mark.parametrize("test", DRAWN_TESTS)
 @pytest.mark.parametrize("form", [LETTERED, WORDED], ids=["letters", "words"])
 def test_the_floor_is_what_a_guess_gets(test: str, form: ItemSettings) -> None:
-    items = drawn_items(test, form)
+    items = balanced(test, form)
     rng = random.Random(1)
     right = sum(rng.choice(item.choices) == item.answer for item in items for _ in range(50))
     floors = {item.floor for item in items}
@@ -419,6 +422,7 @@ def alone() -> Session:
                         reuse=False)  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", DRAWN_TESTS)
 def test_stated_places_give_what_one_prefill_per_cell_gives(
     test: str, session: Session, alone: Session
@@ -436,6 +440,7 @@ def test_stated_places_give_what_one_prefill_per_cell_gives(
         assert one.logprob == pytest.approx(two.logprob, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_stated_places_let_lengths_grow_out_of_each_other(session: Session) -> None:
     settings = ItemSettings(items=2)
     items, haystack = drawn_items("keys", settings), open_haystack([embedded.HAYSTACK])
@@ -759,6 +764,7 @@ def test_an_unread_answer_stays_in_the_denominator(tasks: ModuleType) -> None:
 # As reports read it
 
 
+@pytest.mark.slow
 def test_a_test_is_a_task_of_its_own_in_reports(session: Session, tmp_path: Path) -> None:
     from longva_eval.reports.reading.needle_runs import read_needle_run
 
@@ -788,6 +794,7 @@ def test_published_grids_are_not_put_beside_other_tests(name: str) -> None:
 # What a test costs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", ["order", "distractor", "count"])
 def test_the_plan_counts_what_the_engine_computes(test: str, session: Session) -> None:
     from longva_eval.embedded import CHECKPOINTS

@@ -74,6 +74,7 @@ def test_caption_is_four_words() -> None:
     assert caption_words(bare) == ("nothing", "none", "none", ".")
 
 
+@pytest.mark.slow
 def test_rows_have_the_columns_of_video_mme() -> None:
     rows = benchmark_rows(plan_videos())
     assert len(rows) == 180
@@ -89,6 +90,7 @@ def test_rows_have_the_columns_of_video_mme() -> None:
         assert values <= set(COLORS) or values <= set("0123456789")
 
 
+@pytest.mark.slow
 def test_answer_letters_are_balanced() -> None:
     rows = benchmark_rows(plan_videos())
     assert set(Counter(str(row["answer"]) for row in rows).values()) == {45}
@@ -110,6 +112,7 @@ def test_the_right_option_is_what_the_event_shows() -> None:
         assert sum(noun in LOCATORS for noun in shown) == EVENT_FRAMES * len(video.questions)
 
 
+@pytest.mark.slow
 def test_sparse_sampling_misses_events_of_long_videos_only() -> None:
     hits: dict[tuple[str, int], list[bool]] = {}
     for video in plan_videos():
@@ -137,6 +140,7 @@ def test_the_published_frames_are_those_of_the_hash() -> None:
 TENTH_SHA256 = "674085ce3495274e2a93f374858cf0d764cd0120c02cb7dbeea26058edd9fe05"
 
 
+@pytest.mark.slow
 def test_generated_files_are_reused_and_checked(tmp_path: Path) -> None:
     folder = tmp_path / "mini"
     rows = generate_mini_benchmark(folder, seed=4, videos_per_duration=1, side=32)

@@ -39,11 +39,9 @@ def test_the_table_is_large_and_says_each_thing_once() -> None:
     assert sum(choice is None for _, _, choice in TABLE) > 100
 
 
-@pytest.mark.parametrize(("text", "options", "choice"), TABLE)
-def test_answers_are_read_as_a_person_would(
-    text: str, options: tuple[str, ...], choice: str | None
-) -> None:
-    assert read_choice(text, options) == choice
+def test_answers_are_read_as_a_person_would() -> None:
+    read = [(*row, read_choice(row[0], row[1])) for row in TABLE]
+    assert [row for row in read if row[2] != row[3]] == []  # text, options, choice, what was read
 
 
 @pytest.mark.parametrize(("text", "ours", "host"), HOST_DIFFERS)

@@ -381,6 +381,7 @@ def test_latex_compiles_fits_the_column_and_cites_its_sources(run, tmp_path: Pat
     )
 
 
+@pytest.mark.slow
 def test_latex_has_minus_signs_indented_rows_and_the_notes_asked_for(run) -> None:
     call = ("compare", EIGHT, MORE, "--baseline", EIGHT, "--format", "latex")
     text = run(*call)

@@ -78,6 +78,7 @@ def found(tmp_path: Path) -> Explanation:
     return explanation
 
 
+@pytest.mark.slow
 def test_planted_causes_are_found_in_their_sizes(found: Explanation) -> None:
     causes = {cause.name: cause for cause in found.causes}
     assert found.score_percent[0] == pytest.approx(80)
@@ -99,6 +100,7 @@ def test_planted_causes_are_found_in_their_sizes(found: Explanation) -> None:
     assert rest.interval.low < 0 < rest.interval.high
 
 
+@pytest.mark.slow
 def test_the_whole_gap_has_an_interval_too(found: Explanation) -> None:
     first, *others = found.causes
     whole = 100 * found.common.difference
@@ -107,6 +109,7 @@ def test_the_whole_gap_has_an_interval_too(found: Explanation) -> None:
     assert found.common.p_value < 0.001
 
 
+@pytest.mark.slow
 def test_what_differs_is_counted(found: Explanation) -> None:
     assert found.differing == {
         "prompt": 290, "frames": None, "answer": 24, "reading of the same answer": 30
@@ -158,6 +161,7 @@ def test_a_run_is_indistinguishable_from_itself(capsys: pytest.CaptureFixture[st
     assert "no stated setting differs" in printed
 
 
+@pytest.mark.slow
 def test_a_run_beside_published_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(ours(tmp_path / "a"))
     assert main(["explain", run, "--published", "Video-MME", "--models", "LongVA"]) == 0

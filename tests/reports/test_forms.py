@@ -110,6 +110,7 @@ def test_every_form_has_the_same_scores(runs: list[Run]) -> None:
             assert cells(text, run.name) == list(shown.values()), form
 
 
+@pytest.mark.slow
 def test_csv_and_json_are_one_tidy_table(runs: list[Run]) -> None:
     tables = [*comparison_tables(runs), *paired_tables(runs, runs[0])]
     rows = json.loads(render(tables, "json"))

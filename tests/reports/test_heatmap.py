@@ -67,6 +67,7 @@ def test_no_panel_is_refused() -> None:
         draw_heatmaps([])
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_svg(tmp_path: Path) -> None:
     panel = HeatmapPanel(title="model", rows=ROWS, note="5 needles a cell")
     save_heatmaps([panel], tmp_path / "a.svg", tmp_path / "new" / "b.svg")
@@ -74,6 +75,7 @@ def test_the_same_rows_give_the_same_svg(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "b.svg").is_file()
 
 
+@pytest.mark.slow
 def test_small_print_is_broken_and_does_not_make_the_cells_narrow() -> None:
     """The controls of a needle test left half of the panel empty and ran into the colour scale."""
     rows = [{"Num. Frame": n, "Frame Depth": 0.0, "Score": 1.0} for n in (16, 64, 128)]

@@ -192,6 +192,7 @@ def test_failed_questions_count_and_the_score_without_them_stands_below(tmp_path
     assert "clip.mp4 is cut off: fetch it again." in shown
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_on_the_questions_both_were_asked(tmp_path: Path) -> None:
     first = write_run(tmp_path / "a", questions(3))
     second = write_run(tmp_path / "b", questions(9, 12)[:11], model="other")
@@ -201,6 +202,7 @@ def test_two_runs_are_compared_on_the_questions_both_were_asked(tmp_path: Path) 
     assert "B: 6, A: 0" in shown
 
 
+@pytest.mark.slow
 def test_runs_on_different_data_are_not_compared(tmp_path: Path) -> None:
     first = write_run(tmp_path / "a", questions(3))
     second = write_run(tmp_path / "b", questions(3, answer="C"), model="other")
@@ -226,6 +228,7 @@ def test_a_curve_is_drawn_of_one_model_at_several_numbers_of_frames(tmp_path: Pa
     assert "guessing" in page.shown()
 
 
+@pytest.mark.slow
 def test_categories_have_bars_of_every_run(tmp_path: Path) -> None:
     first = write_run(tmp_path / "a", questions(3))
     second = write_run(tmp_path / "b", questions(9), model="other")
@@ -325,6 +328,7 @@ def test_what_is_said_of_all_points_alike_is_printed_once(
     assert Page(page.read_text(encoding="utf-8")).shown().count("run with --limit 12") == 1
 
 
+@pytest.mark.slow
 def test_rope_settings_at_several_frames_become_a_heatmap(tmp_path: Path) -> None:
     runs = []
     for theta, right in ((None, 3), (5e4, 9)):
@@ -533,6 +537,7 @@ def test_the_command_writes_a_page_with_film_strips(
     assert {answer["z"] for row in task["rows"] for answer in row["r"].values()} == {"0"}
 
 
+@pytest.mark.slow
 def test_pictures_of_this_machine_do_not_get_into_the_page_of_a_received_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,6 +98,7 @@ def test_models_and_frame_rates_have_one_spelling(scores) -> None:
     assert all(re.search(r"\d fps", rate) for rate in rates)
 
 
+@pytest.mark.slow
 def test_durations_of_another_split_are_shown_marked_and_not_ranked(scores) -> None:
     """The columns could never fill: val/(8,15] here, test/(8,15] in the sources."""
     benchmark = find_benchmark("LongVideoBench", scores)

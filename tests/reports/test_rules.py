@@ -225,6 +225,7 @@ def test_rescore_prints_a_table_and_json(
     assert rows[0]["score_percent"] == 90.0
 
 
+@pytest.mark.slow
 def test_examples_link_to_the_page_s_samples(
     verbose_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -161,6 +161,7 @@ def test_a_file_or_a_folder_names_the_same_run() -> None:
     assert by_samples.tasks == by_results.tasks
 
 
+@pytest.mark.slow
 def test_of_several_runs_the_newest_is_read_and_the_others_are_named() -> None:
     run = read_run(RUNS)
     assert len(read_runs(RUNS)) == len(list(RUNS.rglob("*_results.json")))

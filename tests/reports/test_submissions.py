@@ -229,6 +229,7 @@ def mlvu_records(answers: Sequence[str] = ("B", "B) a dog", "(B) a dog")) -> lis
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_mlvu_gets_letters_and_shows_what_its_script_would_have_handed_in(tmp_path: Path) -> None:
     done = submitted(tmp_path, "mlvu", "longva_mlvu_test", mlvu_records())
     assert content(done)[2] == {
@@ -276,6 +277,7 @@ def test_mmmu_gets_letters_and_open_answers(tmp_path: Path) -> None:
     assert any("would draw an option" in d.reason for d in done.comparison.differences)
 
 
+@pytest.mark.slow
 def test_mmmu_validation_is_scored_by_both_rules(tmp_path: Path) -> None:
     records = mmmu_records(900, "validation")
     done = submitted(tmp_path, "mmmu", "longva_mmmu_val", records)
@@ -293,6 +295,7 @@ def test_mmmu_validation_is_scored_by_both_rules(tmp_path: Path) -> None:
     assert rows["overall"].num_questions == 900
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("board", "task", "count"),
     [("docvqa", "longva_docvqa_test", 5188), ("infovqa", "longva_infovqa_test", 3288)],

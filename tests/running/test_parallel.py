@@ -116,6 +116,7 @@ def test_a_model_that_is_spread_gives_the_same_numbers(
     assert len(parted.checkpoint.vision_digest()) == 24
 
 
+@pytest.mark.slow
 def test_the_newline_of_pictures_is_found_wherever_it_lies(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path, "pictures-llama")
     found = []

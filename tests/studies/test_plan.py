@@ -431,6 +431,7 @@ def test_the_command_answers_the_first_question(capsys: pytest.CaptureFixture[st
     assert len({len(line) for line in table}) == 1, "columns are aligned"
 
 
+@pytest.mark.slow
 def test_the_command_compares_grids_and_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     plan(
         "--gpu 48GB --gpu-name h100 --grid 200:3000:200 --depths 0:1:0.2 --needles 5 "

@@ -74,7 +74,7 @@ def documents(name: str, rows: list[Mapping[str, Any]] | None = None) -> list[di
 def read_yaml(path: Path) -> dict[str, Any]:
     """A task's YAML with its functions as plain names."""
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.CSafeLoader):
         pass
 
     Loader.add_constructor("!function", lambda loader, node: str(node.value))
@@ -306,6 +306,7 @@ def test_an_unreadable_choice_scores_nothing_however_often_it_is_asked() -> None
     assert scores == {0.0}
 
 
+@pytest.mark.slow
 def test_the_test_splits_keep_answers_and_no_score() -> None:
     page = record("docvqa_test", 0, "May 4")
     assert (page["metric"], page["generated"], page["question_id"]) == ("answered", "May 4", "59153")  # noqa: E501  # fmt: skip
@@ -319,6 +320,7 @@ def test_the_test_splits_keep_answers_and_no_score() -> None:
     assert record("infovqa_test", 0, FAILED)["score"] == 0.0
 
 
+@pytest.mark.slow
 def test_records_say_what_a_report_needs() -> None:
     found = record("mmmu_val", 0, "B")
     assert found["question_id"] == "validation_Accounting_1"

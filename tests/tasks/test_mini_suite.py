@@ -65,6 +65,7 @@ def test_subtitles_answer_every_question_while_it_is_shown(videos: list[MiniVide
     assert asked == 52 * 3 * EVENT_FRAMES
 
 
+@pytest.mark.slow
 def test_subtitles_follow_each_other_within_the_video(videos: list[MiniVideo]) -> None:
     for video in videos:
         if video_subtitles(video) is None:

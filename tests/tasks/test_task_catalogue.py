@@ -29,7 +29,7 @@ class _Function(str):
     """What stands behind `!function`."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """YAML as lmms-eval reads it, without loading the functions."""
 
 

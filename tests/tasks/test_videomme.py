@@ -509,6 +509,7 @@ def test_a_group_is_scored_as_the_host_scores_it(host: ModuleType) -> None:
             assert 100 * ours == pytest.approx(host.cal_logic(given, structure)), (right, structure)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_a_table_of_answers_is_scored_as_the_host_scores_it(host: ModuleType, seed: int) -> None:
     rng = random.Random(seed)
