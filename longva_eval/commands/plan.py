@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -24,6 +25,7 @@ from longva_eval.studies.plan import (
     PlanSettings,
     plan_text,
 )
+from longva_eval.studies.shape import DEFAULT_FRAME_SIZE
 
 __all__ = ["main"]
 
@@ -32,6 +34,14 @@ def main(arguments: Sequence[str]) -> int:
     """Print what a prompt, a needle grid or a task costs, and whether it fits."""
     print(plan_text(PlanSettings(**vars(_parser().parse_args(arguments)))))
     return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    """`1280x720` as width and height."""
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size in pixels such as 1280x720")
+    return int(found[1]), int(found[2])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,10 +58,17 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         "--pretrained",
         default="7b",
-        help=f"7b or {HUB_ID} (default), an embedded one ({', '.join(CHECKPOINTS)}), or a folder "
-        "with a config.json",
+        help=f"7b or {HUB_ID} (default), an embedded one ({', '.join(CHECKPOINTS)}), a folder "
+        "with a config.json, or a hub id",
     )
     add("--frames", type=int, help="frames of a prompt (default: the grid's longest)")
+    add(
+        "--frame-size",
+        type=_size,
+        default=DEFAULT_FRAME_SIZE,
+        metavar="WxH",
+        help="of videos, for models whose frames keep it (1280x720)",
+    )
     add("--gpu", metavar="MEMORY", help="memory of the GPU: 48GB, 44.7GiB (default: --gpu-name's)")
     add("--gpu-name", help=f"for its peak: {', '.join(GPUS)} (default: all of them)")
     add("--utilization", type=float, default=0.4, help="share of the peak that is reached (0.4)")

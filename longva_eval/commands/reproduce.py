@@ -28,7 +28,6 @@ from longva_eval.studies.cost import (
     estimate_seconds,
     plan_memory,
     task_cost,
-    vision_flops,
     weight_bytes,
 )
 from longva_eval.studies.definition import study_from
@@ -40,8 +39,6 @@ from longva_eval.text import parse_range, parse_whole_range
 __all__ = ["TARGETS", "main"]
 
 _UTILIZATION = 0.4
-_TILES = 37
-"""Most tiles of a picture of LongVA-7B: the whole, and 6 x 6 parts (`image_grid_pinpoints`)."""
 _STAND_IN = "longva_mini_small"
 _VIDEOS = frozenset([".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v"])
 
@@ -170,20 +167,22 @@ def _cost(
         )
         item = Item(name="a needle", needles=(Shown(),), question="", answer="")
         cost = needle_cost(shape, [item] * 5, grid)
-        flops = float(cost.shared_flops + vision_flops(shape, max(frames) + 5))
+        seen = shape.vision_flops(max(frames) + 5 * shape.frames_per_unit, composed=True)
+        flops = float(cost.shared_flops + seen)
         text = f"{cost.num_cells:,} needles and controls in up to {max(frames):,} frames"
         return flops, max(frames), cost.longest_tokens, text
     if target.benchmark == "images" and not options.quick:
         count = sum(layout.num_rows or 0 for layout in find_layouts(target.task))
-        one = task_cost(shape, num_videos=count, questions_per_video=1, num_frames=_TILES)
-        tokens = _TILES * shape.tokens_per_frame + TASK_TEXT_TOKENS
-        text = f"{count:,} questions on a picture each, of at most {_TILES} tiles"
+        tiles = shape.picture_frames
+        one = task_cost(shape, num_videos=count, questions_per_video=1, num_frames=tiles)
+        tokens = shape.video_tokens(tiles) + TASK_TEXT_TOKENS
+        text = f"{count:,} questions on a picture each, of at most {tiles} tiles"
         return float(one.shared_flops), 0, tokens, text
     videos = 6 if options.quick else 900
     costs = [
         task_cost(shape, num_videos=videos, questions_per_video=3, num_frames=n) for n in frames
     ]
-    tokens = max(frames) * shape.tokens_per_frame + TASK_TEXT_TOKENS
+    tokens = shape.video_tokens(max(frames)) + TASK_TEXT_TOKENS
     text = f"{3 * videos:,} questions on {videos} videos at {', '.join(map(str, frames))} frames"
     flops = float(sum(cost.shared_flops for cost in costs))
     return flops, videos * sum(frames), tokens, text

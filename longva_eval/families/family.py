@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 from transformers.video_utils import VideoMetadata
 
 from longva_eval.errors import MediaError
@@ -145,6 +146,13 @@ class Family:
     def tokens(self, pixels: torch.Tensor, shape: Shape) -> torch.Tensor:
         """(units, num_tokens, width) visual tokens, with deepstack vectors behind each."""
         raise NotImplementedError
+
+    def unit_flops(self, shape: Shape) -> int:
+        """FLOPs of encoding a unit, as torch counts them; the model may be without weights."""
+        pixels = torch.empty(1, 3, shape.height, shape.width, device="meta")
+        with FlopCounterMode(display=False) as counter:
+            self.tokens(pixels, shape)
+        return int(counter.get_total_flops())
 
     def closing_tokens(self) -> torch.Tensor | None:
         """(n, hidden_size) what stands behind a video's last frame."""

@@ -115,6 +115,23 @@ class _Grid(Family):
             levels += found.deepstack_features
         return torch.cat([torch.stack(list(level)) for level in levels], dim=-1)
 
+    def unit_flops(self, shape: Shape) -> int:
+        tower, config = self.model.model.visual, self.model.config.vision_config
+        num_patches = shape.grid[0] * shape.grid[1]
+        at_patches = _matrices(tower.patch_embed) + _matrices(tower.blocks)
+        merged = _matrices(tower) - at_patches
+        pairs = [num_patches**2] * len(tower.blocks)  # of patches that see each other
+        if hasattr(config, "fullatt_block_indexes"):  # the other layers see windows
+            side = config.window_size // self._merge // config.patch_size * self._merge
+            rows, columns = (n // side * side**2 + (n % side) ** 2 for n in shape.grid)
+            pairs = [
+                whole if layer in config.fullatt_block_indexes else rows * columns
+                for layer, whole in enumerate(pairs)
+            ]
+        width = int(tower.blocks[0].attn.qkv.in_features)
+        products = at_patches * num_patches + merged * shape.num_tokens
+        return 2 * products + 4 * width * sum(pairs)
+
     # Where it stands.
 
     def place(self, shape: Shape, interval_seconds: float) -> tuple[Any, ...]:
@@ -146,6 +163,17 @@ class _Grid(Family):
             **known,
         )
         return table[:, 0]  # type: ignore[no-any-return]
+
+
+def _matrices(part: torch.nn.Module) -> int:
+    """Numbers in matrices that are multiplied with."""
+    return sum(
+        weight.numel()
+        for module in part.modules()
+        if not isinstance(module, torch.nn.Embedding)
+        for weight in module.parameters(recurse=False)
+        if weight.ndim > 1
+    )
 
 
 def _kind(piece: TextPiece | VisualPiece) -> str:

@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from longva_eval.errors import CheckpointError, SettingsError
 from longva_eval.families.family import Family
@@ -29,7 +30,14 @@ from longva_eval.model.modeling import cache_name
 from longva_eval.model.settings import LoadSettings
 from longva_eval.prompts.pieces import Prompt, VisualPiece
 
-__all__ = ["FAMILIES", "FamilyCheckpoint", "FamilyModel", "is_family", "load_family"]
+__all__ = [
+    "FAMILIES",
+    "FamilyCheckpoint",
+    "FamilyModel",
+    "is_family",
+    "load_family",
+    "sketch_family",
+]
 
 FAMILIES: tuple[type[Family], ...] = (Qwen2, Qwen25, Qwen3, Glm, InternVL, LlavaOnevision)
 
@@ -157,6 +165,18 @@ def _family_of(architectures: Any) -> type[Family] | None:
     return None
 
 
+def sketch_family(raw: Mapping[str, Any], folder: Path) -> Family:
+    """A family without weights: it knows sizes, tokens and texts, and computes nothing.
+
+    Raises:
+        CheckpointError: If it is of none of the families, or its processor cannot be read.
+    """
+    kind = _kind(raw, folder)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
+    return kind(model, _read_processor(folder))
+
+
 def load_family(raw: dict[str, Any], origin: Origin, settings: LoadSettings) -> FamilyCheckpoint:
     """Load a checkpoint of one of the families.
 
@@ -165,16 +185,7 @@ def load_family(raw: dict[str, Any], origin: Origin, settings: LoadSettings) -> 
         SettingsError: If its attention would not be its own under this setting.
     """
     folder = origin.folder
-    architectures = raw.get("architectures") or []
-    kind = _family_of(architectures)
-    if kind is None:
-        model_type = str(raw.get("model_type"))
-        known = ", ".join(name for family in FAMILIES for name in family.architectures)
-        reason = REFUSED.get(model_type, f"known are {known}")
-        raise CheckpointError(
-            f"{folder}/config.json describes {model_type} ({', '.join(architectures)}), which is "
-            f"not run here: {reason}. docs/models.md has the list."
-        )
+    kind = _kind(raw, folder)
     read_tensor_names(folder)  # names a missing or broken file
     processor = _read_processor(folder)
     options = settings.options()
@@ -202,6 +213,20 @@ def load_family(raw: dict[str, Any], origin: Origin, settings: LoadSettings) -> 
         family=family,
     )
     return checkpoint if settings.rope.is_unchanged else change_rope(checkpoint, settings.rope)
+
+
+def _kind(raw: Mapping[str, Any], folder: Path) -> type[Family]:
+    architectures = raw.get("architectures") or []
+    kind = _family_of(architectures)
+    if kind is None:
+        model_type = str(raw.get("model_type"))
+        known = ", ".join(name for family in FAMILIES for name in family.architectures)
+        reason = REFUSED.get(model_type, f"known are {known}")
+        raise CheckpointError(
+            f"{folder}/config.json describes {model_type} ({', '.join(architectures)}), which is "
+            f"not run here: {reason}. docs/models.md has the list."
+        )
+    return kind
 
 
 def _read_processor(folder: Any) -> Any:

@@ -27,9 +27,9 @@ from longva_eval.model.settings import LoadSettings
 __all__ = ["find_checkpoint", "load_checkpoint"]
 
 _HUB_PATTERNS = [
+    "*.safetensors",
     "*.json",
     "*.jinja",
-    "*.safetensors",
     "merges.txt",
     "vocab.txt",
     "*.model",
@@ -89,9 +89,14 @@ def load_checkpoint(pretrained: str | Path, settings: LoadSettings) -> Checkpoin
 
 
 def find_checkpoint(
-    pretrained: str | Path, *, revision: str | None = None
+    pretrained: str | Path, *, revision: str | None = None, weights: bool = True
 ) -> tuple[Path, str | None]:
     """The folder that holds a checkpoint, downloading it if it is a hub id.
+
+    Args:
+        pretrained: A folder, a hub id, or an embedded checkpoint.
+        revision: Of a hub id.
+        weights: Whether weights are downloaded, too.
 
     Returns:
         The folder, and the commit of the hub repository (None for a local folder).
@@ -112,13 +117,16 @@ def find_checkpoint(
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_PATTERNS))
+        patterns = _HUB_PATTERNS if weights else _HUB_PATTERNS[1:]
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (OSError, HfHubHTTPError, ValueError) as error:
+        small = " --exclude '*.safetensors'  (a few MB)"
+        what = "  (about 16 GB for a 7B model)" if weights else small
         # LocalEntryNotFoundError (offline, nothing cached) is an OSError too.
         raise CheckpointError(
             f"The checkpoint {name} is neither a folder here nor in the local hub cache, and the "
             f"hub could not be asked ({type(error).__name__}: {str(error).splitlines()[0]}).\n"
-            f"Where there is a network:  hf download {name}  (about 16 GB for a 7B model).\n"
+            f"Where there is a network:  hf download {name}{what}.\n"
             f"Then copy the folder here and pass pretrained=/path/to/{name.split('/')[1]}."
         ) from error
     return path, path.name

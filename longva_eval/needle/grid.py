@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from longva_eval.errors import SettingsError
@@ -284,6 +284,32 @@ def controls_of(frame_counts: Sequence[int], num_items: int) -> list[Cell]:
         cells.append(Cell(item=item, num_frames=1, control="needle only"))
         cells += [Cell(item=item, num_frames=n, control="no needle") for n in frame_counts]
     return cells
+
+
+def in_whole_units(cell: Cell, size: int) -> Cell:
+    """Where frames are encoded in pairs, a picture fills one and stands before one: the cell so.
+
+    The first pair stays before what stood behind the first frame.
+
+    Raises:
+        SettingsError: If the haystack is not made of whole pairs, or pictures meet in one.
+    """
+
+    def whole(places: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(max(place // size * size, min(place, 1) * size) for place in places)
+
+    places = (*cell.insert_indices, *cell.distractor_indices)
+    if cell.num_frames % size or len(set(places)) > len(set(whole(places))):
+        raise SettingsError(
+            f"This model sees {size} frames at once: give lengths that are multiples of {size}, "
+            f"and pictures at least {size} frames apart. {cell.num_frames} frames with pictures "
+            f"before {places} are not possible."
+        )
+    return replace(
+        cell,
+        insert_indices=whole(cell.insert_indices),
+        distractor_indices=whole(cell.distractor_indices),
+    )
 
 
 def arrange(

@@ -39,6 +39,7 @@ from longva_eval.needle.grid import (
     TestGrid,
     arrange,
     controls_of,
+    in_whole_units,
     seconds_shown,
 )
 from longva_eval.needle.items import Item
@@ -132,7 +133,7 @@ def run_grid(
     tokenizer = session.checkpoint.tokenizer
     haystack.check_length(max(grid.frame_counts))
     size = session.vision.frames_per_unit
-    cells = [_in_whole_units(cell, size) for cell in grid.lay_out(items).cells]
+    cells = [in_whole_units(cell, size) for cell in grid.lay_out(items).cells]
     cells += controls_of(grid.frame_counts, len(items)) if controls else []
     frames = _Frames(session, haystack, items, max(grid.frame_counts), captions, select)
     answer_ids = [tokenize(tokenizer, item.answer) for item in items]
@@ -301,32 +302,6 @@ class _Frames:
             insert_indices=tuple(place // size for place in cell.insert_indices),
             distractor_indices=tuple(place // size for place in cell.distractor_indices),
         )
-
-
-def _in_whole_units(cell: Cell, size: int) -> Cell:
-    """Where frames are encoded in pairs, a picture fills one and stands before one: the cell so.
-
-    The first pair stays before what stood behind the first frame.
-
-    Raises:
-        SettingsError: If the haystack is not made of whole pairs, or pictures meet in one.
-    """
-
-    def whole(places: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(max(place // size * size, min(place, 1) * size) for place in places)
-
-    places = (*cell.insert_indices, *cell.distractor_indices)
-    if cell.num_frames % size or len(set(places)) > len(set(whole(places))):
-        raise SettingsError(
-            f"This model sees {size} frames at once: give lengths that are multiples of {size}, "
-            f"and pictures at least {size} frames apart. {cell.num_frames} frames with pictures "
-            f"before {places} are not possible."
-        )
-    return replace(
-        cell,
-        insert_indices=whole(cell.insert_indices),
-        distractor_indices=whole(cell.distractor_indices),
-    )
 
 
 def _facts(cell: Cell, item: Item, *, frames_per_unit: int) -> dict[str, Any]:

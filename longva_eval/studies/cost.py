@@ -32,8 +32,6 @@ __all__ = [
     "plan_memory",
     "prefill_flops",
     "task_cost",
-    "vision_flops",
-    "visual_token_bytes",
     "weight_bytes",
 ]
 
@@ -108,11 +106,6 @@ def kv_bytes(shape: ModelShape, num_tokens: int, *, dtype: PlanDType = "bfloat16
     return num_tokens * per_token * _bytes_per_number(dtype)
 
 
-def visual_token_bytes(shape: ModelShape, num_frames: int, *, dtype: PlanDType = "bfloat16") -> int:
-    """Bytes of the visual tokens of frames, `hidden_size` numbers each: 1.03 MB a frame."""
-    return num_frames * shape.tokens_per_frame * shape.hidden_size * _bytes_per_number(dtype)
-
-
 def logits_bytes(shape: ModelShape, num_positions: int) -> int:
     """Bytes of float32 logits: one number a position and row of the output layer."""
     return num_positions * shape.vocab_size * 4
@@ -185,22 +178,23 @@ def max_frames(
     shape: ModelShape,
     gpu_bytes: int,
     *,
+    most: int = 1 << 16,
     text_tokens: int = PREFIX_TOKENS + QUESTION_TOKENS,
     dtype: PlanDType = "bfloat16",
     chunk_tokens: int = 2048,
 ) -> int:
-    """The most frames whose prompt fits this memory; 0 if not even one does.
+    """The most frames whose prompt fits this memory; 0 if not even one does, `most` at most.
 
     `plan_memory` solved for the length of the cache.
     """
     _at_least_one(chunk_tokens=chunk_tokens)
 
     def fits(num_frames: int) -> bool:
-        num_tokens = text_tokens + num_frames * shape.tokens_per_frame
+        num_tokens = text_tokens + shape.video_tokens(num_frames)
         plan = plan_memory(shape, num_tokens, dtype=dtype, chunk_tokens=chunk_tokens)
         return plan.peak <= gpu_bytes
 
-    low, high = 0, gpu_bytes // kv_bytes(shape, shape.tokens_per_frame, dtype=dtype) + 1
+    low, high = 0, most + 1
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -212,7 +206,7 @@ def linear_flops(shape: ModelShape, num_tokens: int) -> int:
 
     Two per parameter and token: 2 x 6.525 G = 13.05 GFLOP a token for Qwen2-7B.
     """
-    return 2 * shape.num_layers * shape.layer_parameters * num_tokens
+    return 2 * shape.matrix_parameters * num_tokens
 
 
 def attention_flops(shape: ModelShape, num_tokens: int) -> int:
@@ -228,21 +222,6 @@ def prefill_flops(shape: ModelShape, num_tokens: int, *, cached_tokens: int = 0)
     """FLOPs of bringing the cache from `cached_tokens` to `num_tokens`."""
     added = linear_flops(shape, num_tokens - cached_tokens)
     return added + attention_flops(shape, num_tokens) - attention_flops(shape, cached_tokens)
-
-
-def vision_flops(shape: ModelShape, num_frames: int) -> int:
-    """FLOPs of encoding frames: tower up to the selected layer, and projector.
-
-    A layer costs 2 per parameter and patch, and 4 `hidden_size` N^2 of attention that is not
-    causal. LongVA-7B: 0.385 TFLOP a frame, of which the projector (before pooling) 0.019.
-    """
-    width, patches = shape.vision_hidden_size, shape.patches_per_side**2
-    tokens = patches + 1  # the class token
-    layer = 2 * tokens * (4 * width**2 + 2 * width * shape.vision_intermediate_size)
-    layer += 4 * width * tokens**2
-    embedding = 2 * patches * 3 * shape.patch_size**2 * width
-    projector = 2 * patches * (width * shape.hidden_size + shape.hidden_size**2)
-    return num_frames * (embedding + shape.vision_layers * layer + projector)
 
 
 def estimate_seconds(
@@ -312,9 +291,9 @@ def task_cost(
         SettingsError: If a number is below 1.
     """
     _at_least_one(videos=num_videos, questions=questions_per_video, frames=num_frames)
-    video_end = prefix_tokens + num_frames * shape.tokens_per_frame
+    video_end = prefix_tokens + shape.video_tokens(num_frames)
     end = video_end + question_tokens
-    once = vision_flops(shape, num_frames) + prefill_flops(shape, video_end)
+    once = shape.vision_flops(num_frames) + prefill_flops(shape, video_end)
     question = prefill_flops(shape, end, cached_tokens=video_end)
     num_questions = num_videos * questions_per_video
     return TaskCost(

@@ -12,7 +12,14 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from longva_eval.needle.grid import LatticeGrid, NeedleGrid, TestGrid, arrange, controls_of
+from longva_eval.needle.grid import (
+    LatticeGrid,
+    NeedleGrid,
+    TestGrid,
+    arrange,
+    controls_of,
+    in_whole_units,
+)
 from longva_eval.needle.items import Item
 from longva_eval.prompts.pieces import Prompt, TextPiece, VisualPiece
 from longva_eval.prompts.visits import Query, plan_visits
@@ -35,6 +42,7 @@ class GridCost(SharedCost):
     """Distinct insertion indices."""
     longest_tokens: int
     """The longest prompt."""
+    longest_frames: int
 
 
 def needle_cost(
@@ -59,18 +67,23 @@ def needle_cost(
     Raises:
         SettingsError: If no cell of the grid can hold the test.
     """
-    cells = grid.lay_out(items).cells
+    unit = shape.frames_per_unit
+    cells = [in_whole_units(cell, unit) for cell in grid.lay_out(items).cells]
     indices = {(*cell.insert_indices, *cell.distractor_indices) for cell in cells}
     if controls:
         cells += controls_of(grid.frame_counts, len(items))
     # Frames between two places stand for each other: one piece, however many they are.
     marks = sorted({0, *itertools.chain(*indices), *(cell.num_frames for cell in cells)})
     number_of = {mark: number for number, mark in enumerate(marks)}
-    size = shape.tokens_per_frame
+
+    def tokens(start: int, end: int) -> int:
+        return shape.video_tokens(end, composed=True) - shape.video_tokens(start, composed=True)
+
     haystack = [
-        VisualPiece(f"haystack {start}", (end - start) * size, None)
+        VisualPiece(f"haystack {start}", tokens(start, end), None)
         for start, end in itertools.pairwise(marks)
     ]
+    size = tokens(marks[-1], marks[-1] + unit)
     before = TextPiece(tuple(range(prefix_tokens)))
     needles, distractors, after = [], [], []
     for number, item in enumerate(items):
@@ -101,6 +114,10 @@ def needle_cost(
         num_cells=len(prompts),
         num_indices=len(indices),
         longest_tokens=max(lengths),
+        longest_frames=max(
+            cell.num_frames + unit * len((*cell.insert_indices, *cell.distractor_indices))
+            for cell in cells
+        ),
         naive_tokens=sum(lengths),
         shared_tokens=sum(length - taken for length, taken in computed),
         naive_flops=sum(prefill_flops(shape, length) for length in lengths),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from longva_eval.embedded import CHECKPOINTS, embedded_checkpoint
@@ -32,10 +32,14 @@ from longva_eval.studies.cost import (
     plan_memory,
     prefill_flops,
     task_cost,
-    vision_flops,
 )
 from longva_eval.studies.needle_cost import GridCost, needle_cost
-from longva_eval.studies.shape import LONGVA_7B, ModelShape, read_model_shape
+from longva_eval.studies.shape import (
+    DEFAULT_FRAME_SIZE,
+    LONGVA_7B,
+    ModelShape,
+    read_model_shape,
+)
 from longva_eval.text import parse_range, parse_whole_range
 
 __all__ = [
@@ -76,6 +80,8 @@ class PlanSettings:
     """7b, its hub id, an embedded checkpoint, or a folder with a `config.json`."""
     frames: int | None = None
     """Of a prompt; the grid's longest if None."""
+    frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE
+    """Width and height of videos, for models whose frames keep it."""
     gpu: str | None = None
     """Its memory: `48GB`, `44.7GiB`."""
     gpu_name: str | None = None
@@ -175,7 +181,7 @@ def plan_text(settings: PlanSettings) -> str:
         SettingsError: If a setting is impossible, contradicts another, or has no effect.
         CheckpointError: If the model's configuration cannot be read.
     """
-    shape = model_shape(settings.model)
+    shape = model_shape(settings.model, frame_size=settings.frame_size)
     speed = _Speed(
         gpus={settings.gpu_name: GPUS[settings.gpu_name]} if settings.gpu_name else GPUS,
         utilization=settings.utilization,
@@ -185,21 +191,24 @@ def plan_text(settings: PlanSettings) -> str:
     if settings.frames is None and grid is None:
         raise SettingsError("Pass --frames, the frames of a prompt, or --grid.")
     text_tokens = PREFIX_TOKENS + QUESTION_TOKENS
-    num_tokens = text_tokens + (settings.frames or 0) * shape.tokens_per_frame
-    if grid is not None:
-        num_tokens = max(num_tokens, grid.longest_tokens)
-    num_frames = (num_tokens - text_tokens) // shape.tokens_per_frame
+    num_frames = settings.frames or 0
+    num_tokens = text_tokens + shape.video_tokens(num_frames)
+    of_grid = grid is not None and grid.longest_tokens >= num_tokens
+    if grid is not None and of_grid:
+        num_frames, num_tokens = grid.longest_frames, grid.longest_tokens
     memory = plan_memory(
         shape, num_tokens, dtype=settings.dtype, chunk_tokens=settings.chunk_tokens
     )
-    needle = " (the needle counted)" if grid and num_tokens == grid.longest_tokens else ""
+    frames = shape.frames_text(num_frames, composed=of_grid)
+    needle = " (the needle counted)" if of_grid else ""
     headline = (
-        f"{shape.name}, {settings.dtype}: {num_tokens:,} tokens = {num_frames:,} frames{needle} x "
-        f"{shape.tokens_per_frame} + {text_tokens} of text"
+        f"{shape.name}, {settings.dtype}: {num_tokens:,} tokens = {frames} + {text_tokens} of text"
+        f"{needle}"
     )
+    vision = shape.vision_flops(num_frames, composed=of_grid)
     tables = [
         _memory_table(shape, memory, num_tokens, settings),
-        _prefill_table(shape, num_frames, num_tokens, speed, settings.decode_seconds),
+        _prefill_table(shape, num_frames, num_tokens, vision, speed, settings.decode_seconds),
     ]
     if settings.test is not None:
         tables += _test_tables(shape, speed, settings)
@@ -211,7 +220,8 @@ def plan_text(settings: PlanSettings) -> str:
         tables.append(_grid_table(title, grid, speed))
     if settings.task is not None:
         tables.append(_task_table(shape, speed, settings))
-    return f"{headline}\n{_render(tables)}\n\n{_verdict(shape, memory, num_tokens, settings)}"
+    verdict = _verdict(shape, memory, num_frames, num_tokens, settings)
+    return f"{headline}\n{_render(tables)}\n\n{verdict}"
 
 
 def _memory_table(
@@ -237,15 +247,20 @@ def _memory_table(
 
 
 def _prefill_table(
-    shape: ModelShape, num_frames: int, num_tokens: int, speed: _Speed, decode_seconds: float
+    shape: ModelShape,
+    num_frames: int,
+    num_tokens: int,
+    vision: int,
+    speed: _Speed,
+    decode_seconds: float,
 ) -> _Table:
-    vision, prefill = vision_flops(shape, num_frames), prefill_flops(shape, num_tokens)
+    prefill = prefill_flops(shape, num_tokens)
     linear, attention = linear_flops(shape, num_tokens), attention_flops(shape, num_tokens)
     parts = [
         (f"linear layers, {linear_flops(shape, 1) / _GIGA:.4g} GFLOP a token", linear),
         (f"causal attention, {attention_flops(shape, 1):,} FLOP x tokens^2", attention),
         ("prefill", prefill),
-        (f"vision, {vision_flops(shape, 1) / _TERA:.3g} TFLOP a frame", vision),
+        (f"vision, {vision / num_frames / _TERA:.3g} TFLOP a frame", vision),
     ]
     unit, scale = _flop_unit(prefill)
     rows: list[tuple[str, ...]] = [(label, _digits(value / scale)) for label, value in parts]
@@ -378,7 +393,9 @@ def _compare(label: str, naive: float, shared: float) -> tuple[str, ...]:
     return label, _digits(naive), _digits(shared), f"{naive / shared:.2f}x"
 
 
-def _verdict(shape: ModelShape, memory: MemoryPlan, num_tokens: int, settings: PlanSettings) -> str:
+def _verdict(
+    shape: ModelShape, memory: MemoryPlan, num_frames: int, num_tokens: int, settings: PlanSettings
+) -> str:
     """One plain sentence, and what to change if it does not fit."""
     peak = f"{_gigabytes(memory.peak)} GB"
     if settings.gpu is not None:
@@ -397,12 +414,15 @@ def _verdict(shape: ModelShape, memory: MemoryPlan, num_tokens: int, settings: P
     return (
         f"Does not fit: the peak of {peak} is {_gigabytes(memory.peak - gpu_bytes)} GB more than "
         f"{whole}. Change one of these:\n"
-        + "\n".join(f"  - {change}" for change in _changes(shape, gpu_bytes, num_tokens, settings))
+        + "\n".join(
+            f"  - {change}"
+            for change in _changes(shape, gpu_bytes, num_frames, num_tokens, settings)
+        )
     )
 
 
 def _changes(
-    shape: ModelShape, gpu_bytes: int, num_tokens: int, settings: PlanSettings
+    shape: ModelShape, gpu_bytes: int, num_frames: int, num_tokens: int, settings: PlanSettings
 ) -> list[str]:
     """What would make it fit, cheapest first."""
 
@@ -420,7 +440,12 @@ def _changes(
         changes.append("--dtype bfloat16")
     text_tokens = PREFIX_TOKENS + QUESTION_TOKENS
     frames = max_frames(
-        shape, gpu_bytes, text_tokens=text_tokens, dtype=dtype, chunk_tokens=chunk_tokens
+        shape,
+        gpu_bytes,
+        most=num_frames,
+        text_tokens=text_tokens,
+        dtype=dtype,
+        chunk_tokens=chunk_tokens,
     )
     if frames:
         changes.append(f"at most {frames:,} frames a prompt")
@@ -432,22 +457,29 @@ def _changes(
     return changes
 
 
-def model_shape(model: str) -> ModelShape:
-    """The sizes of 7b, its hub id, an embedded checkpoint, or a folder with a `config.json`.
+def model_shape(model: str, *, frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE) -> ModelShape:
+    """The sizes of 7b, an embedded checkpoint, a folder with a `config.json`, or a hub id.
+
+    Of a hub id the small files are asked for.
 
     Raises:
         SettingsError: If it is none of these.
+        CheckpointError: If the hub cannot give it.
     """
     if model.lower() == "7b" or (model == HUB_ID and not Path(model).is_dir()):
         return LONGVA_7B
     folder = embedded_checkpoint(model) or Path(model)
-    if not folder.is_dir():
+    if folder.is_dir():
+        return read_model_shape(folder, frame_size=frame_size)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise SettingsError(
             f"--model {model!r} is neither 7b ({HUB_ID}), nor an embedded checkpoint "
-            f"({', '.join(CHECKPOINTS)}), nor the folder of one. Its config.json is enough: hf "
-            f"download {model} config.json --local-dir <folder>."
+            f"({', '.join(CHECKPOINTS)}), nor the folder of one, nor a hub id."
         )
-    return read_model_shape(folder)
+    from longva_eval.families.loading import find_checkpoint  # imports torch
+
+    folder, _ = find_checkpoint(model, weights=False)
+    return replace(read_model_shape(folder, frame_size=frame_size), name=model)
 
 
 def _parse_memory(text: str) -> int:

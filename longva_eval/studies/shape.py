@@ -1,4 +1,7 @@
-"""Sizes of a model, read from its configuration; weights are not read. No torch."""
+"""Sizes of a model, read from its configuration; weights are not read.
+
+No torch, unless it is of a family of transformers: then its own class and processor are asked.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,15 @@ from typing import Any
 from longva_eval.errors import CheckpointError
 from longva_eval.model.config_files import kept_tower_layers, read_json, read_tower
 
-__all__ = ["LONGVA_7B", "ModelShape", "read_model_shape"]
+__all__ = ["DEFAULT_FRAME_SIZE", "LONGVA_7B", "LlavaShape", "ModelShape", "read_model_shape"]
+
+DEFAULT_FRAME_SIZE = (1280, 720)
+"""Of a video that is not known, width and height in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """Sizes of a LongVA: Qwen2 decoder, CLIP tower up to the layer that is read, projector.
-
-    Or of a LLaVA-NeXT, whose decoder is Llama's, Mistral's or Qwen2's.
-    """
+    """What the cost of a model follows from."""
 
     name: str
     hidden_size: int
@@ -30,6 +33,70 @@ class ModelShape:
     """Width of the MLP."""
     vocab_size: int
     """Rows of the embedding and of the output layer, padding rows included."""
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{name}={value}"
+            for name, value in vars(self).items()
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1
+        ]
+        if wrong:
+            raise CheckpointError(f"{self.name}: {', '.join(wrong)} must be at least 1.")
+        if self.num_heads % self.num_kv_heads:
+            raise CheckpointError(
+                f"{self.name}: {self.num_heads} heads cannot share {self.num_kv_heads} KV heads."
+            )
+
+    @property
+    def frames_per_unit(self) -> int:
+        """Frames that are encoded together."""
+        return 1
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Parameters of the decoder's layers that a token is multiplied with."""
+        raise NotImplementedError
+
+    @property
+    def language_parameters(self) -> int:
+        """Parameters of the decoder with embeddings."""
+        raise NotImplementedError
+
+    @property
+    def vision_parameters(self) -> int:
+        """Parameters of what makes visual tokens."""
+        raise NotImplementedError
+
+    def video_tokens(self, num_frames: int, *, composed: bool = False) -> int:
+        """Tokens of a video in a prompt, with what is written about its frames.
+
+        Args:
+            num_frames: Of the prompt.
+            composed: Whether it is a needle test's, whose frames are squares.
+        """
+        raise NotImplementedError
+
+    def vision_flops(self, num_frames: int, *, composed: bool = False) -> int:
+        """FLOPs of encoding these frames."""
+        raise NotImplementedError
+
+    @property
+    def picture_frames(self) -> int:
+        """How many frames a large picture costs as much as."""
+        raise NotImplementedError
+
+    def frames_text(self, num_frames: int, *, composed: bool = False) -> str:
+        """So many frames and their tokens, in words."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaShape(ModelShape):
+    """Sizes of a LongVA: Qwen2 decoder, CLIP tower up to the layer that is read, projector.
+
+    Or of a LLaVA-NeXT, whose decoder is Llama's, Mistral's or Qwen2's.
+    """
+
     tied_embeddings: bool = False
     """Whether the output layer is the embedding."""
     attention_bias: bool = True
@@ -44,19 +111,6 @@ class ModelShape:
     """Side of a patch, in pixels."""
     pool_stride: int = 2
     """Side of the pooling window, in patches."""
-
-    def __post_init__(self) -> None:
-        wrong = [
-            f"{name}={value}"
-            for name, value in vars(self).items()
-            if isinstance(value, int) and not isinstance(value, bool) and value < 1
-        ]
-        if wrong:
-            raise CheckpointError(f"{self.name}: {', '.join(wrong)} must be at least 1.")
-        if self.num_heads % self.num_kv_heads:
-            raise CheckpointError(
-                f"{self.name}: {self.num_heads} heads cannot share {self.num_kv_heads} KV heads."
-            )
 
     @property
     def patches_per_side(self) -> int:
@@ -78,8 +132,12 @@ class ModelShape:
         return 2 * query + 2 * key + 3 * self.hidden_size * self.intermediate_size
 
     @property
+    def matrix_parameters(self) -> int:
+        return self.num_layers * self.layer_parameters
+
+    @property
     def language_parameters(self) -> int:
-        """Parameters of the decoder with embeddings: 7.616 G for Qwen2-7B."""
+        """7.616 G for Qwen2-7B."""
         # Two norms a layer and one at the end.
         biases = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
         biases *= self.attention_bias
@@ -98,8 +156,36 @@ class ModelShape:
         projector = width * self.hidden_size + self.hidden_size**2 + 2 * self.hidden_size
         return embeddings + self.vision_layers * layer + projector
 
+    def video_tokens(self, num_frames: int, *, composed: bool = False) -> int:
+        del composed
+        return num_frames * self.tokens_per_frame
 
-LONGVA_7B = ModelShape(
+    def vision_flops(self, num_frames: int, *, composed: bool = False) -> int:
+        """FLOPs of the tower up to the selected layer, and of the projector.
+
+        A layer costs 2 per parameter and patch, and 4 `hidden_size` N^2 of attention that is not
+        causal. LongVA-7B: 0.385 TFLOP a frame, of which the projector (before pooling) 0.019.
+        """
+        del composed
+        width, patches = self.vision_hidden_size, self.patches_per_side**2
+        tokens = patches + 1  # the class token
+        layer = 2 * tokens * (4 * width**2 + 2 * width * self.vision_intermediate_size)
+        layer += 4 * width * tokens**2
+        embedding = 2 * patches * 3 * self.patch_size**2 * width
+        projector = 2 * patches * (width * self.hidden_size + self.hidden_size**2)
+        return num_frames * (embedding + self.vision_layers * layer + projector)
+
+    @property
+    def picture_frames(self) -> int:
+        """Tiles at most: LongVA-7B's `image_grid_pinpoints` allow the whole and 6 x 6 parts."""
+        return 37
+
+    def frames_text(self, num_frames: int, *, composed: bool = False) -> str:
+        del composed
+        return f"{num_frames:,} frames x {self.tokens_per_frame}"
+
+
+LONGVA_7B = LlavaShape(
     # huggingface.co/lmms-lab/LongVA-7B, config.json (Qwen2-7B) and
     # huggingface.co/openai/clip-vit-large-patch14-336, config.json: 24 layers, of which
     # mm_vision_select_layer=-2 reads the output of the 23rd.
@@ -119,11 +205,18 @@ LONGVA_7B = ModelShape(
 )
 
 
-def read_model_shape(folder: Path) -> ModelShape:
+def read_model_shape(
+    folder: Path, *, frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE
+) -> ModelShape:
     """The shape of a checkpoint, from its `config.json` and, for LongVA, its tower's.
 
     Weights are not read, and need not be there. A tower that is named and not a folder must be
-    CLIP ViT-L/14-336. LLaVA-NeXT and LLaVA-NeXT-Video are read in transformers' layout.
+    CLIP ViT-L/14-336. LLaVA-NeXT and LLaVA-NeXT-Video are read in transformers' layout. Families
+    of transformers need their processor's files too.
+
+    Args:
+        folder: Of the checkpoint.
+        frame_size: Width and height of videos, for families whose frames keep it.
 
     Raises:
         CheckpointError: If a file is missing or is not JSON, a key is missing, or the tower is
@@ -131,14 +224,18 @@ def read_model_shape(folder: Path) -> ModelShape:
     """
     path = folder / "config.json"
     raw = read_json(path)
-    if raw.get("model_type") in ("llava_next", "llava_next_video"):
+    if "vision_config" in raw and raw.get("model_type") not in _LLAVA_NEXT:
+        from longva_eval.studies.family_shape import read_family_shape  # imports torch
+
+        return read_family_shape(folder, raw, frame_size)
+    if raw.get("model_type") in _LLAVA_NEXT:
         return _llava_next_shape(raw, folder.name or str(folder), path)
     # A LongVA checkpoint keeps the decoder's keys at the top.
     hidden, heads = _whole(raw, "hidden_size", path), _whole(raw, "num_attention_heads", path)
     layers = _whole(raw, "num_hidden_layers", path)
     tower, tower_folder = read_tower(raw, folder)
     tower_path = (tower_folder or folder) / "config.json"
-    return ModelShape(
+    return LlavaShape(
         name=folder.name or str(folder),
         hidden_size=hidden,
         num_layers=layers,
@@ -161,6 +258,7 @@ def read_model_shape(folder: Path) -> ModelShape:
     )
 
 
+_LLAVA_NEXT = ("llava_next", "llava_next_video")
 _LANGUAGE_DEFAULTS: dict[str, dict[str, int]] = {
     # transformers' configuration classes; files leave out what equals them.
     "llama": {"intermediate_size": 11008, "num_key_value_heads": 0, "vocab_size": 32000},
@@ -182,7 +280,7 @@ def _llava_next_shape(raw: Mapping[str, Any], name: str, path: Path) -> ModelSha
         )
     text = {**_COMMON_DEFAULTS, **_LANGUAGE_DEFAULTS[kind], **text}
     hidden, heads = _whole(text, "hidden_size", path), _whole(text, "num_attention_heads", path)
-    return ModelShape(
+    return LlavaShape(
         name=name,
         hidden_size=hidden,
         num_layers=_whole(text, "num_hidden_layers", path),

@@ -33,12 +33,10 @@ from longva_eval.studies.cost import (
     plan_memory,
     prefill_flops,
     task_cost,
-    vision_flops,
-    visual_token_bytes,
     weight_bytes,
 )
 from longva_eval.studies.needle_cost import GridCost, needle_cost
-from longva_eval.studies.shape import LONGVA_7B, ModelShape, read_model_shape
+from longva_eval.studies.shape import LONGVA_7B, LlavaShape, ModelShape, read_model_shape
 from longva_eval.text import parse_range, parse_whole_range
 
 # The figures below are derived by hand (LongVA-7B, arithmetic of
@@ -115,8 +113,8 @@ def test_flops_a_token_and_where_attention_overtakes() -> None:
 def test_vision_flops_of_a_frame() -> None:
     # The published 0.383 TFLOP are the tower alone with all 24 layers (0.382 counted here). We
     # compute 23 of them, and the projector for all 576 patches: 0.385.
-    assert vision_flops(LONGVA_7B, 1) / 1e12 == pytest.approx(0.383, rel=0.006)
-    assert vision_flops(LONGVA_7B, 3000) == 3000 * vision_flops(LONGVA_7B, 1)
+    assert LONGVA_7B.vision_flops(1) / 1e12 == pytest.approx(0.383, rel=0.006)
+    assert LONGVA_7B.vision_flops(3000) == 3000 * LONGVA_7B.vision_flops(1)
 
 
 def test_3000_frames_fit_one_48_gb_card() -> None:
@@ -124,7 +122,7 @@ def test_3000_frames_fit_one_48_gb_card() -> None:
     assert memory.peak / 1e9 == pytest.approx(45, abs=0.2)
     assert memory.peak <= GPUS["l40s"].memory_bytes
     # The visual tokens of all frames are in it.
-    assert memory.visual_tokens >= visual_token_bytes(LONGVA_7B, 3000)
+    assert memory.visual_tokens >= 3000 * 144 * LONGVA_7B.hidden_size * 2
     # Gate and up of all positions at once would be 32.7 GB more.
     assert activation_bytes(LONGVA_7B, 432_000) > 32.7e9
     assert plan_memory(LONGVA_7B, 432_000, dtype="float32").peak > GPUS["h100"].memory_bytes
@@ -203,7 +201,7 @@ def test_video_mme(num_frames: int, naive: str, shared: str, factor: str) -> Non
     assert (cost.naive_videos, cost.shared_videos) == (2700, 900)
 
 
-TINY = ModelShape(
+TINY = LlavaShape(
     name="tiny",
     hidden_size=8,
     num_layers=3,
@@ -503,7 +501,7 @@ def test_the_command_says_what_to_change(capsys: pytest.CaptureFixture[str]) -> 
         ("--grid 8 --depths 0,2", r"depths=\[0.0, 2.0\] must lie between 0 and 1"),
         ("--frames 8 --task mlvu --videos 9", "For any other task give both --videos"),
         ("--frames 8 --task longva_videomme_subtitles", "is unknown; use videomme"),
-        ("--model lmms-lab/LongVA-8B --frames 8", "neither 7b .*, nor an embedded checkpoint"),
+        ("--model LongVA-8B --frames 8", "neither 7b .*, nor an embedded checkpoint"),
     ],
 )
 def test_the_command_refuses(arguments: str, message: str) -> None:
