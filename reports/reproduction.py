@@ -7,20 +7,30 @@ repetition lies much nearer than the interval is wide; a difference outside it i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
+from longva_eval.files import write_atomically
 from longva_eval.reports.explain import warnings_of
+from longva_eval.reports.reading.needle_runs import read_needle_run
 from longva_eval.reports.reading.run import Run, TaskRun
+from longva_eval.reports.reading.runs import read_run
 from longva_eval.reports.reading.samples import Sample
 from longva_eval.reports.reading.scores import Score, score_of
 from longva_eval.reports.tables.benchmarks import Benchmark, benchmark_of, value_of
 from longva_eval.reports.tables.grids import by_length
-from longva_eval.reports.tables.published import PublishedRow
-from longva_eval.reports.tables.tables import Cell, Column, Note, Row, Table
+from longva_eval.reports.tables.published import (
+    PublishedRow,
+    find_benchmark,
+    published_rows,
+    read_published,
+)
+from longva_eval.reports.tables.tables import Table, render, text_table
 
-__all__ = ["Reproduced", "reproduced", "reproduction_table"]
+__all__ = ["Reproduced", "reproduced", "write_reproduction"]
 
 _ROUNDING: Final = 0.05
 """Half of the last digit that papers print."""
@@ -149,29 +159,77 @@ def _is_whole(run: Run, task: TaskRun) -> bool:
     return not warnings_of(run, task) and (size is None or not sizes or size in sizes)
 
 
-def reproduction_table(title: str, rows: Sequence[Reproduced], notes: Sequence[str]) -> Table:
+def write_reproduction(
+    folder: Path,
+    *,
+    title: str,
+    benchmark: str,
+    model: str,
+    source: str,
+    runs: Mapping[str, Path],
+    notes: Sequence[str],
+) -> str:
+    """Write every printed number of a table with ours into `folder / "reproduction.json"`.
+
+    Args:
+        folder: For the file.
+        title: Of the table that is returned.
+        benchmark: Name of the table.
+        model: As its rows name it.
+        source: Beginning of the rows' `source_table`.
+        runs: By numbers of frames as printed, as in `reproduced`.
+        notes: What a reader must know beside that.
+
+    Returns:
+        The same as text.
+
+    Raises:
+        MediaError: If a run cannot be read.
+    """
+    scores = [
+        score
+        for score in read_published()
+        if score.model == model and score.source_table.startswith(source)
+    ]
+    table = find_benchmark(benchmark, scores)
+    printed, _ = published_rows(scores, table, models=[model])
+    found = [
+        (frames, read_needle_run(path)[0] if table.by_frames else read_run(path))
+        for frames, path in runs.items()
+    ]
+    rows = reproduced(found, table, printed)
+    notes = [
+        "The interval is that of our score, clustered by video; the printed number is taken as "
+        "exact. On the same questions a faithful repetition lies nearer than it is wide.",
+        f"Printed: {printed[0].sources[0].table} {printed[0].sources[0].url}",
+        *notes,
+    ]
+    if any(row.verdict == "differs" for row in rows):
+        notes.append(
+            "What differs in the recipe: longva-eval explain RUN --like longva-paper "
+            "(docs/explain.md)."
+        )
+    path = folder / "reproduction.json"
+    with write_atomically(path) as temporary:
+        text = json.dumps([row.as_json() for row in rows], indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    shown = render([_table(title, rows, notes)], "terminal")
+    return f"\n{shown}\nThe same as JSON: {path}"
+
+
+def _table(title: str, rows: Sequence[Reproduced], notes: Sequence[str]) -> Table:
     """The rows as a table."""
-    titles = ("Part", "Frames", "Paper", "Ours", "Difference", "95 % interval", "Verdict")
-    lines = []
+    lines = [["Part", "Frames", "Paper", "Ours", "Difference", "95 % interval", "Verdict"]]
+    rules = []
     for before, row in zip((None, *rows), rows, strict=False):
         cells = [row.name, row.frames, "", "", "", "", row.verdict]
         cells[2] = "" if row.paper is None else f"{row.paper:.1f}"
         cells[3] = "" if row.ours is None else row.ours.text
         cells[4] = "" if row.difference is None else f"{row.difference:+.1f}"
         cells[5] = "" if row.interval is None else "{:+.1f} to {:+.1f}".format(*row.interval)
-        lines.append(
-            Row(
-                cells=tuple(Cell(text=text) for text in cells),
-                rule_above=before is not None
-                and before.name != row.name
-                and before.frames != row.frames,
-            )
-        )
-    return Table(
-        title=title,
-        columns=tuple(
-            Column(title=name, is_number=name not in ("Part", "Verdict")) for name in titles
-        ),
-        rows=tuple(lines),
-        notes=tuple(Note(mark="", text=text) for text in notes),
-    )
+        lines.append(cells)
+        rules.append(before is not None and before.name != row.name and before.frames != row.frames)
+    table = text_table(title, lines, notes=notes)
+    ruled = [replace(row, rule_above=rule) for row, rule in zip(table.rows, rules, strict=True)]
+    verdict = replace(table.columns[-1], is_number=False)
+    return replace(table, columns=(*table.columns[:-1], verdict), rows=tuple(ruled))

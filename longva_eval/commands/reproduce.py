@@ -6,7 +6,6 @@ It composes other commands: `plan`, `prepare`, `sweep` or `niah`, and published 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from longva_eval import embedded
 from longva_eval.commands import niah, sweep
 from longva_eval.errors import DataError, EvaluationError, SettingsError
-from longva_eval.files import check_writable, hf_home, write_atomically
+from longva_eval.files import check_writable, hf_home
 from longva_eval.local.layouts import Layout, find_layouts
 from longva_eval.local.prepare import data_status, prepare
 from longva_eval.local.sources import dataset_gigabytes
@@ -247,55 +246,27 @@ def _run(target: _Target, options: argparse.Namespace, frames: Sequence[int]) ->
 
 def _show(target: _Target, options: argparse.Namespace, frames: Sequence[int]) -> None:
     """The table, and the same as JSON in the folder."""
-    from longva_eval.reports.reading.needle_runs import read_needle_run
-    from longva_eval.reports.reading.runs import read_run
-    from longva_eval.reports.reproduction import reproduced, reproduction_table
-    from longva_eval.reports.tables.published import (
-        find_benchmark,
-        published_rows,
-        read_published,
-    )
-    from longva_eval.reports.tables.tables import render
+    from longva_eval.reports.reproduction import write_reproduction
 
-    scores = [
-        score
-        for score in read_published()
-        if score.model == target.model and score.source_table.startswith(target.source)
-    ]
-    benchmark = find_benchmark(target.benchmark, scores)
-    printed, _ = published_rows(scores, benchmark, models=[target.model])
-    if target.task:
-        points = options.out / "points"
-        runs = [
-            (str(n) if len(frames) > 1 else "", read_run(points / f"frames-{n}")) for n in frames
-        ]
-    else:
-        runs = [("", read_needle_run(options.out)[0])]
-    rows = reproduced(runs, benchmark, printed)
-    notes = [
-        "The interval is that of our score, clustered by video; the printed number is taken as "
-        "exact. On the same questions a faithful repetition lies nearer than it is wide.",
-        f"Printed: {printed[0].sources[0].table} {printed[0].sources[0].url}",
-    ]
-    if options.quick:
-        notes.append(
-            "--quick: the embedded haystack and needles stand in for the paper's."
-            if not target.task
-            else f"--quick: {_STAND_IN} stands in for the benchmark."
-        )
+    notes = []
+    if options.quick and target.task:
+        notes.append(f"--quick: {_STAND_IN} stands in for the benchmark.")
+    elif options.quick:
+        notes.append("--quick: the embedded haystack and needles stand in for the paper's.")
     elif not target.task:
         notes.append("The haystack is yours: compare shapes, not decimals.")
-    if any(row.verdict == "differs" for row in rows):
-        notes.append(
-            "What differs in the recipe: longva-eval explain RUN --like longva-paper "
-            "(docs/explain.md)."
-        )
-    table = reproduction_table(f"{target.title}: {options.pretrained}", rows, notes)
-    print("\n" + render([table], "terminal"))
-    with write_atomically(options.out / "reproduction.json") as temporary:
-        text = json.dumps([row.as_json() for row in rows], indent=1)
-        temporary.write_text(text + "\n", encoding="utf-8")
-    print(f"The same as JSON: {options.out / 'reproduction.json'}")
+    points = {str(n): options.out / "points" / f"frames-{n}" for n in frames}
+    runs = points if len(frames) > 1 else {"": next(iter(points.values()))}
+    shown = write_reproduction(
+        options.out,
+        title=f"{target.title}: {options.pretrained}",
+        benchmark=target.benchmark,
+        model=target.model,
+        source=target.source,
+        runs=runs if target.task else {"": options.out},
+        notes=notes,
+    )
+    print(shown)
 
 
 def _parser() -> argparse.ArgumentParser:
