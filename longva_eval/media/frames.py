@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +56,11 @@ FRAME_POLICIES = {
     "query-bins:MODEL[:R]": "in each of n equal parts of these frames the most similar one (BIN)",
 }
 """How `frame_policy` is written, and what it does; n is `max_frames_num`."""
+_FORMS = {
+    form.partition(":")[0].rstrip("["): (rule, form.count(":") - form.count("[:"), form.count(":"))
+    for form, rule in FRAME_POLICIES.items()
+}
+"""By name: the rule, and how many parts may stand behind it, at least and at most."""
 _MOST_FRAMES = 1_000_000
 _MOST_LOOKED_AT = 4096
 """Candidates of one video that `scene` and `query` look at."""
@@ -65,18 +69,6 @@ _MOST_KEPT = 16
 _LARGEST_FILE_BYTES = 256 << 20
 _ROUNDING_SECONDS = 0.001
 """Matroska writes whole milliseconds: a frame at 1.0004 s counts as on screen at 1 s."""
-
-
-_WITH_NUMBERS = {("midpoints", 0), ("budget", 2), ("keyframes", 0), ("scene", 0), ("scene", 1)}
-"""Names, and how many numbers stand behind them."""
-
-
-def _rule_of(kind: str) -> str:
-    return next(
-        rule
-        for name, rule in FRAME_POLICIES.items()
-        if re.match(r"[a-z-]+", name)[0] == kind  # type: ignore[index]  # names are such
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +120,7 @@ class FramePolicy:
                 raise SettingsError(
                     f"frame_policy={self.policy}: candidates a second must be above 0."
                 )
-        elif (kind, len(numbers)) not in _WITH_NUMBERS:
+        elif not self._is_known:
             raise SettingsError(
                 f"frame_policy={self.policy!r} is unknown; use one of {', '.join(FRAME_POLICIES)}."
             )
@@ -138,6 +130,11 @@ class FramePolicy:
         """The policy's name, and what stands behind it."""
         name, _, rest = self.policy.partition(":")
         return name, rest
+
+    @property
+    def _is_known(self) -> bool:
+        _, least, most = _FORMS.get(self.kind[0], ("", 1, 0))
+        return least <= len(self._numbers) <= most and not self.policy.endswith(":")
 
     @property
     def _numbers(self) -> tuple[float, ...]:
@@ -181,7 +178,7 @@ class FramePolicy:
             rule = f"those that {rest} names; {self.max_frames} of them spread evenly if more"
             named["selection_sha256"] = _selection(rest)[1]
         elif named:
-            rule = f"{_rule_of(kind)}; n = {self.max_frames}"
+            rule = f"{_FORMS[kind][0]}; n = {self.max_frames}"
         elif self.fps is None:
             rule = f"np.linspace(0, total - 1, {self.max_frames}, dtype=int)"
         else:
@@ -374,6 +371,7 @@ def _chosen(
         changes = looks(f"{info.digest}/{rate:g} a second/{len(looked_at)}/colours", see)
         found = _middles(looked_at, changes, most)
     else:
+        assert kind == "file", f"{kind} has no rule"
         found = _named(info, rest, question)
     return min(most, len(found)), _spread(found, most)
 
