@@ -16,12 +16,13 @@ from support import image_task_data as pictures
 from support import processes
 from support.host_runs import videomme_line, write_host_run
 
-from longva_eval.commands.reproduce import TARGETS, main
+from longva_eval.commands.reproduce import main
 from longva_eval.errors import DataError, SettingsError
 from longva_eval.local.layouts import find_layouts
 from longva_eval.reports.reading.runs import read_run
 from longva_eval.reports.reproduction import Reproduced, reproduced
 from longva_eval.reports.tables.published import find_benchmark, published_rows, read_published
+from longva_eval.studies.targets import TARGETS
 
 pytestmark = [
     # lmms-eval leaves the results file it has written to the garbage collector.
