@@ -154,6 +154,8 @@ class LongVAArguments(Arguments):
     """Pooling window of video frames; the checkpoint's if left out."""
     mm_spatial_pool_mode: str | None = None
     """`average` or `max`; the checkpoint's if left out."""
+    frame_pooling: str = "same"
+    """`progressive:K:S` pools all frames but every K-th by S (docs/axes.md)."""
     image_aspect_ratio: str | None = None
     """`anyres`, `pad` or `crop`; the checkpoint's if left out."""
     mm_patch_merge_type: str | None = None
@@ -167,6 +169,7 @@ class LongVAArguments(Arguments):
             "patch_merge": self.mm_patch_merge_type,
             "pool_stride": self.mm_spatial_pool_stride,
             "pool_mode": self.mm_spatial_pool_mode,
+            "frame_pooling": self.frame_pooling,
         }
 
 

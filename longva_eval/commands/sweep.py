@@ -173,8 +173,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--positions", metavar="P,P,...",
-        help="own, stride:S, grouped:S, recurrent:L, temporal:S, self-extend:G:W, rerope:W, "
-        "dca:S:L, lm-infinite:L:N",
+        help="own, stride:S, grouped:S, recurrent:L, temporal:S, visual-yarn:S:L0, "
+        "self-extend:G:W, rerope:W, dca:S:L, lm-infinite:L:N",
     )  # fmt: skip
     parser.add_argument(
         "--kv-press", metavar="P,P,...",

@@ -14,7 +14,7 @@ from longva_eval.engine.feature_cache import FeatureCache
 from longva_eval.engine.generation import Thought
 from longva_eval.engine.prefix import PrefixEngine
 from longva_eval.engine.session import LongPromptPolicy, Session
-from longva_eval.engine.vision import ClipVision
+from longva_eval.engine.vision import ClipVision, read_frame_pooling
 from longva_eval.errors import SettingsError
 from longva_eval.families.loading import load_checkpoint
 from longva_eval.families.template import FamilyTemplate, Thinking
@@ -59,6 +59,8 @@ class SessionSettings(LoadSettings):
     pool_stride: int | None = None
     """Pooling window of video frames, in patches."""
     pool_mode: PoolMode | None = None
+    frame_pooling: str = "same"
+    """`same`, or `progressive:K:S` (`longva_eval.engine.vision.read_frame_pooling`)."""
     pool_after_projection: bool = False
     """Pool frames of LLaVA-NeXT-Video as LongVA's needle test did."""
     context_length: int | None = None
@@ -205,6 +207,7 @@ def _clip_parts(checkpoint: Any, asked: SessionSettings) -> dict[str, Any]:
             aspect=asked.aspect or config.image_aspect_ratio,
             pool_stride=asked.pool_stride or int(config.mm_spatial_pool_stride),
             pool_mode=asked.pool_mode or config.mm_spatial_pool_mode,
+            progressive=read_frame_pooling(asked.frame_pooling, checkpoint.model.patches_per_side),
         ),
         "template": load_template(asked.conv_template, tokenizer)
         if media_tokens is None
@@ -220,6 +223,7 @@ def _family_parts(checkpoint: Any, asked: SessionSettings) -> dict[str, Any]:
         ("patch_merge", "mm_patch_merge_type"),
         ("pool_stride", "mm_spatial_pool_stride"),
         ("pool_mode", "mm_spatial_pool_mode"),
+        ("frame_pooling", "frame_pooling"),
         ("pool_after_projection", "pool_after_projection"),
         ("long_prompt", "long_prompt"),
     ):

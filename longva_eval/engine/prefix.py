@@ -36,6 +36,7 @@ from longva_eval.errors import (
     SettingsError,
 )
 from longva_eval.model.attention import WatchedAttention
+from longva_eval.model.checkpoint import ByType
 from longva_eval.model.modeling import execution_device
 from longva_eval.model.positions import PositionPolicy
 from longva_eval.prompts.pieces import Piece, Prompt, TextPiece, VisualPiece
@@ -74,7 +75,7 @@ class LanguageModel(Protocol):
 
     @property
     def model(self) -> Any:
-        """`embed_tokens`."""
+        """`embed_tokens` and `rotary_emb`."""
         ...
 
     @property
@@ -505,6 +506,9 @@ class PrefixEngine:
             positions = torch.arange(start, end)[None]
         else:
             positions = self._positions[:, start:end]
+        rotary = self._model.model.rotary_emb
+        if isinstance(rotary, ByType):
+            rotary.is_visual = is_visual.to(rows.device)
         return self._model.run_layers(
             rows,
             positions.to(rows.device),

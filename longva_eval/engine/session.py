@@ -746,7 +746,11 @@ class Session:
 
 def _scored(visit: Visit, logits: Any, token_ids: Sequence[int]) -> TokenScores:
     scores = score_tokens(logits, token_ids)
-    return replace(scores, kv_tokens=visit.kv_tokens, kv_bytes=visit.kv_bytes)
+    if visit.kv_tokens is None or visit.kv_bytes is None:
+        return scores
+    # At the end of the prompt, as of answers that are said: without the one that was its input.
+    held = visit.kv_tokens - (len(token_ids) - 1)
+    return replace(scores, kv_tokens=held, kv_bytes=visit.kv_bytes * held // visit.kv_tokens)
 
 
 def _is_image(item: object) -> bool:

@@ -15,6 +15,7 @@ Encodings of a picture, by `image_aspect_ratio` and the checkpoint's `mm_patch_m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
@@ -25,6 +26,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 from transformers.models.llava_next.modeling_llava_next import unpad_image
 
+from longva_eval.errors import SettingsError
 from longva_eval.media.device_pixels import can_prepare, prepare_on
 from longva_eval.media.images import (
     ImageAspectRatio,
@@ -37,7 +39,7 @@ from longva_eval.media.sources import Picture, Source
 from longva_eval.model.modeling import PoolMode, VisionLanguageModel, pool_visual_tokens
 from longva_eval.prompts.pieces import VisualPiece
 
-__all__ = ["ClipVision", "Preparation", "Vision"]
+__all__ = ["ClipVision", "Preparation", "Vision", "read_frame_pooling"]
 
 _UNIRES_POOL_STRIDE = 2
 _ANYRES_MAX_TILES = 4
@@ -95,6 +97,30 @@ class Preparation:
         return f"{self.aspect}/{self.pool_mode}{self.pool_stride}"
 
 
+def read_frame_pooling(text: str, side: int) -> tuple[int, int] | None:
+    """`same`, or `progressive:K:S` as (K, S).
+
+    Args:
+        text: As it is written.
+        side: Patches along one side of a frame.
+
+    Raises:
+        SettingsError: If it is neither.
+
+    Source: Visual Context Window Extension, arXiv:2409.20018: one frame of each group of K at the
+        model's own resolution, the others pooled more.
+    """
+    if text == "same":
+        return None
+    found = re.fullmatch(r"progressive:(\d{1,6}):(\d{1,6})", text)
+    if found is None or int(found[1]) < 2 or not 1 <= int(found[2]) <= side:
+        raise SettingsError(
+            f"frame_pooling={text!r} must be same, or progressive:K:S: of each K frames (2 or more)"
+            f" one as the model pools them, the others pooled by S (1 to {side})."
+        )
+    return int(found[1]), int(found[2])
+
+
 @dataclass(kw_only=True)
 class ClipVision:
     """A CLIP tower and a projector over square grids."""
@@ -106,12 +132,30 @@ class ClipVision:
     pool_stride: int = 2
     """Of frames, in patches."""
     pool_mode: PoolMode = "average"
+    progressive: tuple[int, int] | None = None
+    """Every K-th frame is pooled by `pool_stride`, those between by S: (K, S)."""
 
     frames_per_unit: ClassVar[int] = 1
 
     def video(self, units: Sequence[VisualPiece], *, composed: bool = False) -> list[VisualPiece]:
         del composed
-        return list(units)  # nothing depends on what stands beside a frame
+        if self.progressive is None:
+            return list(units)  # nothing depends on what stands beside a frame
+        every, stride = self.progressive
+        sources: dict[int, Source] = {}
+        return [
+            self._pooled(unit, stride, sources) if place % every else unit
+            for place, unit in enumerate(units)
+        ]
+
+    def _pooled(self, piece: VisualPiece, stride: int, sources: dict[int, Source]) -> VisualPiece:
+        """A frame that is pooled by another stride; `sources` are those made before."""
+        old = piece.source
+        how = replace(old.how, pool_stride=stride)
+        source = sources.setdefault(id(old), replace(old, how=how))
+        side = self.model.patches_per_side // stride
+        key = f"{source.frame_key(piece.item)}/{how}"
+        return replace(piece, key=key, num_tokens=side * side, source=source)
 
     def pieces(self, source: Source, *, num_pictures: int = 1) -> list[VisualPiece]:
         del num_pictures
@@ -193,6 +237,11 @@ class ClipVision:
             "pools_before_projection": self.model.pools_before_projection,
             "mm_spatial_pool_stride": self.pool_stride,
             "mm_spatial_pool_mode": self.pool_mode,
+            **(
+                {}
+                if self.progressive is None
+                else {"frame_pooling": "progressive:{}:{}".format(*self.progressive)}
+            ),
         }
 
     @property

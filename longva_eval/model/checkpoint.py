@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from longva_eval.prompts.processor_template import MediaTokens
 
 __all__ = [
     "LONGVA",
+    "ByType",
     "Checkpoint",
     "ClipCheckpoint",
     "Origin",
@@ -173,10 +175,26 @@ def change_rope(checkpoint: _C, rope: RopeSettings) -> _C:
     config = model.config
     config.rope_parameters = resolve_rope(config, checkpoint.own_rope_parameters, rope)
     rotary = own = model.model.rotary_emb
-    if isinstance(rotary, _NoRotation):
+    if isinstance(rotary, (_NoRotation, ByType)):
         own = rotary.own
     model.model.rotary_emb = type(own)(config).to(own.inv_freq.device)
     return change_positions(replace(checkpoint, rope=rope), checkpoint.positions)
+
+
+class ByType(torch.nn.Module):
+    """Visual tokens turn by other frequencies than text; told which is which before each call."""
+
+    def __init__(self, own: Any, visual: Any) -> None:
+        super().__init__()
+        self.own, self.visual = own, visual
+        self.inv_freq, self.attention_scaling = own.inv_freq, own.attention_scaling
+        self.is_visual = torch.zeros(0, dtype=torch.bool)
+        """(tokens,) of the next call."""
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        text, visual = self.own(x, position_ids), self.visual(x, position_ids)
+        chosen = self.is_visual[:, None]
+        return tuple(torch.where(chosen, a, b) for a, b in zip(visual, text, strict=True))
 
 
 class _NoRotation(torch.nn.Module):
@@ -199,7 +217,7 @@ def change_positions(checkpoint: _C, positions: PositionPolicy) -> _C:
         SettingsError: If the policy does not fit the model.
     """
     model, rotary = checkpoint.model, checkpoint.model.model.rotary_emb
-    own = rotary.own if isinstance(rotary, _NoRotation) else rotary
+    own = rotary.own if isinstance(rotary, (_NoRotation, ByType)) else rotary
     attention = checkpoint.config._attn_implementation
     if positions.places_pairs and not isinstance(model, PlainDecoder):
         raise SettingsError(
@@ -215,8 +233,20 @@ def change_positions(checkpoint: _C, positions: PositionPolicy) -> _C:
         )
     if isinstance(model, PlainDecoder):
         model.placing = (positions, own) if positions.places_pairs else None
-    model.model.rotary_emb = _NoRotation(own) if positions.places_pairs else own
+    if positions.turns_by_type:
+        model.model.rotary_emb = ByType(own, _yarn(checkpoint, own, *positions.numbers))
+    else:
+        model.model.rotary_emb = _NoRotation(own) if positions.places_pairs else own
     return replace(checkpoint, positions=positions)
+
+
+def _yarn(checkpoint: Checkpoint, own: Any, factor: float, length: float) -> Any:
+    """The model's rotary embedding, scaled by YaRN for inputs `factor` times its length."""
+    scaled = copy.copy(checkpoint.config)
+    theta = checkpoint.config.rope_parameters["rope_theta"]  # as it may have been set
+    rope = RopeSettings(theta=theta, rope_type="yarn", factor=factor, original_length=int(length))
+    scaled.rope_parameters = resolve_rope(scaled, checkpoint.own_rope_parameters, rope)
+    return type(own)(scaled).to(own.inv_freq.device)
 
 
 def resolve_rope(

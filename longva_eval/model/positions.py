@@ -1,9 +1,10 @@
 """Where tokens stand: named changes of positions at evaluation time, without training.
 
-Two kinds. Some only give tokens other positions before keys are rotated and cached (`stride`,
-`grouped`, `recurrent`, `temporal`). For the others the distance at which a key is seen depends on
-the query, too (`self-extend`, `rerope`, `dca`, `lm-infinite`): their keys are cached as they are
-and rotated when they are attended to (`longva_eval.model.attention.placed_attention`).
+Some only give tokens other positions before keys are rotated and cached (`stride`, `grouped`,
+`recurrent`, `temporal`), or other frequencies by their type (`visual-yarn`). For the others
+(`self-extend`, `rerope`, `dca`, `lm-infinite`) the distance at which a key is seen depends on the
+query, too: their keys are cached as they are and rotated when they are attended to
+(`longva_eval.model.attention.placed_attention`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ POSITION_POLICIES = {
     "stride:S": "a visual token takes 1 / S of a position (V2PE, arXiv:2412.09616)",
     "grouped:S": "floor(p / S) for every token (LongEmbed, arXiv:2404.12096)",
     "recurrent:L": "p modulo L for every token (LongEmbed)",
+    "visual-yarn:S:L0": "visual tokens rotated by YaRN's frequencies for S times their trained "
+    "length L0, text by the model's own (Visual Context Window Extension, arXiv:2409.20018)",
     "temporal:S": "the time axis of visual tokens divided by S, for models with several axes",
     "self-extend:G[:W]": "distances from W (512) on in groups of G (arXiv:2401.01325)",
     "rerope:W": "distances from W on are W (ReRoPE, Su 2023)",
@@ -37,8 +40,8 @@ _NEEDS_TRAINING = {
 }
 _NUMBERS: dict[str, tuple[int, tuple[float, ...]]] = {
     "own": (0, ()), "stride": (1, ()), "grouped": (1, ()), "recurrent": (1, ()),
-    "temporal": (1, ()), "self-extend": (1, (512,)), "rerope": (1, ()), "dca": (2, ()),
-    "lm-infinite": (1, (10,)),
+    "temporal": (1, ()), "visual-yarn": (2, ()), "self-extend": (1, (512,)), "rerope": (1, ()),
+    "dca": (2, ()), "lm-infinite": (1, (10,)),
 }  # fmt: skip
 """How many numbers a policy needs, and the defaults of those it may have."""
 _PLACES_PAIRS = ("self-extend", "rerope", "dca", "lm-infinite")
@@ -62,7 +65,7 @@ class PositionPolicy:
                 f"positions={self.text!r} is unknown; use {', '.join(POSITION_POLICIES)}."
             )
         for number in numbers:
-            whole = name not in ("stride", "temporal")
+            whole = name not in ("stride", "temporal", "visual-yarn")
             try:
                 value = float(number)
             except ValueError:
@@ -93,6 +96,11 @@ class PositionPolicy:
         """Whether a key's position depends on the query."""
         return self.name in _PLACES_PAIRS
 
+    @property
+    def turns_by_type(self) -> bool:
+        """Whether visual tokens turn by other frequencies than text."""
+        return self.name == "visual-yarn"
+
     def describe(self) -> str:
         """With all numbers."""
         return ":".join((self.name, *(f"{number:g}" for number in self.numbers)))
@@ -112,7 +120,7 @@ class PositionPolicy:
         Raises:
             SettingsError: If the policy means nothing for this model.
         """
-        if self.is_own or self.places_pairs:
+        if self.is_own or self.places_pairs or self.turns_by_type:
             return own
         if self.name == "temporal":
             if own is None:

@@ -227,7 +227,11 @@ SCORE = JobKind(
     "score",
     {"mean_loss": _NUMBER, "is_greedy": bool, "num_prompt_tokens": int},
     _score,
-    lambda answer: {"mean_loss": answer.mean_loss, "is_greedy": answer.continuation.is_greedy},
-    lambda _: {},
+    lambda answer: (
+        {"mean_loss": answer.mean_loss, "is_greedy": answer.continuation.is_greedy}
+        | {name: getattr(answer.all_tokens, name) for name in _HELD}
+    ),
+    _held,
+    _HELD,
 )
 """Score a continuation."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import Golden
 from torch.nn import functional
 
+from longva_eval.engine.generation import Generation, GenerationSettings
 from longva_eval.engine.prefix import PrefixEngine
 from longva_eval.engine.session import Session
+from longva_eval.engine.vision import ClipVision, read_frame_pooling
 from longva_eval.errors import SettingsError
+from longva_eval.media.frames import FramePolicy
 from longva_eval.model.positions import PositionPolicy
 from longva_eval.prompts.pieces import Prompt, TextPiece, VisualPiece
 from longva_eval.prompts.visits import Query
+from longva_eval.running.jobs import SCORE
 
 SIZE = 5
 
@@ -94,6 +99,7 @@ def whole_model(
     distance: Distance,
     seen: list[torch.Tensor],
     keep: Keep | None = None,
+    turn: Callable[[list[bool], torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
 ) -> torch.Tensor:
     model = session.checkpoint.model
     embed = model.model.embed_tokens
@@ -108,7 +114,14 @@ def whole_model(
     far = [[distance(i, j) if j <= i else None for j in range(count)] for i in range(count)]
     inv_freq = session.checkpoint.model.model.rotary_emb.inv_freq.double()
     angles = torch.tensor([[0.0 if d is None else d for d in row] for row in far]).double()
+<<<<<<< HEAD
     cos, sin = (angles[..., None] * inv_freq).cos(), (angles[..., None] * inv_freq).sin()
+=======
+    angles, lengths = angles[..., None] * inv_freq, torch.ones(count, dtype=torch.float64)
+    if turn is not None:
+        each, lengths = turn(is_visual, inv_freq)
+        angles = each[:, None] - each[None]
+>>>>>>> cbf41e7 (feat: positions=visual-yarn, frequencies by token type, and progressive pooling (Visual Context Window Extension); likelihoods record what was held of the KV cache; temporal beside Qwen2.5-VL's own class)
     hides = torch.tensor([[d is None for d in row] for row in far])
     config = session.checkpoint.config
     size = config.hidden_size // config.num_attention_heads
@@ -126,8 +139,13 @@ def whole_model(
             # <R(i) q, R(j) k> is a rotation by i - j alone.
             same = a[:, None] * c[None] + b[:, None] * d[None]
             cross = b[:, None] * c[None] - a[:, None] * d[None]
+<<<<<<< HEAD
             scores[head] = (same * cos - cross * sin).sum(-1)
         scores = scores / math.sqrt(size)
+=======
+            scores[head] = (same * angles.cos() - cross * angles.sin()).sum(-1)
+        scores = scores * lengths[:, None] * lengths / math.sqrt(size)
+>>>>>>> cbf41e7 (feat: positions=visual-yarn, frequencies by token type, and progressive pooling (Visual Context Window Extension); likelihoods record what was held of the KV cache; temporal beside Qwen2.5-VL's own class)
         scores.masked_fill_(hides, -torch.inf)
         if keep is None:
             seen.append(scores.softmax(-1).unflatten(0, (-1, groups)).mean(1))
@@ -202,6 +220,46 @@ def test_positions_are_those_of_the_paper(session: Session, policy: str) -> None
     assert (differ > 5e-3) == (policy != "own"), "a test that would pass without the method"
 
 
+@torch.no_grad()
+def test_visual_tokens_turn_by_their_own_yarn(session: Session) -> None:
+    factor, length = 4.0, 48
+
+    def turn(is_visual: list[bool], own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How far each token is turned, and by how much it is longer (arXiv:2309.00071)."""
+        size = 2 * len(own)
+        base = float(own[1]) ** (-size / 2)
+
+        def turns(times: float) -> float:  # the pair that turns so often within the length
+            return size * math.log(length / (times * 2 * math.pi)) / (2 * math.log(base))
+
+        low, high = max(0, math.floor(turns(32))), min(size - 1, math.ceil(turns(1)))
+        ramp = ((torch.arange(len(own)) - low) / max(high - low, 0.001)).clamp(0, 1).double()
+        yarn = own * (1 - ramp) + own / factor * ramp
+        assert bool((ramp > 0).any())
+        assert bool((ramp < 1).any()), "some turn as before"
+        visual = torch.tensor(is_visual)
+        frequencies = torch.where(visual[:, None], yarn, own)
+        longer = torch.where(visual, 0.1 * math.log(factor) + 1, 1.0).double()
+        return torch.arange(len(is_visual))[:, None] * frequencies, longer
+
+    far = distances("own", QUERIES[0])
+    expected = [whole_model(session, query, far, [], turn=turn) for query in QUERIES]
+    plain = [reference(session, query, far) for query in QUERIES]
+    session.change_positions(f"visual-yarn:{factor:g}:{length}")
+    for chunk_tokens in (1000, 7):
+        for found, wanted in zip(answers(session, chunk_tokens), expected, strict=True):
+            torch.testing.assert_close(found, wanted, atol=2e-4, rtol=0)
+    assert max((a - b).abs().max() for a, b in zip(expected, plain, strict=True)) > 5e-3
+    described = session.describe()["rope"]
+    assert described["positions"] == "visual-yarn:4:48"
+    session.change_rope(replace(session.checkpoint.rope, theta=5e5))  # keeps it, over another base
+    changed = answers(session)
+    assert (changed[0] - expected[0]).abs().max() > 1e-3
+    session.change_rope(replace(session.checkpoint.rope, theta=None))
+    for found, wanted in zip(answers(session), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=2e-4, rtol=0)
+
+
 def references(press: str, number: int, kept_frames: Sequence[int]) -> Keep:
     """What a press keeps, written from its paper; `number` visual tokens."""
     name, aware = press.split(":")[0], press.endswith("question")
@@ -259,6 +317,7 @@ def test_a_press_keeps_what_its_paper_says(session: Session, press: str) -> None
         ("stride:2", "snapkv:0.7"),
         ("grouped:2", "snapkv:0.3:question"),
         ("self-extend:3:10", "none"),
+        ("visual-yarn:4:48", "snapkv:0.7"),
         ("self-extend:3:10", "random:0.5"),
         ("dca:12:16", "snapkv:0.7"),
     ],
@@ -297,6 +356,58 @@ def test_tokens_and_bytes_held_are_those_of_the_cache(session: Session) -> None:
     assert [visit.kv_tokens for visit in engine.visit(QUERIES[1:2])] == [None]
 
 
+def test_likelihoods_tell_what_was_held_as_answers_do(
+    session: Session, open_golden: Golden
+) -> None:
+    video = open_golden.folder / "inputs/landscape_320x180.mp4"
+    asked = [session.prompt("What is shown?", [video])] * 2
+    values = {}
+    for press in ("none", "knorm:0.5"):
+        session.change_press(press)
+        scored = session.score(asked, ["A", "A long answer of more tokens"])
+        (said,) = session.generate(asked[:1], GenerationSettings(max_new_tokens=3))
+        assert isinstance(said, Generation)
+        (forced,) = session.force([asked[0].prompt], [(5, 6, 7)])
+        values[press] = [SCORE.value(each) for each in scored]
+        for held in (*(value["kv_tokens"] for value in values[press]), forced.scores.kv_tokens):  # type: ignore[union-attr]
+            assert held == said.kv_tokens
+        assert {value["kv_bytes"] for value in values[press]} == {said.kv_bytes}
+    visual = asked[0].prompt.num_visual_tokens
+    assert values["none"][0]["kv_tokens"] is None
+    for value in values["knorm:0.5"]:
+        assert SCORE.facts(value)["kv_tokens"] == asked[0].prompt.num_tokens - visual // 2
+        assert SCORE.is_value({**value, "num_prompt_tokens": 1})
+
+
+def test_of_each_group_one_frame_is_pooled_less(session: Session, open_golden: Golden) -> None:
+    video = open_golden.folder / "inputs/landscape_320x180.mp4"
+    vision, frames = session.vision, session.frames
+    assert isinstance(vision, ClipVision)
+    session.frames = FramePolicy(max_frames=7)
+    tokens = {}
+    try:
+        plain = session.prompt("What?", [video]).prompt
+        for stride in (2, 3):
+            vision.pool_stride = stride
+            pieces = session.prompt("What?", [video]).prompt.visual_pieces
+            tokens[stride] = session.encoder.encode(pieces)
+        vision.pool_stride = 2
+        vision.progressive = read_frame_pooling("progressive:3:3", vision.model.patches_per_side)
+        assert session.describe()["frame_pooling"] == "progressive:3:3"
+        found = session.prompt("What?", [video]).prompt
+        mixed = session.encoder.encode(found.visual_pieces)
+    finally:
+        vision.progressive, vision.pool_stride, session.frames = None, 2, frames
+    for place, value in enumerate(mixed):
+        torch.testing.assert_close(value, tokens[3 if place % 3 else 2][place], atol=0, rtol=0)
+        assert len(value) == found.visual_pieces[place].num_tokens
+    assert len(mixed[0]) > len(mixed[1])
+    assert found.digest != plain.digest
+    for text in ("progressive:1:3", "progressive:2", "progressive:2:99", "slow"):
+        with pytest.raises(SettingsError, match="frame_pooling="):
+            read_frame_pooling(text, 8)
+
+
 def test_the_recipe_names_positions_and_press(session: Session) -> None:
     plain = session.describe()
     session.change_positions("self-extend:8")
@@ -324,6 +435,7 @@ def test_the_recipe_names_positions_and_press(session: Session) -> None:
         ("dca:8:8", "shorter than L"),
         ("self-extend:8:2:3", "is unknown"),
         ("temporal:2", "no time axis"),
+        ("visual-yarn:4", "is unknown"),
     ],
 )
 def test_positions_that_cannot_be_are_refused(

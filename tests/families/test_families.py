@@ -17,12 +17,13 @@ from longva_eval.cli import main
 from longva_eval.engine.generation import GenerationSettings
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
-from longva_eval.engine.verify import summary_of, verify
+from longva_eval.engine.verify import reference_inputs, summary_of, verify
 from longva_eval.errors import CheckpointError, PromptError, SettingsError
 from longva_eval.media.frames import FramePolicy
 from longva_eval.model_adapters.hf import TransformersModel
 from longva_eval.model_adapters.longva import LongVA
 from longva_eval.prompts.pieces import TextPiece
+from longva_eval.prompts.visits import Query
 
 VIDEO = OPEN / "inputs/landscape_320x180.mp4"
 TOLERANCE = 1e-5
@@ -86,6 +87,43 @@ def test_equal_frames_at_other_positions_are_not_shared(made: MakeFamily, name: 
     pieces = [each.prompt.visual_pieces[0] for each in both]
     assert pieces[0].place != pieces[1].place or name == "qwen3_vl"
     assert near.prompt.digest != far.prompt.digest
+
+
+def test_a_time_axis_is_divided_as_in_the_model_itself(made: MakeFamily) -> None:
+    """Logits beside one pass of transformers' class, given its own positions changed."""
+    folder = made("qwen2_5_vl")
+    session = open_tiny(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    conversation = session.prompt("What happens?", [VIDEO])
+    inputs = reference_inputs(session, conversation, "What happens?", [VIDEO])
+    taken: list[torch.Tensor] = []
+
+    def take(_: object, args: object, kwargs: dict[str, Any]) -> None:
+        taken.append(kwargs["position_ids"])
+
+    hook = model.model.language_model.register_forward_pre_hook(take, with_kwargs=True)
+    with torch.no_grad():
+        plain = model(**inputs).logits[0, -1]
+        hook.remove()
+        own = taken[0][-3:, 0].float()  # (time, height, width)
+        visual = (inputs["input_ids"][0] == model.config.video_token_id).nonzero()[:, 0].tolist()
+        first, end = visual[0], visual[-1] + 1
+        start = own[0, first].item()
+        placed = own.clone()
+        placed[0, first:end] = start + (own[0, first:end] - start) / 4
+        # The question goes on behind the largest position of the video.
+        placed[:, end:] += placed[:, first:end].max() - own[:, first:end].max()
+        changed = model(**inputs, position_ids=placed[:, None]).logits[0, -1]
+    session.change_positions("temporal:4")
+    for reuse in (True, False):
+        session.engine.reuse = reuse
+        (visit,) = session.engine.visit([Query(conversation.prompt)])
+        torch.testing.assert_close(visit.logits[-1], changed, atol=TOLERANCE, rtol=0)
+    assert (changed - plain).abs().max() > 100 * TOLERANCE
+    assert session.describe()["rope"]["positions"] == "temporal:4"
+    session.change_positions("visual-yarn:4:64")  # over three axes, too
+    (visit,) = session.engine.visit([Query(conversation.prompt)])
+    assert (visit.logits[-1] - plain).abs().max() > 100 * TOLERANCE
 
 
 @pytest.mark.slow
