@@ -480,6 +480,7 @@ class PrefixEngine:
         table = self._model.model.embed_tokens
         rows = table(ids.to(execution_device(table)))
         no_visual = torch.zeros(len(rows), dtype=torch.bool)  # not on a GPU: it is looked at
+        self._tell_types(no_visual)
         hidden = self._model.run_layers(rows, positions.to(rows.device), cache, no_visual)
         return self._model.lm_head(hidden).float()
 
@@ -506,15 +507,18 @@ class PrefixEngine:
             positions = torch.arange(start, end)[None]
         else:
             positions = self._positions[:, start:end]
-        rotary = self._model.model.rotary_emb
-        if isinstance(rotary, ByType):
-            rotary.is_visual = is_visual.to(rows.device)
+        self._tell_types(is_visual)
         return self._model.run_layers(
             rows,
             positions.to(rows.device),
             self._pressed or self._cache,
             is_visual.to(rows.device),
         )
+
+    def _tell_types(self, is_visual: torch.Tensor) -> None:
+        rotary = self._model.model.rotary_emb
+        if isinstance(rotary, ByType):
+            rotary.is_visual = is_visual if bool(is_visual.any()) else None
 
     def _embed(
         self,

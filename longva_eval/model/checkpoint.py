@@ -188,12 +188,15 @@ class ByType(torch.nn.Module):
         super().__init__()
         self.own, self.visual = own, visual
         self.inv_freq, self.attention_scaling = own.inv_freq, own.attention_scaling
-        self.is_visual = torch.zeros(0, dtype=torch.bool)
-        """(tokens,) of the next call."""
+        self.is_visual: torch.Tensor | None = None
+        """(tokens,) bool of the next call; None if there is only text."""
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        text, visual = self.own(x, position_ids), self.visual(x, position_ids)
-        chosen = self.is_visual[:, None]
+        text: tuple[torch.Tensor, ...] = self.own(x, position_ids)
+        if self.is_visual is None:
+            return text
+        visual = self.visual(x, position_ids)
+        chosen = self.is_visual[:, None].to(x.device)
         return tuple(torch.where(chosen, a, b) for a, b in zip(visual, text, strict=True))
 
 

@@ -60,7 +60,9 @@ QUERIES = [
 
 @pytest.fixture
 def session(open_golden: Golden) -> Iterator[Session]:
+    frames, open_golden.session.frames = open_golden.session.frames, FramePolicy(max_frames=4)
     yield open_golden.session
+    open_golden.session.frames = frames
     open_golden.session.change_positions("own")
     open_golden.session.change_press("none")
 
@@ -221,7 +223,7 @@ def test_positions_are_those_of_the_paper(session: Session, policy: str) -> None
 
 
 @torch.no_grad()
-def test_visual_tokens_turn_by_their_own_yarn(session: Session) -> None:
+def test_visual_tokens_turn_by_their_own_yarn(session: Session, open_golden: Golden) -> None:
     factor, length = 4.0, 48
 
     def turn(is_visual: list[bool], own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -258,6 +260,14 @@ def test_visual_tokens_turn_by_their_own_yarn(session: Session) -> None:
     session.change_rope(replace(session.checkpoint.rope, theta=None))
     for found, wanted in zip(answers(session), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=2e-4, rtol=0)
+    video = open_golden.folder / "inputs/landscape_320x180.mp4"
+    asked = [session.prompt(text, [video]) for text in ("What is it?", "Where?")]
+    said = []
+    for branches in ("auto", 1):
+        session.change_branches(branches)
+        said.append(session.generate(asked, GenerationSettings(max_new_tokens=4)))
+    session.change_branches("auto")
+    assert [each.token_ids for each in said[0]] == [each.token_ids for each in said[1]]  # type: ignore[union-attr]
 
 
 def references(press: str, number: int, kept_frames: Sequence[int]) -> Keep:
