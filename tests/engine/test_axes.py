@@ -116,14 +116,11 @@ def whole_model(
     far = [[distance(i, j) if j <= i else None for j in range(count)] for i in range(count)]
     inv_freq = session.checkpoint.model.model.rotary_emb.inv_freq.double()
     angles = torch.tensor([[0.0 if d is None else d for d in row] for row in far]).double()
-<<<<<<< HEAD
-    cos, sin = (angles[..., None] * inv_freq).cos(), (angles[..., None] * inv_freq).sin()
-=======
     angles, lengths = angles[..., None] * inv_freq, torch.ones(count, dtype=torch.float64)
     if turn is not None:
         each, lengths = turn(is_visual, inv_freq)
         angles = each[:, None] - each[None]
->>>>>>> cbf41e7 (feat: positions=visual-yarn, frequencies by token type, and progressive pooling (Visual Context Window Extension); likelihoods record what was held of the KV cache; temporal beside Qwen2.5-VL's own class)
+    cos, sin = angles.cos(), angles.sin()
     hides = torch.tensor([[d is None for d in row] for row in far])
     config = session.checkpoint.config
     size = config.hidden_size // config.num_attention_heads
@@ -141,13 +138,8 @@ def whole_model(
             # <R(i) q, R(j) k> is a rotation by i - j alone.
             same = a[:, None] * c[None] + b[:, None] * d[None]
             cross = b[:, None] * c[None] - a[:, None] * d[None]
-<<<<<<< HEAD
             scores[head] = (same * cos - cross * sin).sum(-1)
-        scores = scores / math.sqrt(size)
-=======
-            scores[head] = (same * angles.cos() - cross * angles.sin()).sum(-1)
         scores = scores * lengths[:, None] * lengths / math.sqrt(size)
->>>>>>> cbf41e7 (feat: positions=visual-yarn, frequencies by token type, and progressive pooling (Visual Context Window Extension); likelihoods record what was held of the KV cache; temporal beside Qwen2.5-VL's own class)
         scores.masked_fill_(hides, -torch.inf)
         if keep is None:
             seen.append(scores.softmax(-1).unflatten(0, (-1, groups)).mean(1))
