@@ -142,13 +142,13 @@ class ClipVision:
         if self.progressive is None:
             return list(units)  # nothing depends on what stands beside a frame
         every, stride = self.progressive
-        sources: dict[int, Source] = {}
+        sources: dict[int, Any] = {}
         return [
             self._pooled(unit, stride, sources) if place % every else unit
             for place, unit in enumerate(units)
         ]
 
-    def _pooled(self, piece: VisualPiece, stride: int, sources: dict[int, Source]) -> VisualPiece:
+    def _pooled(self, piece: VisualPiece, stride: int, sources: dict[int, Any]) -> VisualPiece:
         """A frame that is pooled by another stride; `sources` are those made before."""
         old = piece.source
         how = replace(old.how, pool_stride=stride)
