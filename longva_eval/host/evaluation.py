@@ -10,6 +10,7 @@ import argparse
 import fnmatch
 import functools
 import importlib
+import importlib.util
 import json
 import math
 import sys
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from loguru import logger
@@ -27,6 +29,7 @@ from longva_eval.errors import EvaluationError, SettingsError, nearest
 __all__ = [
     "Finished",
     "Host",
+    "import_without",
     "is_unreached",
     "problems_of",
     "quiet_host",
@@ -68,8 +71,7 @@ class Finished:
 
 def run_host(arguments: Sequence[str]) -> tuple[int, list[Finished]]:
     """Let lmms-eval evaluate; the status it would end with, and what became of each evaluation."""
-    import lmms_eval.__main__ as host
-
+    host = _import_host()
     runs: list[Finished] = []
     evaluate_by_host = host.cli_evaluate_single
 
@@ -112,6 +114,41 @@ def run_host(arguments: Sequence[str]) -> tuple[int, list[Finished]]:
         sys.argv = argv
         host.cli_evaluate_single = evaluate_by_host
     return 0, runs
+
+
+class _Later(ModuleType):
+    """A package that is imported when something of it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__path__":  # asked of all modules, by who looks round
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def _import_host() -> Any:
+    """lmms-eval's main module, without what most runs have no use for.
+
+    Hugging Face's `evaluate` is for metrics that the host does not know, aiohttp for judges: 1.2 s
+    of CPU.
+    """
+    return import_without("lmms_eval.__main__", ["evaluate", "aiohttp"])
+
+
+def import_without(name: str, packages: Sequence[str]) -> Any:
+    """A module; packages that it imports are loaded when something of them is asked for."""
+    put_off = [_Later(package) for package in packages if package not in sys.modules]
+    for package in put_off:
+        package.__spec__ = importlib.util.find_spec(package.__name__)
+        if package.__spec__ is not None:
+            sys.modules[package.__name__] = package
+    try:
+        return importlib.import_module(name)
+    finally:
+        for package in put_off:
+            if sys.modules.get(package.__name__) is package:
+                del sys.modules[package.__name__]
 
 
 def reason_of(error: BaseException) -> str:
@@ -248,8 +285,7 @@ class Host:
     def __init__(
         self, model: str, tasks: Sequence[str], *, include_path: str | None, limit: float | None
     ) -> None:
-        import lmms_eval.__main__ as host
-
+        host = _import_host()
         self._host: Any = host
         self._model = model
         self._limit = limit

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from pathlib import Path
+from typing import Any
 
 import lmms_eval
 import pytest
@@ -12,6 +14,7 @@ import yaml
 from conftest import TESTS
 
 from longva_eval.embedded import tasks_folder
+from longva_eval.host.evaluation import import_without
 from longva_eval.host.patches import PATCHES, Patch, apply_patches, code_digest, order_results
 
 HOST = Path(lmms_eval.__file__).parent
@@ -99,6 +102,77 @@ def test_the_host_reads_yaml_slowly_and_we_read_the_same() -> None:
             expected = yaml.full_load(file)
             file.seek(0)
             assert ours.full_load(file) == expected, path
+
+
+def test_an_index_of_tasks_reads_each_file_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host deletes `include` from what it has read, and turns its list round."""
+    manager = importlib.import_module("lmms_eval.tasks").TaskManager
+    apply_patches()
+    (tmp_path / "one").write_text("tag: one\n")
+    (tmp_path / "two").write_text("tag: two\n")
+    (tmp_path / "both").write_text("include: [one, two]\n")
+    for name in "ab":
+        (tmp_path / f"{name}.yaml").write_text(f"include: both\ntask: index_{name}\n")
+    opened: list[str] = []
+    load = yaml.load
+
+    def noting(stream: Any, **kwargs: Any) -> Any:
+        opened.append(Path(stream.name).name)
+        return load(stream, **kwargs)
+
+    monkeypatch.setattr(yaml, "load", noting)
+    index = manager(include_path=str(tmp_path), include_defaults=False).task_index
+    (tag,) = index.keys() - {"index_a", "index_b"}
+    assert sorted(index[tag]["task"]) == ["index_a", "index_b"]
+    assert sorted(opened) == ["a.yaml", "b.yaml", "both", "one", "two"]
+    with (tmp_path / "one").open("rb") as file:
+        assert importlib.import_module("lmms_eval.utils").yaml.full_load(file) == {"tag": "one"}
+    assert len(opened) == 6, "outside of an index a file is read again"
+
+
+def test_a_metrics_error_loads_no_other_task() -> None:
+    """When its first line fails, the host no longer imports them: drop ours."""
+    assert "from lmms_eval.tasks.amber_g.utils import" in source("lmms_eval.api.metrics")
+    utils = importlib.import_module("lmms_eval.evaluator_utils")
+    apply_patches()
+    metrics = importlib.import_module("lmms_eval.api.metrics")
+    known = set(sys.modules)
+    assert utils.stderr_for_metric(metrics.mean, 10) is metrics.mean_stderr
+    assert utils.stderr_for_metric(metrics.median, 10) is not None
+    assert utils.stderr_for_metric(len, 10) is None
+
+    def amber_g_of_a_yaml(values: list[float]) -> float:
+        return sum(values)
+
+    assert utils.stderr_for_metric(amber_g_of_a_yaml, 10) is not None
+    assert not {name for name in set(sys.modules) - known if "amber" in name or "chair" in name}
+
+
+def test_what_is_put_off_is_there_when_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "put_off_package").mkdir()
+    (tmp_path / "put_off_package" / "__init__.py").write_text("value = 7\n")
+    (tmp_path / "put_off_package" / "part.py").write_text("value = 8\n")
+    (tmp_path / "its_host.py").write_text("import put_off_package as first\nimport absent_one\n")
+    for name in ("put_off_package", "put_off_package.part", "its_host"):
+        monkeypatch.setitem(sys.modules, name, None)  # forgotten afterwards
+        del sys.modules[name]
+    with pytest.raises(ModuleNotFoundError, match="absent_one"):
+        import_without("its_host", ["put_off_package", "absent_one"])
+    assert "put_off_package" not in sys.modules
+    (tmp_path / "its_host.py").write_text("import put_off_package as first\n")
+    host = import_without("its_host", ["put_off_package"])
+    assert "put_off_package" not in sys.modules
+    assert not hasattr(host.first, "__file__"), "looking round loads nothing"
+    assert host.first.value == 7
+    (tmp_path / "its_host.py").write_text("from put_off_package.part import value\n")
+    for name in ("put_off_package", "put_off_package.part", "its_host"):
+        sys.modules.pop(name, None)
+    assert import_without("its_host", ["put_off_package"]).value == 8
 
 
 def test_what_is_no_yaml_is_refused_in_the_same_words(tmp_path: Path) -> None:
