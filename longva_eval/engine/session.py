@@ -146,6 +146,10 @@ class Session:
     """What frame policies saw of videos."""
     encoder: VisualEncoder
     engine: PrefixEngine
+    _latest: tuple[VideoInfo, tuple[Any, ...], tuple[list[VisualPiece], FrameSample]] | None = (
+        field(default=None, init=False, repr=False)
+    )
+    """The last video that was looked at, how, and what came of it."""
 
     @functools.cached_property
     def _control_tokens(self) -> frozenset[str]:
@@ -547,7 +551,14 @@ class Session:
                 )
             if self.control == "single-frame":
                 sample = middle_frame(sample)
-            return self._in_order(self.vision.pieces(self._video(info, sample)), sample)
+            # Questions on one video share its pieces: a prompt holds thousands.
+            asked = (sample, self.control, self.seed, self.backend, self.read)
+            how = (*asked, self.vision.describe())
+            if self._latest is None or self._latest[0] is not info or self._latest[1] != how:
+                made = self._in_order(self.vision.pieces(self._video(info, sample)), sample)
+                self._latest = (info, how, made)
+            pieces, sample = self._latest[2]
+            return list(pieces), sample
         if isinstance(item, (list, tuple)) and item and all(map(_is_image, item)):
             stack = FrameStack(pictures=tuple(map(open_image, item)))
             sample = _sample_of_stack(len(item))

@@ -200,7 +200,7 @@ def _import_no_other_task(module: ModuleType) -> None:
     @functools.wraps(by_host)
     def stderr_for_metric(*args: Any, **kwargs: Any) -> Any:
         left_out = [name for name in _OTHERS_METRICS if name not in sys.modules]
-        sys.modules.update(dict.fromkeys(left_out))  # None: an import fails at once
+        sys.modules.update(dict.fromkeys(left_out))  # type: ignore[arg-type]  # None: it fails
         try:
             return by_host(*args, **kwargs)
         finally:

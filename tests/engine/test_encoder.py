@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 import time
 from collections.abc import Iterator, Sequence
@@ -172,6 +173,21 @@ def test_a_frame_sweep_decodes_each_video_once(open_golden: Golden) -> None:
             assert answer.token_ids == alone.token_ids
     finally:
         session.read = read_frames
+
+
+def test_prompts_on_one_video_share_its_pieces(
+    open_golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_golden.session
+    monkeypatch.setattr(session, "probe", functools.cache(probe_video))
+    first, second = (session.visual(LANDSCAPE) for _ in range(2))
+    assert all(one is two for one, two in zip(first[0], second[0], strict=True))
+    assert first[1] is second[1]
+    monkeypatch.setattr(session.vision, "pool_stride", 4)
+    assert session.visual(LANDSCAPE)[0][0].num_tokens < first[0][0].num_tokens
+    monkeypatch.setattr(session, "frames", FramePolicy(max_frames=3))
+    assert len(session.visual(LANDSCAPE)[0]) == 3
+    assert session.visual(PORTRAIT)[0][0].source.info.path == PORTRAIT
 
 
 def test_frames_of_a_stack_are_told_apart_by_content(open_golden: Golden) -> None:
