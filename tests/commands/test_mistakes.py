@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-import processes
 import pytest
 
 from longva_eval.commands.mistakes import check_arguments
@@ -90,17 +88,6 @@ def test_no_mistake_waits_for_torch() -> None:
     )
     assert done.stdout.splitlines()[-1] == "[2, 1, 1, 1, 1, 1] False"
     assert "there is no command 'rnu'. Did you mean 'run'?" in done.stderr
-
-
-@pytest.mark.process
-def test_every_name_that_lmms_eval_knows_is_known_here() -> None:
-    code = (
-        "import json, lmms_eval.models; from lmms_eval.tasks import TaskManager\n"
-        "print(json.dumps(list(map(str, TaskManager(verbosity='ERROR').task_index))))"
-    )
-    done = processes.run([sys.executable, "-c", code])
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert set(json.loads(done.stdout.splitlines()[-1])) - set(names.task_files()) == set()
 
 
 def test_a_package_that_stops_lmms_eval_is_told_before_anything_else(

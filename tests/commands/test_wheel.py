@@ -20,7 +20,16 @@ pytestmark = pytest.mark.process
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", str(out), str(ROOT)],
+        [
+            sys.executable,
+            "-m",
+            "build",
+            "--wheel",
+            "--no-isolation",
+            "--outdir",
+            str(out),
+            str(ROOT),
+        ],
         check=True,
         capture_output=True,
         timeout=300,
@@ -56,11 +65,22 @@ def test_the_wheel_has_tasks_templates_and_media(wheel: Path) -> None:
 def test_the_demo_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
     """In an environment of its own that borrows the installed dependencies, not this checkout."""
     home = tmp_path / "environment"
-    venv.create(home, with_pip=True)
+    venv.create(home)
     python = home / "bin" / "python"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
     subprocess.run(
-        [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            str(python),
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-index",
+            str(wheel),
+        ],
         env=environment,
         check=True,
         capture_output=True,

@@ -37,8 +37,8 @@ STARTING = {
     "memory": "--videos 2",
     "page": "--questions 6",
     "startup": "--rounds 1 --questions 6",
-    "sweep": "--frames 2",
-    "task_times": "--documents 1 --tasks longva_mini",
+    "sweep": "--task longva_mini_small --frames 2",
+    "task_times": "--documents 1 --tasks longva_mini_small",
 }
 """Scripts that start others."""
 ELSEWHERE = {

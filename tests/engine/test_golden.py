@@ -209,7 +209,7 @@ def test_needle_cells_equal_the_original(name: str) -> None:
             ("cells", RopeSettings()),
             ("rope_theta_1e6_cells", RopeSettings(theta=1e6)),
             ("linear_scaling_4_cells", RopeSettings(rope_type="linear", factor=4)),
-        ):
+        )[: 3 if name == "open" else 1]:
             session.change_rope(rope)
             check_cells(golden, haystack, reference[key], with_summary=key == "cells")
     finally:

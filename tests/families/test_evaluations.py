@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+from collections.abc import Callable
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -36,18 +38,28 @@ def hf_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("hf")
 
 
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A checkpoint of a family, made once."""
+    folder = tmp_path_factory.mktemp("families")
+    return functools.cache(lambda name: make_family(folder / name, name))
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_tasks_run_through_lmms_eval(
-    hf_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    hf_home: Path,
+    family: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(hf_home))
-    make_family(tmp_path / name, name)
     # An answer behind a thought has no likelihood to compare by.
     tasks = TASKS[:2] if "thinking" in name else TASKS
     tasks += ALL_TESTS if name in ("internvl", "qwen2_5_vl") else ()
     study = Study(
         model="longva_hf",
-        pretrained=str(tmp_path / name),
+        pretrained=str(family(name)),
         tasks=tasks,
         frames=(6,),
         limit=3,
@@ -78,9 +90,9 @@ def test_tasks_run_through_lmms_eval(
 
 @pytest.fixture(scope="module")
 def needles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three of the embedded needles."""
+    """One of the embedded needles."""
     folder = tmp_path_factory.mktemp("needles")
-    entries = json.loads((NEEDLES / "dataset.json").read_text(encoding="utf-8"))[:3]
+    entries = json.loads((NEEDLES / "dataset.json").read_text(encoding="utf-8"))[:1]
     (folder / "dataset.json").write_text(json.dumps(entries), encoding="utf-8")
     for entry in entries:
         shutil.copy(NEEDLES / entry["path"], folder)
@@ -89,10 +101,13 @@ def needles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_needles_are_asked_by_the_command(
-    needles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    needles: Path,
+    family: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
 ) -> None:
-    make_family(tmp_path / name, name)
-    given = ["niah", "--pretrained", str(tmp_path / name), "--out", str(tmp_path / "out")]
+    given = ["niah", "--pretrained", str(family(name)), "--out", str(tmp_path / "out")]
     given += ["--needles", str(needles), "--frames", "4,6", "--depths", "0,1"]
     given += ["--device", "cpu", "--dtype", "float32"]
     if "thinking" in name:

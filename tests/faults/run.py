@@ -95,7 +95,7 @@ def _ffmpeg_frames(path: Path) -> npt.NDArray[np.uint8] | None:
         subprocess.run(
             ["ffmpeg", "-v", "error", "-i", f"file:{path}", "-an", "-fps_mode",
              "passthrough", "-pix_fmt", "rgb24",
-             f"{folder}/%05d.png"],
+             f"{folder}/%05d.ppm"],
             check=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         return np.stack([np.asarray(Image.open(file)) for file in sorted(Path(folder).iterdir())])

@@ -16,15 +16,18 @@ from conftest import OPEN
 pytestmark = pytest.mark.process
 
 
-def lmms_eval(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def python(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "HF_HOME": str(tmp_path / "hf"),
         "HF_HUB_OFFLINE": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "lmms_eval", *arguments]
-    return processes.run(command, cwd=tmp_path, env=environment)
+    return processes.run([sys.executable, *arguments], cwd=tmp_path, env=environment)
+
+
+def lmms_eval(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return python(tmp_path, "-m", "lmms_eval", *arguments)
 
 
 def written(folder: Path, pattern: str) -> Path:
@@ -86,26 +89,23 @@ def test_needle_tasks_run_and_their_results_say_how(tmp_path: Path) -> None:
         assert samples[0]["longva_eval"]["num_visual_tokens"] == 17 * 144
 
 
-def test_a_missing_checkpoint_is_explained(tmp_path: Path) -> None:
-    done = lmms_eval(
-        tmp_path,
-        "--model", "longva",
-        "--model_args", "pretrained=lmms-lab/LongVA-7B",
-        "--tasks", "videomme",
-    )  # fmt: skip
+def test_a_missing_checkpoint_and_a_missing_haystack_are_explained(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from lmms_eval.__main__ import cli_evaluate\n"
+        "for model, task in (('lmms-lab/LongVA-7B', 'videomme'),"
+        f" ({str(OPEN / 'longva_tiny')!r}, 'vniah')):\n"
+        "    sys.argv = ['lmms_eval', '--model', 'longva', '--tasks', task,"
+        " '--model_args', f'pretrained={model},device=cpu']\n"
+        "    try:\n"
+        "        cli_evaluate()\n"
+        "    except SystemExit:\n"
+        "        pass\n"
+    )
+    done = python(tmp_path, "-c", code)
     text = " ".join((done.stdout + done.stderr).split())
     assert "lmms-lab/LongVA-7B is neither a folder here nor in the local hub cache" in text
     assert "hf download lmms-lab/LongVA-7B" in text
-
-
-def test_a_missing_haystack_is_explained(tmp_path: Path) -> None:
-    done = lmms_eval(
-        tmp_path,
-        "--model", "longva",
-        "--model_args", f"pretrained={OPEN / 'longva_tiny'},device=cpu",
-        "--tasks", "vniah",
-    )  # fmt: skip
-    text = done.stdout + done.stderr
     assert "V-NIAH finds no haystack" in text
     assert str(tmp_path / "hf" / "vniah" / "haystack") in text
 

@@ -67,15 +67,7 @@ def test_one_failed_process_ends_all_of_them(tmp_path: Path) -> None:
         program=["lmms_eval"],
     )
     began = time.monotonic()
-    done = subprocess.run(
-        command,
-        env=run_environment(tmp_path),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    done = processes.run(command, env=run_environment(tmp_path), cwd=tmp_path)
     assert done.returncode != 0
     assert "Task small_generate, document 5: " in done.stderr
     assert "/nowhere/film.mp4" in done.stderr
