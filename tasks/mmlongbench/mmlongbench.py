@@ -463,16 +463,18 @@ def _counts(said: str) -> list[float]:
         if found:
             try:
                 values = json.loads(found[-1])
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 continue
-            numbers = []
-            for value in values:
-                try:
-                    numbers.append(float(int(value)))
-                except (TypeError, ValueError):
-                    continue
-            return numbers
+            return [float(n) for n in map(_whole_number, values) if n is not None]
     return [float(number) for number in re.findall(r"\d+", text)]
+
+
+def _whole_number(value: Any) -> int | None:
+    """None also of `²`, which is a digit, of infinity, and of more digits than Python reads."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _letter(said: str, answer: int) -> float:
@@ -488,12 +490,12 @@ def _label(said: str, answer: int) -> float:
     text = " ".join(said.split())
     found = re.search(r"label:\s*(\d+)", text, re.IGNORECASE)
     if found:
-        return float(int(found[1]) == answer)
+        return float(_whole_number(found[1]) == answer)
     alone = re.findall(r"\b(\d+)\b", text)
     if alone:
-        return float(int(alone[-1]) == answer)
+        return float(_whole_number(alone[-1]) == answer)
     some = re.findall(r"\d+", text)
-    return float(bool(some) and int(some[0]) == answer)
+    return float(bool(some) and _whole_number(some[0]) == answer)
 
 
 def _yes_or_no(said: str, *, digits: bool = False) -> int | None:
@@ -502,7 +504,7 @@ def _yes_or_no(said: str, *, digits: bool = False) -> int | None:
     found = re.findall(r"\b(yes|no)\b", text)
     if found:
         return int(found[-1] == "yes")
-    return int(text) if digits and text.isdigit() else None
+    return _whole_number(text) if digits and text.isdigit() else None
 
 
 def document_score(answer: Any, said: str, answer_format: str) -> float:

@@ -327,6 +327,9 @@ def test_every_form_of_file_has_its_official_prompt_and_pictures(hf_home: Path) 
         ("mm_niah_reasoning-image", "I see B and A in B", 0, 1, "no answer"),
         ("cars196", "3", 1, 1, "right"),
         ("cars196", "label: 5", 0, 0, "wrong"),
+        ("cars196", "9" * 5000, 0, 0, "wrong"),  # more digits than `int` reads
+        ("mm_niah_counting-image", f"[1e999, {'9' * 5000}]", 0, 0, "wrong"),
+        ("mm_niah_counting-image", "[1e999, 3]", 1, 1, "right"),  # officially only 3 is a number
         ("slidevqa", "about 1204 dollars", 1, 1, "right"),
         ("slidevqa", "", 0, 0, "no answer"),
         ("slidevqa", FAILED, 0, 0, "failed"),
