@@ -61,6 +61,9 @@ _MARKS: Final = (
     (r"(?i)</?(?:em|strong|span|div|p|br|h\d|code|center|mark|li|ul|ol|font)\b[^<>]*>", " "),
     (r"~~[^~\n]*~~|<del>[^<]*</del>", " "),  # struck out
     (r"[\u274c\u2717\u2718\u2716]", " wrong "),
+    (r"(?m)^(\W*)[\u2705\u2713\u2714]", r"\1"),
+    (r"[\u2705\u2713\u2714]", ": correct "),
+    (r"\\n(?![a-z])", "\n"),  # a line break that was written out
     (r"\\(?:text|textbf|textrm|mathrm|mathbf|bf|rm)\s*\{([^{}]*)\}", r"\1"),
     (r"\*\*\s*\(?([A-Z])\)?\s*[.:]?\s*\*\*|<([A-Za-z])>", r"(\1\2)"),  # as brackets
     (r"```\w*|[`*\"\u201c\u201d$]|(?<!\w)(?:_+|['\u2018\u2019])|(?:_+|['\u2018\u2019])(?!\w)", ""),
@@ -87,7 +90,10 @@ _END = (
     rf"(?=[^\w\n:{_S}]*(?:[.,;!?)\n]|\Z)|"
     r"\s+(?:because|since|as|over|rather than|instead of|(?:and )?not)\b)"
 )
-_NOUN = r"\b(?:answer|option|choice|response|solution|selection|prediction|statement|ans)\b\.?"
+_NOUN = (
+    r"\b(?:answer|option|choice|response|solution|selection|prediction|statement|ans|guess|pick)"
+    r"\b\.?"
+)
 _FREE = rf"(?:(?!(?<![A-Za-z])(?-i:[A-Z])(?![A-Za-z]))[^.!?;\n{_S}]){{0,60}}?"  # names no option
 _VERB = (
     r"(?:[:=]>?|-?>|\u2192|\s-\s|['\u2019]s\b|"
@@ -95,19 +101,21 @@ _VERB = (
 )
 _FILLER = (
     rf"(?:\s|{_VERB}|{_NOUN}|\b(?:would|will|has|to|that|it|clearly|probably|likely|most|"
-    r"definitely|certainly|therefore|thus|indeed|simply|just|actually|instead|still|surely|"
+    r"definitely|certainly|therefore|thus|indeed|simply|just|actually|instead|still|surely|match|"
     r"obviously|the|letter|final|correct|best|right|closest|either|both|between)\b)"
 )
 _CUES = (
     r"答案|答(?=\s*:)|选项|選項|选择|選擇|(?<!没)选|正解|答え|回答|選択肢|정답|답|respuesta|opción|r[eé]ponse|"
     r"antwort|risposta|resposta|alternativa|antwoord|svar(?:et)?|odpowied[zź]|odpov[eě][dď]|ответ|"
     r"відповідь|απάντηση|الإجابة|جواب|پاسخ|תשובה|उत्तर|উত্তর|ค\u0e4d\u0e32ตอบ|đáp án|jawaban|cevap|"
-    r"vastaus|válasz|răspuns"
+    r"vastaus|válasz|răspuns|sagot"
 )
 _TURNS = (
     r"(?:\b(?:so|thus|hence|therefore|finally|wait|actually|no(?=[,.;:!])|hmm+|sorry|oops|rather|"
     r"correction|corrected|instead|second thoughts?|on reflection|make (?:that|it)|definitely|"
-    r"probably|clearly|okay|ok|sure|(?<!all )(?<!nothing )(?<!anything )but|"
+    r"probably|clearly|okay|ok|sure|certainly|of course|yes(?=[,.:;!])|elimination|must be|guess|"
+    r"looks like|points to|that leaves(?: us| me)?(?: with| only)?|(?:its|thats)(?= )|"
+    r"(?:based on|according to|given) [^.,;\n]{1,60}(?=,)|(?<!all )(?<!nothing )(?<!anything )but|"
     r"(?:it|that|this|which)(?:['\u2019]s| is| must be| should be| would be| has to be)|"
     r"i(?: think| believe| guess| meant?|['\u2019]d say| would say)|chooses?|chose|pick|"
     r"select(?:ed)?|(?:go|going) with|guess is|settle on|opt for|vote for)\b|"
@@ -115,12 +123,18 @@ _TURNS = (
 )
 _IS_RIGHT = (
     rf"(?:^|[.,;:!?\n(]|\b(?:so|thus|hence|therefore|that|think|believe|and|but|then|option|choice|"
-    rf"answer|letter)\b){_T}\)?\s+(?:is|seems|looks|would be|must be|appears to be)\s+(?:\w+\s+)?"
+    rf"answer|letter|only)\b){_T}\)?\s+(?:is|looks|would be|must be|"
+    r"(?:seems|appears)(?: to be)?)\s+(?:\w+\s+)?"
 )
-_RIGHT = r"(?:correct|right|best|true|accurate|likely|appropriate|suitable)"
+_RIGHT = (
+    r"(?:correct|right|best|better|true|accurate|likely|appropriate|suitable|plausible|consistent)"
+)
 _CONCLUSIONS: Final = (
-    rf"(?:{_NOUN}(?P<gap>{_FREE}){_VERB}|\b(?:final|my)\s+{_NOUN}){_FILLER}{{0,14}}{_ANY_T}",
+    rf"(?:{_NOUN}(?P<gap>{_FREE}){_VERB}|\b(?:final|my)\s+(?:best\s+)?{_NOUN}|"
+    rf"{_START}(?:final|letter):|\bcorrect letter\b){_FILLER}{{0,14}}{_ANY_T}",
     rf"(?:{_CUES}){_FREE}{_T}",
+    rf"{_T}\)?\s*(?:[是がは는은이가]\s*(?:正确|正確|正解|答え|答案|정답)|\s+it is{_END})",
+    rf"(?:^|[.,;:\n]|\b(?:only|so|that)\b){_T}\)?\s+(?:fits|matches|holds)\b",
     rf"{_TURNS}(?:[,.:;!()]|{_FILLER}|{_TURNS}){{0,14}}{_T}{_END}",
     rf"{_IS_RIGHT}the\s+(?:\w+\s+)?(?:{_RIGHT}\s+)?(?:{_NOUN}|one\b)",
     rf"\A{_START}{_T}(?:\)?\s?[):]|[.,;](?![A-Za-z0-9])|\s*\n|\s+[-\u2013\u2014=]\s|"
@@ -136,8 +150,8 @@ _PASSING: Final = (
 )
 _NEGATION: Final = (
     r"\b(?:not|never|neither|nor|cannot|\w+n['\u2019]t|hardly|rather than|instead of|except|"
-    r"exclud\w*|eliminat\w*|rule[ds]? out|wrong|incorrect|unlikely|nicht|kein|pas|no es|n[aã]o|не|"
-    r"нет|nie|inte|ikke)\b|不|没|非|排除|错误|ليس|नहीं|không|bukan"
+    r"exclud\w*|eliminat(?!ion)\w*|rule[ds]? out|wrong|incorrect|unlikely|nicht|kein|pas|no es|"
+    r"n[aã]o|не|нет|nie|inte|ikke)\b|不|没|非|排除|错误|ليس|नहीं|không|bukan"
 )
 _REJECTED: Final = (
     r"[\s):\-\u2013\u2014]*(?:(?:is|are|was|seems|looks|can|could|must|should|would)\s+)?"
@@ -295,16 +309,18 @@ def _without_lists(said: str) -> str:
             right = [item for item in items if re.match(verdict, item["more"], re.I)]
             for item in items:
                 if right == [item]:
-                    continue  # `B: correct.` among others that are not
-                said = f"{said[: item.start('t')]} {said[item.end('t') :]}"
+                    continue  # `B: correct.` among others that are not, which say nothing more
+                end = item.end("t" if len(right) != 1 else 0)
+                length = end - item.start("t")
+                said = f"{said[: item.start('t')]}{' ' * length}{said[end:]}"
     return said
 
 
 def _read(said: str, texts: Mapping[str, str]) -> str | None:
     """A letter, `_SEVERAL`, or None for nothing that looks like a choice."""
     alone = re.fullmatch(
-        rf"[^\w{_S}]*(?:(?:the )?(?:option|choice|letter|answer) )?\(?([{_S}]|[A-Za-z])(?![+#])"
-        rf"[^\w{_S}]*", said, re.I
+        rf"[^\w{_S}]*(?:q?\d+\s?[.:)]\s)?(?:(?:the )?(?:option|choice|letter|answer) )?\(?"
+        rf"([{_S}]|[A-Za-z])(?![+#])[^\w{_S}]*", said, re.I
     )  # fmt: skip
     if alone is not None:
         return _letter(alone[1])
