@@ -19,9 +19,9 @@ from longva_eval import embedded
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.verify import summary_of, verify
 from longva_eval.media.frames import FramePolicy
+from longva_eval.needle.asking import run_grid
 from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.media import load_needles, open_haystack
-from longva_eval.needle.run import run_grid
 
 DOCS = Path(__file__).parent
 GRID = NeedleGrid(frame_counts=(8, 16, 32), depths=(0.0, 0.5, 1.0))

@@ -20,10 +20,10 @@ import torch
 from longva_eval import embedded
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
+from longva_eval.needle.asking import run_grid
 from longva_eval.needle.items import AnswerForm, ItemSettings
 from longva_eval.needle.media import open_haystack
 from longva_eval.needle.results import NeedleAnswer
-from longva_eval.needle.run import run_grid
 from longva_eval.needle.tests import make_tests
 from training.evaluate import evaluate_mini_benchmark
 from training.export import load_model

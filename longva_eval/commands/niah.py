@@ -32,8 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     if missing and not (options.write_tasks or options.examples):
         parser.error(f"the following arguments are required: --{', --'.join(missing)}")
 
+    from longva_eval.needle.asking import open_needle_session
     from longva_eval.needle.media import open_haystack, twin_captions
-    from longva_eval.needle.run import open_needle_session, run_tests
+    from longva_eval.needle.run import run_tests
     from longva_eval.needle.tests import make_tests, write_tasks
 
     haystack = open_haystack(options.haystack or [embedded.HAYSTACK])

@@ -100,7 +100,7 @@ def _run_tests(study: Study, folder: Path, *, fresh: bool) -> int:
         LongVAArguments,
         read_arguments,
     )
-    from longva_eval.needle.run import open_needle_session
+    from longva_eval.needle.asking import open_needle_session
     from longva_eval.reports.methods import write_needle_study
     from longva_eval.studies.needles import run_needles
 

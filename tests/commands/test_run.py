@@ -18,10 +18,10 @@ from longva_eval.errors import EvaluationError, NumericalError, SettingsError
 from longva_eval.host.evaluation import Finished, problems_of
 from longva_eval.host.patches import HostRun
 from longva_eval.model_adapters.longva import LongVA
+from longva_eval.needle.asking import run_grid
 from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.media import open_haystack
 from longva_eval.needle.results import NeedleAnswer
-from longva_eval.needle.run import run_grid
 from longva_eval.questions.outcomes import FAILED
 from longva_eval.reports.reading.runs import read_run
 from longva_eval.running.journal import Journal, journal_settings

@@ -23,10 +23,10 @@ from longva_eval.media.images import anyres_grid, open_image, parse_grid_pinpoin
 from longva_eval.media.probe import probe_video
 from longva_eval.media.sources import VideoFrames
 from longva_eval.model.rope import RopeSettings
+from longva_eval.needle.asking import run_grid
 from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.media import Haystack, open_haystack
 from longva_eval.needle.results import rows_by_depth
-from longva_eval.needle.run import run_grid
 from longva_eval.prompts.visits import Query
 
 PIXEL_ATOL = 1e-5

@@ -28,9 +28,9 @@ from longva_eval.errors import SettingsError
 from longva_eval.media.decode import read_frames
 from longva_eval.media.frames import FramePolicy, Looks
 from longva_eval.media.probe import probe_video
+from longva_eval.needle.asking import run_grid
 from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.media import open_haystack
-from longva_eval.needle.run import run_grid
 
 QUESTIONS = ("Which animal runs across the field of snow?", "A red car")
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,

@@ -46,10 +46,10 @@ from longva_eval.model.llava_next import LlavaNext
 from longva_eval.model.modeling import pool_visual_tokens
 from longva_eval.model.rope import RopeSettings
 from longva_eval.model.settings import LoadSettings
+from longva_eval.needle.asking import run_grid
 from longva_eval.needle.grid import Cell, NeedleGrid
 from longva_eval.needle.items import Item, Shown
 from longva_eval.needle.media import composed_clip, open_haystack
-from longva_eval.needle.run import run_grid
 from longva_eval.prompts.pieces import Prompt, Turn
 from longva_eval.prompts.processor_template import MediaTokens, load_processor_template
 from longva_eval.prompts.visits import Query

@@ -14,12 +14,13 @@ from longva_eval import embedded
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
 from longva_eval.errors import SettingsError
+from longva_eval.needle.asking import run_grid
 from longva_eval.needle.controls import circular_items
 from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.items import Item, Shown
 from longva_eval.needle.media import load_needles, open_haystack
 from longva_eval.needle.results import NeedleAnswer
-from longva_eval.needle.run import run_and_write, run_grid
+from longva_eval.needle.run import run_and_write
 from longva_eval.needle.summary import summarize_grid, summary_text
 from longva_eval.reports.figures.heatmap import needle_panel
 

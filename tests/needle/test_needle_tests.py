@@ -30,6 +30,7 @@ from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.media.sources import FrameStack
+from longva_eval.needle.asking import run_grid
 from longva_eval.needle.controls import circular_items
 from longva_eval.needle.grid import NeedleGrid, TestGrid, arrange, seconds_shown
 from longva_eval.needle.items import OPTION, Item, ItemSettings, Shown
@@ -38,7 +39,7 @@ from longva_eval.needle.kinds.latent import PROPERTIES
 from longva_eval.needle.kinds.own import own_items
 from longva_eval.needle.media import load_needles, open_haystack, read_captions, read_text
 from longva_eval.needle.results import read_answers
-from longva_eval.needle.run import run_and_write, run_grid
+from longva_eval.needle.run import run_and_write
 from longva_eval.needle.summary import unanswerable
 from longva_eval.prompts.pieces import VisualPiece
 from longva_eval.reports.figures.needle_tests import draw_shown

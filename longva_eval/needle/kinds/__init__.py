@@ -1,6 +1,6 @@
 """The needle tests, one small module each: what is shown and what is asked.
 
-Where pictures stand is in `longva_eval.needle.grid`, who answers in `longva_eval.needle.run`.
+Where pictures stand is in `longva_eval.needle.grid`, who answers in `longva_eval.needle.asking`.
 """
 
 from __future__ import annotations
