@@ -47,7 +47,7 @@ Numbers = npt.NDArray[np.int64]
 
 _DEMUXERS = (
     "mov,matroska,avi,flv,asf,mpegts,mpeg,mpegvideo,m4v,h264,hevc,obu,av1,ivf,ogg,gif,apng,mxf,rm,"
-    "nut,dv,wtv,mjpeg,yuv4mpegpipe,h261,h263,vc1,swf,nsv,mp3,flac,wav,aac,ac3,eac3"
+    "nut,dv,gxf,wtv,mjpeg,yuv4mpegpipe,h261,h263,vc1,swf,nsv,mp3,flac,wav,aac,ac3,eac3"
 )
 """Containers that hold what is in them, pictures or sound. Play lists and the like, which make
 FFmpeg open what they name, are left out."""

@@ -139,7 +139,8 @@ def _probe(path: Path, identity: FileIdentity) -> VideoInfo:
         if getattr(error, "errno", None) == errno.EINVAL:  # its demuxer is not allowed
             _refuse_picture(path)
             reason = (
-                "it is of no kind that holds its pictures itself (a play list names other files)"
+                "its container is none of those that are read, all of which hold their pictures "
+                "themselves (a play list names other files)"
             )
         else:
             reason = str(error)
@@ -149,6 +150,8 @@ def _probe(path: Path, identity: FileIdentity) -> VideoInfo:
         ) from error
     if not len(look.shown):
         raise MediaError(f"{printable(path)} has a video stream without frames.")
+    if len(look.shown) == 1 and "mov" in header.containers:  # AVIF, of which the rest moves
+        _refuse_picture(path)
     seconds = _seconds(look.shown, packets, header)
     last_seconds = float(packets.duration[look.shown[-1]] * packets.time_base)
     if not last_seconds and len(seconds) > 1:
@@ -202,7 +205,7 @@ def _refuse_text(path: Path) -> None:
 
 
 def _refuse_picture(path: Path) -> None:
-    """Say so if it is a still.
+    """Say so if it is a still, or an animation that FFmpeg does not read.
 
     Raises:
         MediaError: With its kind.
@@ -211,9 +214,15 @@ def _refuse_picture(path: Path) -> None:
 
     try:
         with Image.open(path) as picture:
-            kind = picture.format
+            kind, count = picture.format, getattr(picture, "n_frames", 1)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return
+    if count > 1:
+        raise MediaError(
+            f"{printable(path)} is no video but {count} pictures in one file ({kind}). If it is "
+            'an animation, make it a GIF: python -c "from PIL import Image; '
+            "Image.open('IN').save('OUT.gif', save_all=True)\""
+        )
     raise MediaError(
         f"{printable(path)} is no video but a picture ({kind}). To use it as a film of one frame: "
         "ffmpeg -i IN OUT.mp4"

@@ -314,7 +314,7 @@ VIDEOS = [
     Fault(name="a song named .mp4", make=hard.song, expect="no video stream"),
     Fault(name="a photograph named .mp4", make=hard.photograph, expect="no video but a picture"),
     Fault(name="a play list behind a comment", make=hard.hidden_play_list,
-          expect="of no kind that holds its pictures itself"),
+          expect="container is none of those that are read"),
     Fault(name="16,000 x 16,000 in the header", make=_huge_header, expect="refused as too large"),
     Fault(name="a path that does not exist", make=_missing, expect="cannot be opened"),
     Fault(name="a folder", make=_folder, expect="is a folder"),

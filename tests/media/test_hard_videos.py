@@ -176,6 +176,13 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "a cover picture": (hard.sound_with_cover, "has no film in it: a cover picture"),
     "a song named .mp4": (hard.song, "has no video stream"),
     "a photograph named .mp4": (hard.photograph, r"is no video but a picture \(JPEG\)"),
+    **{
+        f"an animation in {kind}": (
+            hard.animation(kind),
+            rf"is no video but 4 pictures in one file \({kind}\).*make it a GIF",
+        )
+        for kind in ("WEBP", "AVIF")
+    },
     "a missing fragment": (hard.without_fragment, r"lacks pictures.*0\.80 s, after 2\.30 s"),
     **{
         f"lost packets {list(lost)}, {codec} in {suffix}": (
@@ -195,7 +202,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "lost transport packets": (hard.without_transport_packets, "lacks pictures in|is damaged"),
     "a play list behind a comment": (
         hard.hidden_play_list,
-        "of no kind that holds its pictures itself",
+        "container is none of those that are read",
     ),
     "begins between key frames, HEVC": (
         hard.from_between_key_frames(".mkv", "libx265"),

@@ -5,6 +5,7 @@ The frames are those of `video_files.pictures`, so that it is known which must c
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -155,6 +156,17 @@ def song(folder: Path) -> Path:
 def photograph(folder: Path) -> Path:
     Image.fromarray(next(pictures(FILM))).save(folder / "clip.mp4", format="JPEG")
     return folder / "clip.mp4"
+
+
+def animation(kind: str) -> Callable[[Path], Path]:
+    """An animation of pictures that FFmpeg does not read as a film, named like one."""
+
+    def make(folder: Path) -> Path:
+        first, *others = map(Image.fromarray, itertools.islice(pictures(FILM), 4))
+        first.save(folder / "clip.mp4", format=kind, save_all=True, append_images=others)
+        return folder / "clip.mp4"
+
+    return make
 
 
 def still_before_film(folder: Path) -> Path:
