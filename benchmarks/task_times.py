@@ -38,6 +38,7 @@ MODEL = "longva"
 MODEL_ARGS = "pretrained=longva-tiny,max_frames_num=32,device=cpu,journal=off"
 WITHOUT_DATA_OF_OTHERS = {
     "mini": ["longva_mini", "longva_mini_subtitles", "longva_mini_small"],
+    "long_answers": ["longva_long_answers"],
     "vniah": ["vniah_small", "vniah_generate_frames", "vniah_generate_clip"],
     "scalelong": ["longva_scalelong"],
     "mmlongbench": [f"longva_mmlongbench_{length}k" for length in (8, 16, 32, 64, 128)],

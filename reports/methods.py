@@ -7,6 +7,7 @@ number within each test (`stats.holm`).
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,26 @@ from typing import Any, Final
 
 from longva_eval import stats
 from longva_eval.needle.results import NeedleAnswer, read_answers
+from longva_eval.reports.figures.panels import GridCell, GridPanel
 from longva_eval.reports.tables.tables import Table, render, text_table
-from longva_eval.studies.definition import AXES, Study, rope_label, write_json
+from longva_eval.studies.definition import (
+    AXES,
+    LEAST_KNOWN,
+    NEEDLES_NAME,
+    PICTURES_ALONE_NAME,
+    Study,
+    rope_label,
+    write_json,
+)
 
-__all__ = ["METHOD_TITLES", "MethodPoint", "method_rows", "method_table", "write_needle_study"]
+__all__ = [
+    "METHOD_TITLES",
+    "MethodPoint",
+    "method_panels",
+    "method_rows",
+    "method_table",
+    "write_needle_study",
+]
 
 METHOD_TITLES: Final = (
     "test", "policy", "against", "frames", "with", "n", "clusters", "score", "diff.",
@@ -102,10 +119,12 @@ def write_needle_study(study: Study, folder: Path) -> tuple[list[Path], str]:
     Raises:
         MediaError: If a run cannot be read.
     """
+    alone = json.loads((folder / PICTURES_ALONE_NAME).read_text(encoding="utf-8"))
+    known = [test for test in study.tests if alone[test] >= LEAST_KNOWN]
     points, rows = [], [["test", "frames", "RoPE", *AXES, "cells", "shown", "found",
                          "found of shown", "kv tokens"]]  # fmt: skip
     for point in study.needle_points():
-        for test in study.tests:
+        for test in known:
             answers = read_answers(folder / "points" / point.name / test / "cells.jsonl")
             for frames in study.frames:
                 cells = [each for each in answers if each.num_frames == frames]
@@ -114,13 +133,74 @@ def write_needle_study(study: Study, folder: Path) -> tuple[list[Path], str]:
                 rows.append([test, f"{frames:,}", rope_label(point.rope),
                              *vars(point.method).values(), *_shares(cells)])  # fmt: skip
     compared = method_rows(points)
-    tables = [text_table("Shown, and found", rows, words=3 + len(AXES)), *method_table(compared)]
+    shares = [["test", "pictures alone", "compared"]]
+    shares += [[test, f"{100 * share:.1f}", "yes" if test in known else "no"]
+               for test, share in alone.items()]  # fmt: skip
+    tables = [text_table("What the model knows", shares, words=1)] if len(alone) > 1 else []
+    tables += [text_table("Shown, and found", rows, words=3 + len(AXES)), *method_table(compared)]
     (folder / "scores.md").write_text(
         f"# {study.pretrained}\n\n{render(tables, 'md')}", encoding="utf-8"
     )
     record = {"settings": study.describe(), "scores": rows, "methods": compared}
-    write_json(folder / "needles.json", record)
-    return [folder / "scores.md", folder / "needles.json"], render(tables, "terminal").rstrip()
+    write_json(folder / NEEDLES_NAME, record)
+    files = [folder / "scores.md", folder / NEEDLES_NAME]
+    panels = method_panels(rows)
+    if panels:
+        from longva_eval.reports.figures.heatmap import draw_grids
+        from longva_eval.reports.figures.paper import save_figure
+
+        pictures = [folder / "methods.png", folder / "methods.svg"]
+        title = f"{study.pretrained}: needles found"
+        note = "Shares of cells. What differs: the paired table in scores.md."
+        figure = draw_grids(panels, label="Found (%)", low=0, high=100, title=title, note=note)
+        save_figure(figure, *pictures)
+        files += pictures
+    return files, render(tables, "terminal").rstrip()
+
+
+def method_panels(rows: Sequence[Sequence[str]]) -> list[GridPanel]:
+    """Small multiples of a needle study: a panel for each press (position, frame policy).
+
+    Args:
+        rows: The table of `write_needle_study`, titles first; `scores` of `NEEDLES_NAME`.
+
+    Returns:
+        Nothing, if no axis has two policies.
+    """
+    titles, *body = rows
+    found = [dict(zip(titles, row, strict=True)) for row in body]
+    axes = ["RoPE", *AXES]
+    varied = [axis for axis in axes if len({row[axis] for row in found}) > 1]
+    if not varied:
+        return []
+    facet, others = varied[-1], varied[:-1]
+    lengths = len({row["frames"] for row in found}) > 1
+    panels = []
+    for policy in dict.fromkeys(row[facet] for row in found):
+        cells, held = {}, []
+        for row in found:
+            if row[facet] != policy:
+                continue
+            place = (
+                ", ".join(row[axis] for axis in others) or "all",
+                f"{row['test']} {row['frames']}" if lengths else row["test"],
+            )
+            said = f"{place[0]}, {policy}, {row['test']}, {row['frames']} frames: {row['found']} % "
+            said += f"of {row['cells']} cells, needles shown {row['shown']} %"
+            cells[place] = GridCell(share=float(row["found"]) / 100, title=said)
+            held.append(float(row["kv tokens"].replace(",", "")))
+        panels.append(
+            GridPanel(
+                title=f"{facet.replace('_', ' ')}: {policy}",
+                rows=list(dict.fromkeys(row for row, _ in cells)),
+                columns=list(dict.fromkeys(column for _, column in cells)),
+                cells=cells,
+                row_title=", ".join(axis.replace("_", " ") for axis in others),
+                column_title="Needle test, length of the video" if lengths else "Needle test",
+                note=f"{math.fsum(held) / len(held):,.0f} tokens held at the end of a prompt",
+            )
+        )
+    return panels
 
 
 def _scores(cells: Sequence[NeedleAnswer]) -> dict[Any, tuple[float, str]]:

@@ -24,7 +24,7 @@ POSITION_POLICIES = {
     "grouped:S": "floor(p / S) for every token (LongEmbed, arXiv:2404.12096)",
     "recurrent:L": "p modulo L for every token (LongEmbed)",
     "visual-yarn:S:L0": "visual tokens rotated by YaRN's frequencies for S times their trained "
-    "length L0, text by the model's own (Visual Context Window Extension, arXiv:2409.20018)",
+    "length L0, text by the model's own (after Visual Context Window Extension, arXiv:2409.20018)",
     "temporal:S": "the time axis of visual tokens divided by S, for models with several axes",
     "self-extend:G[:W]": "distances from W (512) on in groups of G (arXiv:2401.01325)",
     "rerope:W": "distances from W on are W (ReRoPE, Su 2023)",

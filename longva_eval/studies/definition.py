@@ -28,6 +28,9 @@ from longva_eval.text import parse_whole_range
 
 __all__ = [
     "AXES",
+    "LEAST_KNOWN",
+    "NEEDLES_NAME",
+    "PICTURES_ALONE_NAME",
     "RECORD_NAME",
     "SETTINGS_NAME",
     "WITHOUT_FRAMES",
@@ -46,6 +49,12 @@ __all__ = [
 SETTINGS_NAME: Final = "study.yaml"
 """What was asked, in a study's folder."""
 RECORD_NAME: Final = "study.json"
+NEEDLES_NAME: Final = "needles.json"
+"""The tables of a study of needle tests."""
+PICTURES_ALONE_NAME: Final = "pictures_alone.json"
+"""What share of each needle test the model answers on the pictures alone."""
+LEAST_KNOWN: Final = 0.8
+"""Of that share, for methods to be compared on the test."""
 """What became of it."""
 
 _LARGEST_FILE_BYTES: Final = 1 << 20

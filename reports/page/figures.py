@@ -6,12 +6,14 @@ HTML tables in colour, and SVG whose colours are the style sheet's.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from longva_eval import stats
+from longva_eval.errors import MediaError
 from longva_eval.reports.figures.panels import CurvePanel, GridCell, GridPanel
 from longva_eval.reports.figures.study import (
     curve_line,
@@ -19,6 +21,7 @@ from longva_eval.reports.figures.study import (
     published_lines,
     rope_grid,
 )
+from longva_eval.reports.methods import method_panels
 from longva_eval.reports.page.charts import Chart, draw_chart
 from longva_eval.reports.page.runs import ShownRun, all_tasks, link_to, with_task
 from longva_eval.reports.reading.controls import control_of
@@ -33,8 +36,9 @@ from longva_eval.reports.reading.study import (
     study_curves,
 )
 from longva_eval.reports.tables.labels import rope_text
+from longva_eval.studies.definition import NEEDLES_NAME
 
-__all__ = ["CurveFigure", "GridFigure", "frame_figures", "needle_figures"]
+__all__ = ["CurveFigure", "GridFigure", "frame_figures", "method_figures", "needle_figures"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +182,37 @@ def needle_figures(shown: Sequence[ShownRun]) -> list[GridFigure]:
         for each in shown
         for number, (name, task) in enumerate(each.run.tasks.items())
         if (grid := grid_of(task)) is not None
+    ]
+
+
+def method_figures(path: Path) -> list[GridFigure]:
+    """Of the folder of a study of needle tests: a grid for each press (position, frame policy).
+
+    Nothing for other paths.
+
+    Raises:
+        MediaError: If its tables cannot be read.
+    """
+    file = path / NEEDLES_NAME if path.is_dir() else path
+    if file.name != NEEDLES_NAME or not file.is_file():
+        return []
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        panels = method_panels(record["scores"])
+        name = str(record["settings"]["pretrained"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MediaError(f"{file} cannot be read ({error}): run the sweep again.") from error
+    return [
+        GridFigure(
+            identity=f"method-{number}",
+            each=None,
+            title=f"{name}, {panel.title}",
+            panel=panel,
+            links={},
+            missed={},
+            sentences=(f"{panel.note}.",),
+        )
+        for number, panel in enumerate(panels)
     ]
 
 

@@ -208,6 +208,8 @@ class _NeedleMedia:
 
     def plan(self, sample: Sample) -> StripPlan | str:
         """The strip of a needle cell, or why there is none."""
+        if sample.record.get("shown") is not None:
+            return "A frame policy chose what was shown of the clip; the run does not say which."
         media = list(sample.media)
         name = str(sample.record.get("needle_name", ""))
         if media:  # a task of lmms-eval, which records the files

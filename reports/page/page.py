@@ -21,7 +21,12 @@ from typing import Any, Final
 from longva_eval import __version__
 from longva_eval.errors import ResourceError, SettingsError
 from longva_eval.questions.outcomes import OUTCOMES
-from longva_eval.reports.page.figures import frame_figures, needle_figures
+from longva_eval.reports.page.figures import (
+    GridFigure,
+    frame_figures,
+    method_figures,
+    needle_figures,
+)
 from longva_eval.reports.page.media import make_film
 from longva_eval.reports.page.numbers import (
     category_tables,
@@ -86,7 +91,9 @@ def write_page(
     note = "Film strips were left out (--no-film)."
     if film_megabytes:
         film, note = make_film(runs, media=media, megabytes=film_megabytes)
-    data = build_page(runs, title=title, film=film, film_note=note).encode("utf-8")
+    methods = [figure for path in paths for figure in method_figures(path)]
+    page = build_page(runs, title=title, film=film, film_note=note, methods=methods)
+    data = page.encode("utf-8")
     partial = out.with_name(out.name + ".part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +118,7 @@ def build_page(
     film_note: str = "",
     date: datetime.date | None = None,
     live: str | None = None,
+    methods: Sequence[GridFigure] = (),
 ) -> str:
     """The page's text.
 
@@ -122,6 +130,7 @@ def build_page(
         date: On which the page was made; today if left out.
         live: What a local server says about runs in progress (`longva_eval.reports.page.view`),
             which the page then asks again and again.
+        methods: Of studies of needle tests (`method_figures`).
     """
     shown = shown_runs(runs)
     samples = collect_samples([each.run for each in shown], film or {})
@@ -133,7 +142,9 @@ def build_page(
         "differences": ("Runs against the first", compared or compared_notes),
         "published": ("Beside published scores", published_tables(shown)),
         "frames": ("Score by number of frames", curves or maps),
-        "needles": ("Needles by length and depth", needle_figures(shown)),
+        "methods": ("Needles found, by method", methods),
+        # Of a study of methods each would be drawn for each of its points.
+        "needles": ("Needles by length and depth", [] if methods else needle_figures(shown)),
         "categories": ("By category", tables),
         "failures": ("Failed and unanswered questions", _unanswered(shown)),
         "samples": ("Samples", samples.num_questions),

@@ -12,7 +12,12 @@ from longva_eval.reports.reading.needle_runs import Controls, is_needle_folder, 
 from longva_eval.reports.reading.runs import Problem, Run, TaskRun, read_run
 from longva_eval.reports.reading.study import read_study
 from longva_eval.reports.tables.labels import run_labels
-from longva_eval.studies.definition import RECORD_NAME
+from longva_eval.studies.definition import (
+    NEEDLES_NAME,
+    RECORD_NAME,
+    read_study_file,
+    study_from,
+)
 
 __all__ = [
     "PageRun",
@@ -55,6 +60,8 @@ def read_page_runs(path: Path) -> list[PageRun]:
         MediaError: If nothing can be read there.
     """
     folder = path if path.is_dir() else path.parent
+    if path.name == NEEDLES_NAME or (path / NEEDLES_NAME).is_file():
+        return [PageRun(run=run, folder=folder) for run in _needle_study_runs(folder)]
     if is_needle_folder(path):
         found = [path]
     elif path.name == RECORD_NAME or (path / RECORD_NAME).is_file():
@@ -86,6 +93,20 @@ def _study_runs(path: Path) -> list[Run]:
         )
         runs[0] = replace(runs[0], problems=(problem, *runs[0].problems))
     return runs
+
+
+def _needle_study_runs(folder: Path) -> list[Run]:
+    """A run for each point of a study of needle tests, with all its tests."""
+    study = study_from(read_study_file(folder), where=str(folder))
+    found = []
+    for point in study.needle_points():
+        place = folder / "points" / point.name
+        runs = [read_needle_run(place / test)[0] for test in study.tests
+                if is_needle_folder(place / test)]  # fmt: skip
+        if runs:
+            tasks = {name: task for run in runs for name, task in run.tasks.items()}
+            found.append(replace(runs[0], tasks=tasks, model_args=point.method.changed()))
+    return found
 
 
 def shown_runs(runs: Sequence[PageRun]) -> list[ShownRun]:

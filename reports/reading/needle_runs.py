@@ -232,7 +232,8 @@ def _sample(number: int, row: Any, needles: Sequence[Mapping[str, Any]]) -> Samp
         media=(),
         prompt="",
         frames_asked=frames + len(inserted),
-        frames_seen=frames + len(inserted),
+        # Of a selection nobody but the recipe knows how many.
+        frames_seen=None if row.get("shown") is not None else frames + len(inserted),
         timestamps=(),
         num_prompt_tokens=None if tokens is None else int(tokens),
         seconds=None,

@@ -12,7 +12,11 @@ import pytest
 from longva_eval.commands.sweep import main, run_study
 from longva_eval.errors import SettingsError
 from longva_eval.media.frames import FramePolicy, sample_places
+from longva_eval.needle.run import open_needle_session
+from longva_eval.reports.methods import method_panels, write_needle_study
+from longva_eval.reports.page.page import write_page
 from longva_eval.studies.definition import Study, read_study_file, study_from
+from longva_eval.studies.needles import run_needles
 
 ASKED: dict[str, Any] = {
     "pretrained": "longva-tiny", "tests": ("single",), "frames": (16, 24), "show": 6,
@@ -50,6 +54,21 @@ def test_needles_are_selected_pressed_and_counted(tmp_path: Path) -> None:
     assert len(record["scores"]) == 1 + 4 * 2
     # Two axes, two lengths, two settings of the other.
     assert len(record["methods"]) == 1 + 2 * 2 * 2
+    # A panel for each press, a row for each frame policy, a column for each length.
+    panels = method_panels(record["scores"])
+    assert [panel.title for panel in panels] == ["kv press: none", "kv press: random:0.5"]
+    assert [panel.rows for panel in panels] == [["uniform", "scene"]] * 2
+    assert panels[1].columns == ["single 16", "single 24"]
+    of_24 = [cell["correct"] for cell in cells["frames-6-scene-random-0.5"]
+             if cell["num_frames"] == 24]  # fmt: skip
+    share = panels[1].cells["scene", "single 24"].share
+    assert share == pytest.approx(np.mean(of_24), abs=5e-4)
+    assert (tmp_path / "methods.png").stat().st_size > 10_000
+    page = tmp_path / "page.html"
+    write_page([tmp_path], page, film_megabytes=0)
+    text = page.read_text()
+    assert "longva-tiny, kv press: random:0.5" in text
+    assert "kv_press=random:0.5, frame_policy=scene" in text, "each point is a run of the page"
     before = (tmp_path / "scores.md").read_text()
     assert main([str(tmp_path / "study.yaml"), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "scores.md").read_text() == before
@@ -57,6 +76,21 @@ def test_needles_are_selected_pressed_and_counted(tmp_path: Path) -> None:
     recipe = json.loads((tmp_path / "points" / names[-1] / "single" / "run.json").read_text())
     assert recipe["select"]["policy"] == "scene"
     assert recipe["model"]["kv_press"] == "random:0.5"
+
+
+def test_tests_that_the_model_does_not_know_are_left_out(tmp_path: Path) -> None:
+    asked = ASKED | {"tests": ("chain", "keys"), "items": 6, "frames": (16,), "depths": "0.5",
+                     "kv_press": ("none",), "show": None, "frame_policy": ("uniform",)}  # fmt: skip
+    settings = {"device": "cpu", "dtype": "float32", "decode_process": False}
+    session = open_needle_session("longva-tiny", **settings)
+    found = [test for _, test, _ in run_needles(Study(**asked), session, tmp_path)]
+    assert found == ["keys"]
+    alone = json.loads((tmp_path / "pictures_alone.json").read_text())
+    assert alone["keys"] > 0.8 > alone["chain"]
+    write_needle_study(Study(**asked), tmp_path)
+    assert "chain" in (tmp_path / "scores.md").read_text()
+    with pytest.raises(SettingsError, match="none of these tests on the pictures alone: chain"):
+        list(run_needles(Study(**asked | {"tests": ("chain",)}), session, tmp_path / "other"))
 
 
 def test_what_cannot_be_asked_of_needles_is_refused(tmp_path: Path) -> None:
