@@ -52,7 +52,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
     """The record: `score` is the F1 of events named."""
     text = results[0]
     events = [tuple(event.split(" ")) for event in doc["events"]]
-    told = read_told("" if text == FAILED else text, events, doc["words"])  # type: ignore[arg-type]
+    told = read_told("" if text == FAILED else text, events, doc["words"])
     record = scored_record(
         text,
         score=told.f1,
