@@ -265,6 +265,8 @@ def make_family(folder: Path, name: str, *, changes: dict[str, Any] | None = Non
     vocab = -(-len(tokenizer) // 64) * 64
     settings = kind.config(tokenizer.convert_tokens_to_ids, vocab)
     settings["text_config"] |= changes or {}
+    if "out_hidden_size" in settings["vision_config"]:
+        settings["vision_config"]["out_hidden_size"] = settings["text_config"]["hidden_size"]
     config = AutoConfig.for_model(kind.model_type, **settings)
     torch.manual_seed(7)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
