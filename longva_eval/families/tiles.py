@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from accelerate.utils import align_module_device  # type: ignore[import-untyped]
 from PIL import Image
 
 from longva_eval.families.family import Family, Shape
+from longva_eval.model.modeling import own_parameter
 from longva_eval.prompts.pieces import VisualPiece
 
 __all__ = ["InternVL", "LlavaOnevision"]
@@ -122,21 +124,21 @@ class LlavaOnevision(_Squares):
         return self.image_processor(images=images, **self.images_kwargs)["pixel_values"][:1]  # type: ignore[no-any-return]
 
     def tokens(self, pixels: torch.Tensor, shape: Shape) -> torch.Tensor:
-        if shape.kind == "video":
-            found = self.model.get_video_features(
-                pixel_values_videos=pixels[:, None], return_dict=True
-            ).pooler_output
-            return torch.stack(list(found))[:, :-1]  # the newline comes once, behind the last
-        return torch.stack(
-            list(
-                self.model.get_image_features(
-                    pixel_values=pixels,
-                    image_sizes=torch.tensor([[shape.height, shape.width]]),
-                    batch_num_images=[1 if shape.tiles == 0 else 2],
-                    return_dict=True,
+        with align_module_device(self.model.model):  # its newline, with `device_map`
+            if shape.kind == "video":
+                found = self.model.get_video_features(
+                    pixel_values_videos=pixels[:, None], return_dict=True
                 ).pooler_output
-            )
-        )
+                return torch.stack(list(found))[:, :-1]  # the newline comes once, behind the last
+            found = self.model.get_image_features(
+                pixel_values=pixels,
+                image_sizes=torch.tensor([[shape.height, shape.width]]),
+                batch_num_images=[1 if shape.tiles == 0 else 2],
+                return_dict=True,
+            ).pooler_output
+        return torch.stack(list(found))
 
     def closing_tokens(self) -> torch.Tensor:
-        return self.model.model.image_newline[None]  # type: ignore[no-any-return]
+        newline = own_parameter(self.model.model, "image_newline")
+        assert newline is not None
+        return newline[None]

@@ -14,6 +14,7 @@ from longva_eval.errors import PromptError
 from longva_eval.families.family import Family, Shape
 from longva_eval.media.images import pad_to_square
 from longva_eval.media.sources import FrameStack, Picture, Source, VideoFrames
+from longva_eval.model.modeling import execution_device
 from longva_eval.prompts.pieces import VisualPiece
 
 __all__ = ["FamilyVision"]
@@ -158,7 +159,7 @@ class FamilyVision:
             assert closing is not None
             return [closing]
         size = max(1, batch_size // self.frames_per_unit)
-        device = self.family.model.device
+        device = execution_device(self.family.model.get_input_embeddings())
         found = [
             self.family.tokens(batch.to(device), source.how) for batch in torch.split(pixels, size)
         ]

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from conftest import OPEN, TESTS
+from PIL import Image
 from tiny_families import KINDS, make_family
 from transformers import AutoModelForImageTextToText
 
@@ -124,6 +126,21 @@ def test_a_time_axis_is_divided_as_in_the_model_itself(made: MakeFamily) -> None
     session.change_positions("visual-yarn:4:64")  # over three axes, too
     (visit,) = session.engine.visit([Query(conversation.prompt)])
     assert (visit.logits[-1] - plain).abs().max() > 100 * TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "internvl", "llava_onevision"])
+def test_weights_may_lie_elsewhere_until_they_are_needed(made: MakeFamily, name: str) -> None:
+    """`device_map=auto` with less memory than the model: accelerate's hooks bring each part."""
+    found = []
+    for offloaded in (False, True):
+        session = open_tiny(made(name))
+        if offloaded:
+            cpu_offload(session.checkpoint.model.inner, torch.device("cpu"))  # type: ignore[attr-defined]
+        asked = [session.prompt("What?", [seen]) for seen in (VIDEO, Image.new("RGB", (90, 50)))]
+        found.append([visit.logits.clone() for visit in session.engine.visit([
+            Query(each.prompt) for each in asked])])  # fmt: skip
+    assert all(map(torch.equal, *found))
 
 
 @pytest.mark.slow
