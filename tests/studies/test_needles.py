@@ -12,7 +12,7 @@ import pytest
 from longva_eval.commands.sweep import main, run_study
 from longva_eval.errors import SettingsError
 from longva_eval.media.frames import FramePolicy, sample_places
-from longva_eval.needle.run import open_needle_session
+from longva_eval.needle.asking import open_needle_session
 from longva_eval.reports.methods import method_panels, write_needle_study
 from longva_eval.reports.page.page import write_page
 from longva_eval.studies.definition import Study, read_study_file, study_from
