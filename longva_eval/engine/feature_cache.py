@@ -56,8 +56,6 @@ class FeatureCache:
                 "Choose another folder or leave it out."
             ) from error
         self._bytes = sum(path.stat().st_size for path in self._files())
-        self.num_read = 0
-        """Pieces that were found here so far."""
 
     def __contains__(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -75,7 +73,6 @@ class FeatureCache:
             logger.warning("{} is damaged ({}); it is computed again.", path, error)
             path.unlink(missing_ok=True)
             return None
-        self.num_read += 1
         return tokens
 
     def put(self, key: str, tokens: torch.Tensor) -> None:

@@ -15,7 +15,6 @@ alone *through the same cuts*. Both ways then run the same kernels on the same s
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -119,7 +118,6 @@ class EngineCounts:
     """Length of all prompts together: what one prefill each would compute."""
     tokens_computed: int = 0
     """What was computed, decoded tokens included."""
-    prefill_seconds: float = 0.0
     smallest_chunk: int | None = None
     """Tokens of the chunks that memory was enough for, where it was not for `chunk_tokens`."""
 
@@ -347,7 +345,6 @@ class PrefixEngine:
         return pieces_from(query.prompt.pieces, start)
 
     def _prefill(self, query: Query, cuts: Sequence[int]) -> torch.Tensor:
-        began = time.perf_counter()
         start, total = self.length, query.prompt.num_tokens
         self._place(query.prompt)
         # Pieces that come with tokens of their own, by reference: only a chunk at a time is put
@@ -367,7 +364,6 @@ class PrefixEngine:
         assert position == total, "the last cut is the end of the prompt"
         self.counts.tokens_asked += total
         self.counts.tokens_computed += total - start
-        self.counts.prefill_seconds += time.perf_counter() - began
         return _require_finite(torch.cat(read), self._model)
 
     def _keep_part(
