@@ -133,9 +133,10 @@ _BYTE_ORDER_MARKS: Final = (
 )
 
 
-_OLD_ENCODINGS: Final = (
-    "cp1252", "cp1251", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256", "koi8_r"
-)  # fmt: skip
+_LATIN: Final = ("cp1252", "cp1250", "cp1254")
+_OTHER_LETTERS: Final = ("cp1251", "cp1253", "cp1255", "cp1256", "koi8_r")
+_FEW_BYTES: Final = 16
+"""Beyond ASCII, which do not tell an encoding for certain."""
 _EASTERN: Final = {
     "shift_jis": r"[\u3041-\u30ff]",  # kana
     "euc_kr": r"[\uac00-\ud7a3]",
@@ -159,6 +160,12 @@ def _is_usual(data: bytes, encoding: str, usual: str) -> bool:
     )
 
 
+def _is_latin(data: bytes) -> bool:
+    """Whether words with letters beyond ASCII consist of others for the most part."""
+    words = b"".join(re.findall(rb"[A-Za-z]*[\xc0-\xff][A-Za-z\x80-\xff]*", data))
+    return len(re.findall(rb"[\x80-\xff]", words)) <= len(words) / 2
+
+
 def _decoded(path: Path, data: bytes) -> str:
     """The text of a file, whose encoding is certain.
 
@@ -178,7 +185,7 @@ def _decoded(path: Path, data: bytes) -> str:
 
         # Several fit a short text equally well: then the first of the list.
         fitting = [name for name, usual in _EASTERN.items() if _is_usual(data, name, usual)]
-        of_these = fitting[:1] or list(_OLD_ENCODINGS)
+        of_these = fitting[:1] or list(_LATIN if _is_latin(data) else _OTHER_LETTERS)
         guesses = charset_normalizer.from_bytes(data, cp_isolation=of_these)
         order = {name: place for place, name in enumerate(of_these)}
         best = min(
@@ -187,9 +194,11 @@ def _decoded(path: Path, data: bytes) -> str:
             default=None,
         )
         looks = best.encoding if best is not None else of_these[0]
+        few = len(re.findall(rb"[\x80-\xff]", data)) < _FEW_BYTES
+        unsure = " (so few letters do not tell for certain: look at what comes out)" if few else ""
         raise DataError(
             f"The subtitle file {path} is not {encoding.upper()} (byte {error.start}); it looks "
-            f"like {looks}. If it is: iconv -f {looks} -t UTF-8 IN > OUT"
+            f"like {looks}. If it is: iconv -f {looks} -t UTF-8 IN > OUT{unsure}"
         ) from error
 
 
