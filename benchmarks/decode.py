@@ -1,6 +1,6 @@
 """Decoding: ours against lmms-eval's `read_video` and against decord, on an hour of video.
 
-    python benchmarks/decode.py [--minutes 60] [--rounds 1] [--work FOLDER] [--tiny]
+    python benchmarks/decode.py [--minutes 60] [--rounds 1] [--counts 384 0] [--work DIR] [--tiny]
 
 Makes the file itself with ffmpeg: 640x360, 30 fps, H.264 with B-frames, a cut every 2.5 s; one
 generated minute, repeated by stream copy. Each run is a process of its own; imports are not
@@ -130,6 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--counts", type=int, nargs="+", help="frames; 0 is one a second")
     parser.add_argument("--work", type=Path, default=Path("out/benchmarks"))
     parser.add_argument("--tiny", action="store_true", help="the smallest size, to see it work")
     options = parser.parse_args()
@@ -140,6 +141,7 @@ def main() -> None:
         shot, size, size_720p, counts, many = 0.25, "64x36", "128x72", (8, 0), 8
     else:
         shot, size, size_720p, counts, many = 2.5, "640x360", "1280x720", (8, 32, 128, 384, 0), 384
+    counts = tuple(options.counts or counts)
     path = options.work / f"{24 * shot * options.minutes:g}s.mp4"
     video = make_video(path, minutes=options.minutes, size=size, shot=shot)
     print(f"{video.name}: {video.stat().st_size / 1e6:.0f} MB")

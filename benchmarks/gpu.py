@@ -8,10 +8,12 @@
   own masked `sdpa`, in turns: time, peak memory, and how far their logits are apart.
 * `vision`: frames a second of the tower alone, of preparing pixels, and of both through the
   encoder, with its peak memory. Frames are noise; nothing is decoded.
+* `pixels`: frames a second that become pixels on the device, and whether they are Pillow's bits.
 * `grid`: a needle grid with the engine against `reuse=False`: time, tokens, and how many decisions
   flip in bfloat16, with the smallest margin between best and second-best.
 
-Peak memory is what PyTorch allocated: weights, visual tokens, cache and activations.
+Peak memory is what PyTorch allocated: weights, visual tokens, cache and activations. Each part ends
+with the seconds that it took and those that it may take; all of them stay below five minutes.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from longva_eval.engine.prefix import PrefixEngine
 from longva_eval.engine.session import Session
 from longva_eval.engine.vision import ClipVision
 from longva_eval.media.decode import Frames
+from longva_eval.media.device_pixels import prepare_on
 from longva_eval.media.frames import FrameSample
 from longva_eval.media.images import frames_to_pixel_values
 from longva_eval.media.probe import VideoInfo
@@ -45,7 +48,8 @@ from longva_eval.prompts.visits import Query
 PEAK_FLOPS = 989.4e12
 """Dense bfloat16 of an H100 or H200 SXM (NVIDIA data sheet)."""
 FRAME_TOKENS = 144
-PARTS = ("prefill", "attention", "vision", "grid")
+PARTS = {"prefill": 160, "attention": 30, "vision": 20, "pixels": 10, "grid": 50}
+"""Seconds that each part may take on one H200 with the default sizes: five minutes with loading."""
 CUDA = torch.cuda.is_available()
 
 
@@ -183,6 +187,23 @@ def measure_vision(session: Session, num_frames: int) -> None:
           flush=True)  # fmt: skip
 
 
+def measure_pixels(session: Session, sizes: list[tuple[int, int]], count: int) -> None:
+    """Frames made into pixels on the device, and by Pillow."""
+    assert isinstance(session.vision, ClipVision)
+    processor, device = session.vision.image_processor, session.checkpoint.model.device
+    for height, width in sizes:
+        frames = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8)
+        made = prepare_on(frames[:1], processor, device)  # looks for Pillow's order, once a size
+        if made is None:
+            print(f"{width} x {height}: neither order gives Pillow's bits; Pillow is used")
+            continue
+        took, _, made = measure(prepare_on, frames, processor, device)
+        by_pillow, _, expected = measure(frames_to_pixel_values, frames, processor)
+        equal = torch.equal(made.cpu(), expected)
+        print(f"{width} x {height}: {count / took:,.0f} frames/s on {device.type}, "
+              f"{count / by_pillow:,.0f} by Pillow; equal bits: {equal}", flush=True)  # fmt: skip
+
+
 def measure_grid(
     new_engine: Callable[..., PrefixEngine], frame_counts: list[int], needles: int
 ) -> None:
@@ -212,7 +233,7 @@ def measure_grid(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--tokens", type=int, nargs="+")
     parser.add_argument("--chunk-tokens", type=int, default=8192)
     parser.add_argument("--attention-tokens", type=int, nargs="+")
@@ -224,9 +245,9 @@ def main() -> None:
         parser.set_defaults(tokens=[500], attention_tokens=[500], frames=16)
         parser.set_defaults(grid_frames=[2, 3], chunk_tokens=256, needles=1)
     else:
-        parser.set_defaults(tokens=[1_000, 32_000, 144_000, 224_000, 432_000])
+        parser.set_defaults(tokens=[1_000, 32_000, 144_000, 432_000])
         parser.set_defaults(attention_tokens=[32_000], frames=3_000)
-        parser.set_defaults(grid_frames=[100, 200, 300, 400])
+        parser.set_defaults(grid_frames=[100, 200])
     options = parser.parse_args()
     if not CUDA and not options.tiny:
         raise SystemExit("There is no CUDA device; --tiny runs everything at a tiny shape.")
@@ -249,14 +270,19 @@ def main() -> None:
 
     for part in options.parts:
         print(f"\n{part}", flush=True)
+        began = time.perf_counter()
         if part == "prefill":
             measure_prefill(new_engine, body, options.tokens)
         elif part == "attention":
             measure_attention(session, new_engine, options.attention_tokens)
         elif part == "vision":
             measure_vision(session, options.frames)
+        elif part == "pixels":
+            sizes = [(36, 64), (37, 65)] if options.tiny else [(360, 640), (1080, 1920), (361, 641)]
+            measure_pixels(session, sizes, 2 if options.tiny else 64)
         else:
             measure_grid(new_engine, options.grid_frames, options.needles)
+        print(f"{part}: {time.perf_counter() - began:.0f} s of {PARTS[part]}", flush=True)
 
 
 if __name__ == "__main__":

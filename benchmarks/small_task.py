@@ -100,27 +100,32 @@ def mean(records):
 '''
 
 
-def write_tasks(folder: Path, *, num_videos: int = 6, seed: int = 1) -> list[dict[str, Any]]:
+def write_tasks(
+    folder: Path, *, num_videos: int = 6, seed: int = 1, side: int = FRAME_SIDE, mixed: bool = False
+) -> list[dict[str, Any]]:
     """Write both tasks and their videos into a folder, for `--include_path`.
 
     Args:
         folder: Made if it is not there.
         num_videos: Three questions each.
         seed: Of what the videos show.
+        side: Width and height of a frame, in pixels.
+        mixed: Whether videos are of three durations, 16 to 256 s, not only short.
 
     Returns:
         The questions; `path` is the video of each.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Of three durations; the short ones come first.
-    videos = plan_videos(seed, videos_per_duration=num_videos)[:num_videos]
+    each = -(-num_videos // 3) if mixed else num_videos
+    videos = plan_videos(seed, videos_per_duration=each)[:num_videos]
     rows: list[dict[str, Any]] = []
     for row in benchmark_rows(videos):
         rows.append({**row, "path": str(folder / f"{row['videoID']}.mp4")})
     for video in videos:
         path = folder / f"{video.name}.mp4"
         if not path.exists():
-            encode_video(path, video_frames(video, side=FRAME_SIDE), frame_rate=FRAME_RATE)
+            encode_video(path, video_frames(video, side=side), frame_rate=FRAME_RATE)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     for name, text in {
         "rows.jsonl": lines,

@@ -39,6 +39,7 @@ STARTING = {
     "startup": "--rounds 1 --questions 6",
     "sweep": "--task longva_mini_small --frames 2",
     "task_times": "--documents 1 --tasks longva_mini_small",
+    "whole_run": "--tiny --jobs videos",
 }
 """Scripts that start others."""
 ELSEWHERE = {
