@@ -3,7 +3,7 @@
     python benchmarks/whole_run.py [--jobs mini videos] [--rounds 2] [--against FOLDER] [--tiny]
 
 Each way is a process; the rows are its processor seconds by what the main thread was doing, looked
-at 50 times a second, and in the last one those of its children (decoders). Two jobs, in turns:
+at 50 times a second; "children" are decoders and the end of the process. Two jobs, in turns:
 
 * `mini`: the mini suite, 60 videos x 3 questions: `longva-eval run` with the embedded model.
 * `videos`: 12 generated videos of 320 pixels and 16 to 256 s, x 3 questions, 32 frames, a tiny

@@ -17,6 +17,7 @@ __all__ = [
     "HAYSTACK",
     "MODEL_CLASSES",
     "NEEDLES",
+    "RATES",
     "RECIPE_KEY",
     "check_pretrained",
     "embedded_checkpoint",
@@ -60,6 +61,9 @@ HAYSTACK = _DATA / "haystack.mp4"
 
 CAPTIONS = _DATA / "captions.json"
 """What each frame of the haystack and each needle shows, in four words."""
+
+RATES = _DATA / "rates.json"
+"""Measured speeds, with date and source, for `longva-eval plan`."""
 
 NEEDLES = _DATA / "needles"
 """Pictures and questions for V-NIAH: `dataset.json` and its files."""

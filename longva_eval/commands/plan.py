@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 from longva_eval.embedded import CHECKPOINTS
 from longva_eval.studies.cost import (
-    DECODE_SECONDS_PER_FRAME,
+    ATTENTION,
+    DECODE_SECONDS,
     GPUS,
     PREFIX_TOKENS,
     QUESTION_TOKENS,
@@ -71,15 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--gpu", metavar="MEMORY", help="memory of the GPU: 48GB, 44.7GiB (default: --gpu-name's)")
     add("--gpu-name", help=f"for its peak: {', '.join(GPUS)} (default: all of them)")
-    add("--utilization", type=float, default=0.4, help="share of the peak that is reached (0.4)")
-    add(
-        "--decode-seconds",
-        type=float,
-        default=DECODE_SECONDS_PER_FRAME,
-        metavar="S",
-        help=f"CPU seconds that a frame takes to decode ({DECODE_SECONDS_PER_FRAME}, of an hour of "
-        "640x360)",
-    )
+    add("--attention", default="sdpa", choices=ATTENTION,
+        help="back end whose rate, measured on an H200, counts (sdpa)")  # fmt: skip
+    add("--utilization", type=float, help="share of the peak that is reached, instead of that rate")
+    each = ", ".join(f"{seconds:g} {how}" for how, seconds in DECODE_SECONDS.items())
+    add("--decode-seconds", type=float, metavar="S",
+        help=f"CPU seconds that a frame takes to decode ({each}, of 640x360)")  # fmt: skip
     add("--dtype", default="bfloat16", choices=get_args(PlanDType), help="bfloat16 (default)")
     add("--chunk-tokens", type=int, default=2048, help="prefill chunk (2048)")
     add("--grid", metavar="FRAMES", help="V-NIAH haystack lengths: 200:3000:200 or 6,12,24")

@@ -8,14 +8,17 @@ are read. Sizes are decimal (1 GB = 1e9 bytes).
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from longva_eval.embedded import RATES
 from longva_eval.errors import SettingsError
 from longva_eval.studies.shape import ModelShape
 
 __all__ = [
-    "DECODE_SECONDS_PER_FRAME",
+    "ATTENTION",
+    "DECODE_SECONDS",
     "GPUS",
     "Gpu",
     "MemoryPlan",
@@ -29,6 +32,7 @@ __all__ = [
     "linear_flops",
     "logits_bytes",
     "max_frames",
+    "measured_share",
     "plan_memory",
     "prefill_flops",
     "task_cost",
@@ -51,11 +55,18 @@ RESERVE_BYTES = 1_000_000_000
 
 An allowance, not a derivation."""
 
-DECODE_SECONDS_PER_FRAME = 0.04
-"""CPU seconds of one frame of many spread over a video.
+_RATES = json.loads(RATES.read_text(encoding="utf-8"))
 
-Measured, docs/performance.md: 15.43 s for 384 frames of an hour of 640x360 H.264. Another size,
-codec or distance of key frames takes another time."""
+DECODE_SECONDS: dict[str, float] = {
+    policy: rate["cpu_seconds_per_frame"] for policy, rate in _RATES["decoding"].items()
+}
+"""CPU seconds of one frame, by how frames are chosen. Measured; `data/rates.json` says on what. Another
+size, codec or distance of key frames takes another time."""
+
+ATTENTION: dict[str, list[str]] = {
+    name: rate["runs_on"] for name, rate in _RATES["attention"].items()
+}
+"""Attention back ends whose rate was measured, and the GPUs that have them."""
 
 _BYTES_PER_NUMBER: dict[PlanDType, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -222,6 +233,18 @@ def prefill_flops(shape: ModelShape, num_tokens: int, *, cached_tokens: int = 0)
     """FLOPs of bringing the cache from `cached_tokens` to `num_tokens`."""
     added = linear_flops(shape, num_tokens - cached_tokens)
     return added + attention_flops(shape, num_tokens) - attention_flops(shape, cached_tokens)
+
+
+def measured_share(attention: str, num_tokens: int) -> tuple[str, float]:
+    """The GPU on which a back end was measured, and the share of its peak that a prefill reached.
+
+    Args:
+        attention: One of `ATTENTION`.
+        num_tokens: Length of the prompt; the nearest measured length counts.
+    """
+    rate = _RATES["attention"][attention]
+    _, tflops = min(rate["tflops"], key=lambda row: abs(row[0] - num_tokens))
+    return rate["gpu"], tflops / GPUS[rate["gpu"]].bfloat16_tflops
 
 
 def estimate_seconds(

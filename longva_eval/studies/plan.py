@@ -16,7 +16,8 @@ from longva_eval.errors import SettingsError
 from longva_eval.needle.grid import LatticeGrid, NeedleGrid
 from longva_eval.needle.items import Item, ItemSettings, Shown
 from longva_eval.studies.cost import (
-    DECODE_SECONDS_PER_FRAME,
+    ATTENTION,
+    DECODE_SECONDS,
     GPUS,
     PREFIX_TOKENS,
     QUESTION_TOKENS,
@@ -29,6 +30,7 @@ from longva_eval.studies.cost import (
     linear_flops,
     logits_bytes,
     max_frames,
+    measured_share,
     plan_memory,
     prefill_flops,
     task_cost,
@@ -86,10 +88,12 @@ class PlanSettings:
     """Its memory: `48GB`, `44.7GiB`."""
     gpu_name: str | None = None
     """Of `GPUS`, for its peak and its memory."""
-    utilization: float = 0.4
-    """Share of the peak that is reached."""
-    decode_seconds: float = DECODE_SECONDS_PER_FRAME
-    """CPU seconds that a frame takes to decode."""
+    attention: str = "sdpa"
+    """Back end whose measured rate counts: of `ATTENTION`."""
+    utilization: float | None = None
+    """Share of the peak that is reached, instead of the measured one."""
+    decode_seconds: float | None = None
+    """CPU seconds that a frame takes to decode; those of each of `DECODE_SECONDS` if None."""
     dtype: PlanDType = "bfloat16"
     chunk_tokens: int = 2048
     grid: str | None = None
@@ -132,7 +136,7 @@ class PlanSettings:
             raise SettingsError("--task needs --frames, the frames of each video.")
         if self.frames is not None and self.frames < 1:
             raise SettingsError(f"--frames {self.frames} must be at least 1.")
-        if not 0 <= self.decode_seconds < math.inf:
+        if self.decode_seconds is not None and not 0 <= self.decode_seconds < math.inf:
             raise SettingsError(f"--decode-seconds {self.decode_seconds} must be at least 0.")
         if self.gpu is not None:
             _parse_memory(self.gpu)
@@ -154,22 +158,49 @@ class _Speed:
     """How fast FLOPs are done: the GPUs asked for and the share of their peak."""
 
     gpus: dict[str, Gpu]
-    utilization: float
     dtype: PlanDType
+    share: float
+    said: str = ""
+    """About the share, where it is not the user's."""
+    measured_on: str = ""
+
+    @classmethod
+    def of(cls, settings: PlanSettings, num_tokens: int) -> _Speed:
+        """What the settings say, and what was measured of prompts about as long."""
+        name = settings.gpu_name
+        gpus = {name: GPUS[name]} if name else GPUS
+        dtype, share = settings.dtype, settings.utilization
+        if share is not None:
+            return cls(gpus=gpus, dtype=dtype, share=share)
+        if dtype == "float32":
+            return cls(gpus=gpus, dtype=dtype, share=0.4, said=", assumed")
+        runs_on = ATTENTION[settings.attention]
+        if name is not None and name not in runs_on:
+            raise SettingsError(
+                f"--attention {settings.attention} runs on {', '.join(runs_on)}, not on {name}; pass "
+                "--attention sdpa."
+            )
+        gpus = {name: gpu for name, gpu in gpus.items() if name in runs_on}
+        measured_on, share = measured_share(settings.attention, num_tokens)
+        said = f", {settings.attention}"
+        return cls(gpus=gpus, dtype=dtype, share=share, said=said, measured_on=measured_on)
 
     def rows(self, *flops: float) -> list[tuple[str, ...]]:
         """A row for each peak: its time for each number of FLOPs."""
-        names: dict[float, list[str]] = {}
+        names: dict[tuple[float, str], list[str]] = {}
         for name, gpu in self.gpus.items():
-            names.setdefault(gpu.tflops(self.dtype), []).append(name)
+            how = ""
+            if self.measured_on:
+                how = " measured" if name == self.measured_on else " computed"
+            names.setdefault((gpu.tflops(self.dtype), how), []).append(name)
         rows: list[tuple[str, ...]] = []
-        for peak, found in names.items():
+        for (peak, how), found in names.items():
             gpu = self.gpus[found[0]]
             seconds = [
-                estimate_seconds(count, gpu, utilization=self.utilization, dtype=self.dtype)
+                estimate_seconds(count, gpu, utilization=self.share, dtype=self.dtype)
                 for count in flops
             ]
-            label = f"time at {self.utilization:.0%} of {_digits(peak)} TFLOP/s"
+            label = f"time at {self.share:.0%} of {_digits(peak)} TFLOP/s{self.said}{how}"
             rows.append((f"{label} ({', '.join(found)})", *_times(seconds)))
         return rows
 
@@ -182,11 +213,6 @@ def plan_text(settings: PlanSettings) -> str:
         CheckpointError: If the model's configuration cannot be read.
     """
     shape = model_shape(settings.model, frame_size=settings.frame_size)
-    speed = _Speed(
-        gpus={settings.gpu_name: GPUS[settings.gpu_name]} if settings.gpu_name else GPUS,
-        utilization=settings.utilization,
-        dtype=settings.dtype,
-    )
     grid = _grid(shape, settings)
     if settings.frames is None and grid is None:
         raise SettingsError("Pass --frames, the frames of a prompt, or --grid.")
@@ -205,6 +231,7 @@ def plan_text(settings: PlanSettings) -> str:
         f"{shape.name}, {settings.dtype}: {num_tokens:,} tokens = {frames} + {text_tokens} of text"
         f"{needle}"
     )
+    speed = _Speed.of(settings, num_tokens)
     vision = shape.vision_flops(num_frames, composed=of_grid)
     tables = [
         _memory_table(shape, memory, num_tokens, settings),
@@ -252,7 +279,7 @@ def _prefill_table(
     num_tokens: int,
     vision: int,
     speed: _Speed,
-    decode_seconds: float,
+    decode_seconds: float | None,
 ) -> _Table:
     prefill = prefill_flops(shape, num_tokens)
     linear, attention = linear_flops(shape, num_tokens), attention_flops(shape, num_tokens)
@@ -264,18 +291,22 @@ def _prefill_table(
     ]
     unit, scale = _flop_unit(prefill)
     rows: list[tuple[str, ...]] = [(label, _digits(value / scale)) for label, value in parts]
-    decoding = _decoding_row(decode_seconds, num_frames)
+    decoding = _decoding_rows(decode_seconds, num_frames)
     return _Table(
         title="One such prompt",
         columns=(unit,),
-        rows=[*rows, *speed.rows(prefill + vision), decoding],
+        rows=[*rows, *speed.rows(prefill + vision), *decoding],
     )
 
 
-def _decoding_row(seconds: float, *num_frames: int) -> tuple[str, ...]:
+def _decoding_rows(seconds: float | None, *num_frames: int) -> list[tuple[str, ...]]:
     """CPU time for numbers of frames; ahead of the GPU, in a process of its own."""
-    label = f"decoding beside it, {seconds:g} CPU s a frame"
-    return (label, *_times([seconds * count for count in num_frames]))
+    rates = {f", {how}": rate for how, rate in DECODE_SECONDS.items()}
+    return [
+        (f"decoding beside it, {rate:g} CPU s a frame{how}",
+         *_times([rate * count for count in num_frames]))
+        for how, rate in (rates if seconds is None else {"": seconds}).items()
+    ]  # fmt: skip
 
 
 def _grid_table(title: str, cost: GridCost, speed: _Speed) -> _Table:
@@ -375,7 +406,7 @@ def _task_table(shape: ModelShape, speed: _Speed, settings: PlanSettings) -> _Ta
             task.shared_flops / scale,
         ),
         *speed.rows(task.naive_flops, task.shared_flops),
-        _decoding_row(
+        *_decoding_rows(
             settings.decode_seconds,
             task.naive_videos * settings.frames,
             task.shared_videos * settings.frames,

@@ -12,7 +12,7 @@ from longva_eval.local.sources import dataset_gigabytes
 from longva_eval.needle.grid import NeedleGrid
 from longva_eval.needle.items import Item, Shown
 from longva_eval.studies.cost import (
-    DECODE_SECONDS_PER_FRAME,
+    DECODE_SECONDS,
     GPUS,
     TASK_TEXT_TOKENS,
     estimate_seconds,
@@ -101,7 +101,7 @@ def cost_lines(target: Target, pretrained: str, *, quick: bool) -> list[str]:
         for name, gpu in GPUS.items()
     )
     peak = plan_memory(shape, tokens).peak / 1e9
-    decoding = _hours(num_frames * DECODE_SECONDS_PER_FRAME)
+    decoding = _hours(num_frames * DECODE_SECONDS["uniform"])
     return [
         f"  asks        {what}",
         f"  GPU time    {hours} (at {_UTILIZATION:.0%} of the peak)",

@@ -450,12 +450,42 @@ def test_the_command_compares_grids_and_tasks(capsys: pytest.CaptureFixture[str]
     assert "it fits h100, h200, a100, l40s, rtx4090" in printed
 
 
+def test_time_is_of_the_back_end_as_measured_or_computed_from_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def times(arguments: str) -> dict[str, str]:
+        plan(f"--frames 1023 {arguments}")  # 147,386 tokens
+        lines = capsys.readouterr().out.splitlines()
+        rows = [line.strip().rsplit("  ", 1) for line in lines if line.startswith("  time at")]
+        return {label.strip(): value.strip() for label, value in rows}
+
+    flops = prefill_flops(LONGVA_7B, 147_386) + LONGVA_7B.vision_flops(1023)
+    found = times("--attention fa3")
+    assert found["time at 62% of 989 TFLOP/s, fa3 measured (h200)"] == f"{flops / 616e12:.1f} s"
+    assert "time at 62% of 989 TFLOP/s, fa3 computed (h100)" in found
+    assert len(found) == 2, "it is for these alone"
+    with pytest.raises(SettingsError, match="fa3 runs on h100, h200, not on a100"):
+        plan("--frames 8 --attention fa3 --gpu-name a100")
+    assert sum("computed" in label for label in times("")) == 4
+    own = times("--utilization 0.4 --gpu-name h200")
+    assert own == {"time at 40% of 989 TFLOP/s (h200)": f"{flops / 0.4 / 989.4e12:.1f} s"}
+    assert all(label.endswith("assumed (h100, h200)") or "assumed" in label
+               for label in times("--dtype float32"))  # fmt: skip
+
+
 def test_decoding_is_counted_once_a_video(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--frames", "128", "--task", "videomme", "--decode-seconds", "0.5"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "decoding beside it" in line]
     prompt, task = (line.split("a frame")[1].split() for line in lines)
     assert prompt == ["64.0", "s"]
     assert task == ["48.0", "h", "16.0", "h"]  # 2,700 and 900 times 64 s
+    plan("--frames 1000")
+    lines = [line.split(" frame, ")[1] for line in capsys.readouterr().out.splitlines()
+             if "decoding beside it" in line]  # fmt: skip
+    assert [line.split() for line in lines] == [
+        ["uniform", "44.0", "s"],
+        ["one", "a", "second", "15.0", "s"],
+    ]
     with pytest.raises(SettingsError, match=r"--decode-seconds -1\.0 must be at least 0"):
         main(["--frames", "8", "--decode-seconds", "-1"])
 
