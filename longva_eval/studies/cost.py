@@ -60,8 +60,8 @@ _RATES = json.loads(RATES.read_text(encoding="utf-8"))
 DECODE_SECONDS: dict[str, float] = {
     policy: rate["cpu_seconds_per_frame"] for policy, rate in _RATES["decoding"].items()
 }
-"""CPU seconds of one frame, by how frames are chosen. Measured; `data/rates.json` says on what. Another
-size, codec or distance of key frames takes another time."""
+"""CPU seconds of one frame, by how frames are chosen. Measured; `data/rates.json` says on what.
+Another size, codec or distance of key frames takes another time."""
 
 ATTENTION: dict[str, list[str]] = {
     name: rate["runs_on"] for name, rate in _RATES["attention"].items()

@@ -177,8 +177,8 @@ class _Speed:
         runs_on = ATTENTION[settings.attention]
         if name is not None and name not in runs_on:
             raise SettingsError(
-                f"--attention {settings.attention} runs on {', '.join(runs_on)}, not on {name}; pass "
-                "--attention sdpa."
+                f"--attention {settings.attention} runs on {', '.join(runs_on)}, not on {name}; "
+                "pass --attention sdpa."
             )
         gpus = {name: gpu for name, gpu in gpus.items() if name in runs_on}
         measured_on, share = measured_share(settings.attention, num_tokens)

@@ -53,6 +53,7 @@ def test_the_wheel_has_tasks_templates_and_media(wheel: Path) -> None:
         "longva_eval/tasks/vniah/grid_small.json",
         "longva_eval/tasks/vniah/utils.py",
         "longva_eval/data/haystack.mp4",
+        "longva_eval/data/rates.json",
         "longva_eval/data/needles/dataset.json",
         "longva_eval/data/longva-tiny/config.json",
         "longva_eval/data/longva-tiny-short/model.safetensors",
