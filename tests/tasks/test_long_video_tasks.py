@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -365,6 +366,19 @@ def test_answers_on_documents_are_scored_by_their_kind(
     answer: str, kind: str, said: str, score: float
 ) -> None:
     assert mmlongbench.document_score(answer, said, kind) == pytest.approx(score)
+
+
+def test_a_question_whose_answer_is_not_of_its_format_fails_alone(
+    hf_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = mmlongbench_documents(hf_home)["slidevqa"]
+    asked = mmlongbench.question_of(document)
+    for answer, kind in (("[]", "List"), ("GPT-4", "Integer")):
+        wrong = replace(asked, answer=answer, answer_format=kind)
+        monkeypatch.setattr(mmlongbench, "question_of", lambda *_, wrong=wrong: wrong)
+        record = utils("mmlongbench").process_results(document, ["GPT-4"])["average"]
+        assert (record["outcome"], record["score"]) == ("failed", 0)
+        assert record["reason"].startswith("cannot be scored: ")
 
 
 def test_categories_weigh_the_same_and_kinds_of_needles_are_paired() -> None:
