@@ -38,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         given = _with_control(options.control, given)
     if options.temperature is not None:
         given = _with_temperature(options.temperature, given)
+    _refuse_odd_numbers(given)
     if options.fresh:
         from longva_eval.host.patches import start_over
 
@@ -58,6 +59,14 @@ def main(arguments: Sequence[str]) -> int:
     if not problems and is_leader and status == 0:
         print("Everything that was asked for is there.")
     return 1 if problems else status
+
+
+def _refuse_odd_numbers(arguments: Sequence[str]) -> None:
+    """Refuse `x=\u00bc` and `x=\u00b2`: numbers to lmms-eval, and then none to Python."""
+    settings = [part for text in arguments for part in text.split(",") if not text.startswith("--")]
+    for name, _, value in (setting.partition("=") for setting in settings):
+        if value.isnumeric() and not value.isdecimal():
+            raise SettingsError(f"{name}={value} is no number that can be read: write digits.")
 
 
 def _with_control(control: str, arguments: Sequence[str]) -> list[str]:

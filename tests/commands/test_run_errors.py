@@ -40,6 +40,17 @@ def test_without_arguments_the_usage_is_told(
     assert capsys.readouterr().err.startswith("usage: longva-eval run [--fresh]")
 
 
+@pytest.mark.parametrize("value", ["¼", "²", "Ⅳ", "一"])
+def test_a_number_that_python_does_not_read_is_told_with_its_name(
+    value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["run", "--model", "longva", "--model_args", f"pretrained=longva-tiny,fps={value}"])
+        == 1
+    )
+    assert f"fps={value} is no number that can be read" in capsys.readouterr().err
+
+
 def test_data_out_of_reach_is_said_with_the_commands_that_mend_it() -> None:
     error = retried(ConnectionError("Couldn't reach 'lmms-lab/Video-MME' on the Hub"))
     told = told_of(error, "longva_videomme")
