@@ -1,8 +1,8 @@
 """Methods against none: every policy of a study beside the first of its axis, paired.
 
-Everything else of the two points is equal, and so are the questions. Differences are taken within
-questions and clustered by video or needle (`stats.compare_pairs`); p-values are corrected for their
-number within each test (`stats.holm`).
+Presses also beside `random`. Everything else of the two points is equal, and so are the questions.
+Differences are taken within questions and clustered by video or needle (`stats.compare_pairs`);
+p-values are corrected for their number within each test (`stats.holm`).
 """
 
 from __future__ import annotations
@@ -66,12 +66,11 @@ def method_rows(points: Sequence[MethodPoint]) -> list[list[str]]:
         for axis in AXES:
             first = here[0].setting[axis]
             for point in here:
-                if point.setting[axis] == first:
-                    continue
-                wanted = {**point.setting, axis: first}
-                base = next((each for each in here if each.setting == wanted), None)
-                if base is not None:
-                    found.append((axis, first, point, base, _compare(point, base)))
+                for other in _against(axis, first, point.setting[axis]):
+                    wanted = {**point.setting, axis: other}
+                    base = next((each for each in here if each.setting == wanted), None)
+                    if base is not None:
+                        found.append((axis, other, point, base, _compare(point, base)))
         corrected = stats.holm([compared[0].p_value for *_, compared in found])
         for (axis, first, point, _, (compared, score)), holm in zip(found, corrected, strict=True):
             others = [
@@ -96,6 +95,15 @@ def method_table(rows: Sequence[Sequence[str]]) -> list[Table]:
     """The rows as a table; none if they are but the titles."""
     title = "Each policy against the first of its axis, on the same questions"
     return [text_table(title, rows, words=3)] if len(rows) > 1 else []
+
+
+def _against(axis: str, first: str, policy: str) -> list[str]:
+    """The first of the axis; for a press that has a score also `random`, which keeps as much."""
+    found = [first]
+    name, _, kept = policy.partition(":")
+    if axis == "kv_press" and name in ("knorm", "vnorm", "snapkv"):
+        found.append(f"random:{kept.removesuffix(':question')}")
+    return [each for each in dict.fromkeys(found) if each != policy]
 
 
 def _compare(point: MethodPoint, base: MethodPoint) -> tuple[stats.PairedComparison, float]:

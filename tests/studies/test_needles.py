@@ -13,9 +13,14 @@ from longva_eval.commands.sweep import main, run_study
 from longva_eval.errors import SettingsError
 from longva_eval.media.frames import FramePolicy, sample_places
 from longva_eval.needle.asking import open_needle_session
-from longva_eval.reports.methods import method_panels, write_needle_study
+from longva_eval.reports.methods import (
+    MethodPoint,
+    method_panels,
+    method_rows,
+    write_needle_study,
+)
 from longva_eval.reports.page.page import write_page
-from longva_eval.studies.definition import Study, read_study_file, study_from
+from longva_eval.studies.definition import Method, Study, read_study_file, study_from
 from longva_eval.studies.needles import run_needles
 
 ASKED: dict[str, Any] = {
@@ -108,3 +113,22 @@ def test_places_of_a_clip_are_those_of_a_file(policy: str) -> None:
     wanted = {"uniform": [0, 4, 9, 14, 19], "midpoints": [3, 6, 10, 13, 16]}
     assert sample_places(20, chosen, []) == wanted[policy]
     assert sample_places(4, chosen, []) == [0, 1, 2, 3]
+
+
+def test_a_press_is_compared_with_none_and_with_as_much_at_random() -> None:
+    presses = ("none", "snapkv:0.5", "random:0.5", "knorm:0.25")
+    points = [
+        MethodPoint(
+            task="keys",
+            setting={"frames": 8, "rope": "own RoPE", **vars(Method(kv_press=press))},
+            scores={n: (float(n < right), str(n)) for n in range(10)},
+        )
+        for press, right in zip(presses, (10, 7, 4, 2), strict=True)
+    ]
+    _, *rows = method_rows(points)
+    assert [(row[1], row[2], row[8]) for row in rows] == [
+        ("snapkv:0.5", "none", "-30.0"),
+        ("snapkv:0.5", "random:0.5", "+30.0"),
+        ("random:0.5", "none", "-60.0"),
+        ("knorm:0.25", "none", "-80.0"),  # nothing random keeps a quarter
+    ]
