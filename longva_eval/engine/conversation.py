@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,16 +64,21 @@ class Conversation:
     compared: dict[str, Any] | None = None
     """The text that frames were chosen by, and how many of its tokens the selector left out."""
 
-    def _frames_seen(self) -> list[int]:
-        """Frames of each video that are in the prompt, whole or in part."""
+    def _videos_seen(self) -> Iterator[dict[str, Any]]:
+        """Of each video: frames that are in the prompt, whole or in part, and their size."""
         left = len(self.prompt.visual_pieces)  # what is left out is left out from the end
-        seen = []
+        samples = iter(self.frames)
         for pieces in self.visuals:
             count = min(left, len(pieces))
             left -= count
-            if not isinstance(pieces[0].source, Picture):
-                seen.append(count)
-        return seen
+            first = pieces[0]
+            if isinstance(first.source, Picture):
+                continue
+            # Where frames are encoded in pairs, a piece is one; there may be a newline behind them.
+            frames = count * (len(first.item) if isinstance(first.item, tuple) else 1)
+            how: Any = getattr(first.source, "how", None)
+            size = {"frame_size": [how.width, how.height]} if hasattr(how, "width") else {}
+            yield {"num_frames_seen": min(frames, len(next(samples).indices)), **size}
 
     def placeholder_ids(self) -> list[int]:
         """Token ids of the whole prompt with -200 for each picture or video."""
@@ -88,7 +93,7 @@ class Conversation:
             "videos": [
                 {
                     "num_frames_asked": sample.num_frames_asked,
-                    "num_frames_seen": seen,
+                    **seen,
                     "num_frames_total": sample.num_frames_total,
                     "frame_indices": list(sample.indices),
                     "timestamps_seconds": list(sample.timestamps_seconds),
@@ -96,7 +101,7 @@ class Conversation:
                     **({"order": list(sample.order)} if sample.order else {}),
                     **({"similarity": list(sample.scores)} if sample.scores else {}),
                 }
-                for sample, seen in zip(self.frames, self._frames_seen(), strict=True)
+                for sample, seen in zip(self.frames, self._videos_seen(), strict=True)
             ],
             **({} if self.subtitles is None else {"subtitles": self.subtitles}),
             **({} if self.compared is None else {"compared_with": self.compared}),

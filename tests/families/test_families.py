@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tiny_families import KINDS, make_family
 from transformers import AutoModelForImageTextToText
 
 from longva_eval.cli import main
-from longva_eval.engine.generation import GenerationSettings
+from longva_eval.engine.generation import GenerationSettings, parse_gen_kwargs
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
 from longva_eval.engine.verify import reference_inputs, summary_of, verify
@@ -60,6 +61,10 @@ def test_answers_and_logits_are_those_of_generate(made: MakeFamily, name: str) -
     """Text, one and two pictures, one and two videos, both; an odd number of frames."""
     folder = made(name)
     session = open_tiny(folder, thinking="on" if "thinking" in name else "off")
+    (seen,) = session.prompt("What?", [VIDEO]).describe()["videos"]
+    assert seen["num_frames_seen"] == len(seen["frame_indices"]) == 5
+    width, height = seen["frame_size"]
+    assert width >= height  # of 320 x 180
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     found = verify(session, VIDEO, max_new_tokens=8, model=model)
     for each in found:
@@ -177,6 +182,30 @@ def test_thinking_is_taken_off_the_answer(made: MakeFamily) -> None:
     assert answer.text == ""  # the thought never ended
     assert answer.thought
     assert len(answer.token_ids) == 6
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_samples_by_default_answers_greedily(
+    made: MakeFamily, tmp_path: Path
+) -> None:
+    """With its own repetition penalty and end tokens, as `generate(do_sample=False)`."""
+    folder = tmp_path / "sampling"
+    shutil.copytree(made("internvl"), folder)
+    own = json.loads((folder / "generation_config.json").read_text())
+    own |= {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
+    own |= {"repetition_penalty": 1.3, "eos_token_id": [own["eos_token_id"], 70]}
+    (folder / "generation_config.json").write_text(json.dumps(own))
+    session = open_tiny(folder)
+    settings, _ = parse_gen_kwargs({"max_new_tokens": 9}, session.checkpoint.generation_config)
+    asked = session.prompt("What?", [VIDEO])
+    (answer,) = session.generate([asked], settings)
+    inputs = reference_inputs(session, asked, "What?", [VIDEO])
+    expected = session.checkpoint.family.model.generate(  # type: ignore[attr-defined]
+        **inputs, max_new_tokens=9, do_sample=False
+    )
+    assert list(answer.token_ids) == expected[0, inputs["input_ids"].shape[1] :].tolist()  # type: ignore[union-attr]
+    assert settings.end_token_ids[1:] == (70,)
+    assert len(set(answer.token_ids)) > 1  # type: ignore[union-attr]  # as it is without a penalty
 
 
 @pytest.mark.slow
