@@ -111,9 +111,10 @@ def make_video(path: Path, *, minutes: int, size: str = "640x360", shot: float =
         for n in range(len(parts))
     )
     joined = "".join(f"[v{n}]" for n in range(len(parts))) + f"concat=n={len(parts)}:v=1[out]"
-    run("-filter_complex_threads", "1", *inputs, "-filter_complex", f"{chain};{joined}",
-        "-map", "[out]", "-c:v", "libx264", "-preset", "medium", "-crf", "23", "-bf", "3",
-        "-g", "250", str(minute))  # fmt: skip
+    if not minute.is_file():
+        run("-filter_complex_threads", "1", *inputs, "-filter_complex", f"{chain};{joined}",
+            "-map", "[out]", "-c:v", "libx264", "-preset", "medium", "-crf", "23", "-bf", "3",
+            "-g", "250", str(minute))  # fmt: skip
     listing = path.with_suffix(".txt")
     listing.write_text(f"file '{minute.name}'\n" * minutes, encoding="utf-8")
     run("-f", "concat", "-safe", "0", "-i", str(listing), "-c", "copy", str(path))

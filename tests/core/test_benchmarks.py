@@ -36,15 +36,16 @@ STARTING = {
     "media_checks": "--tiny",
     "memory": "--videos 2",
     "page": "--questions 6",
+    "soak": "--videos 7 --kills 0",
     "startup": "--rounds 1 --questions 6",
     "sweep": "--task longva_mini_small --frames 2",
     "task_times": "--documents 1 --tasks longva_mini_small",
+    "waiting": "--tiny",
     "whole_run": "--tiny --jobs videos",
 }
 """Scripts that start others."""
 ELSEWHERE = {
     "kill_resume": "tests/running/test_processes.py",
-    "soak": "tests/running/test_soak.py, its accounting: the smallest run takes minutes",
 }
 """Scripts that other tests run."""
 

@@ -15,7 +15,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from kill_resume import kill_and_resume
+import kill_resume
+from kill_resume import Killing, kill_and_resume
 from small_task import (
     comparable,
     differences,
@@ -32,19 +33,30 @@ pytestmark = pytest.mark.process
 
 
 def test_a_killed_run_is_resumed_on_two_processes_with_the_files_of_a_whole_one(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # benchmarks/kill_resume.py kills 20 times; docs/reliability.md has what that gave.
-    killing = kill_and_resume(
-        tmp_path,
-        kills=2,
-        processes=1,
-        videos=2,
-        last_processes=2,
-        start=lambda command, folder, log: processes.Process(
-            command, cwd=folder, env=run_environment(folder), stdout=log, stderr=log
-        ),
-    )
+    found: list[Killing] = []
+
+    def with_two_at_the_end(_: Path, **settings: Any) -> Killing:
+        found.append(
+            kill_and_resume(
+                tmp_path,
+                **settings,
+                last_processes=2,
+                start=lambda command, folder, log: processes.Process(
+                    command, cwd=folder, env=run_environment(folder), stdout=log, stderr=log
+                ),
+            )
+        )
+        return found[0]
+
+    monkeypatch.setattr(kill_resume, "kill_and_resume", with_two_at_the_end)
+    arguments = ["--kills", "2", "--processes", "1", "--videos", "2"]
+    monkeypatch.setattr(sys, "argv", ["kill_resume.py", *arguments])
+    assert kill_resume.main() == 0
+    (killing,) = found
+    assert f"| 1 | {killing.answers} | {len(killing.kept_at_kills)} | " in capsys.readouterr().out
     assert killing.differing == []
     assert killing.computed_twice == 0
     results = json.loads(result_files(tmp_path / "killed1")[0].read_text(encoding="utf-8"))
