@@ -145,6 +145,7 @@ def test_failed_likelihoods_never_become_an_option() -> None:
         model.loglikelihood(options)
 
 
+@pytest.mark.slow
 def test_rounds_after_a_failure_fail_without_asking() -> None:
     def to_text(
         document: Any, *, previous_output: list[str], round_idx: int, previous_round_info: Any
@@ -220,6 +221,7 @@ def test_a_resumed_run_gives_the_same_answers_and_computes_the_rest(tmp_path: Pa
     assert third.recipe()["engine"]["tokens_computed"] == 0
 
 
+@pytest.mark.slow
 def test_starting_over_computes_everything(tmp_path: Path) -> None:
     for fresh in (False, True):
         model = begin(adapter(), tmp_path, fresh=fresh)
@@ -230,6 +232,7 @@ def test_starting_over_computes_everything(tmp_path: Path) -> None:
     assert model.recipe()["journal"]["answers_computed"] == 1
 
 
+@pytest.mark.slow
 def test_other_generation_settings_are_another_answer(tmp_path: Path) -> None:
     model = begin(adapter(), tmp_path)
     model.generate_until([ask(0)])

@@ -165,6 +165,7 @@ def test_nothing_that_an_archive_says_leaves_the_folder(
     _only_below(tmp_path, {"copy", "out"})
 
 
+@pytest.mark.slow
 def test_an_archive_that_unpacks_to_more_than_the_disk_holds_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "media.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

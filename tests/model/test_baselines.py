@@ -438,6 +438,7 @@ def as_llava_qwen(source: Path, target: Path, *, merge: str = "spatial_unpad") -
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(130, 70), (40, 200), (56, 56)])
 def test_llava_next_qwen2_in_the_original_layout_equals_transformers_class(
     opened: Callable[..., Baseline], tmp_path: Path, size: tuple[int, int]

@@ -118,6 +118,7 @@ def _is_text(artist: object) -> bool:
     return isinstance(artist, Text) and artist.get_visible() and bool(artist.get_text())
 
 
+@pytest.mark.slow
 def test_every_cell_of_the_papers_grid_has_its_number_in_a_column() -> None:
     figure = draw_heatmaps([HeatmapPanel(title="m", rows=GRID)], width="column")
     texts = [text for text in figure.axes[0].texts if text.get_text().isdigit()]
