@@ -75,7 +75,9 @@ class Family:
         self.processor = processor
         self.image_processor = processor.image_processor
         self.video_processor = processor.video_processor
-        merged = processor._merge_kwargs(tokenizer_init_kwargs=processor.tokenizer.init_kwargs)
+        merged = processor._merge_kwargs(
+            processor.valid_processor_kwargs, tokenizer_init_kwargs=processor.tokenizer.init_kwargs
+        )
         self.images_kwargs: dict[str, Any] = dict(merged["images_kwargs"])
         self.images_kwargs["return_tensors"] = "pt"
         self.videos_kwargs: dict[str, Any] = dict(merged["videos_kwargs"]) | {

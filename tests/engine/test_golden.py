@@ -11,6 +11,7 @@ import hashlib
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from conftest import GOLDEN_FOLDERS, Golden, golden_folder
@@ -29,7 +30,8 @@ from longva_eval.needle.media import Haystack, open_haystack
 from longva_eval.needle.results import rows_by_depth
 from longva_eval.prompts.visits import Query
 
-PIXEL_ATOL = 1e-5
+PIXEL_ATOL = 1e-5 if int(PIL.__version__.split(".")[0]) >= 13 else 1.1 / 255 / 0.26
+"""Pillow before 13, which Python 3.10 gets, resizes a pixel here and there one level otherwise."""
 VISUAL_ATOL = 1e-4
 LOGIT_ATOL = 1e-4
 LOGPROB_ATOL = 1e-3
