@@ -1,11 +1,13 @@
 """LongVA-7B's real shapes with random weights on one CUDA device; a tiny shape where there is none.
 
-    python benchmarks/gpu.py [--parts prefill attention vision grid] [--tiny]
+    python benchmarks/gpu.py [--parts prefill attention branches ...] [--tiny]
 
 * `prefill`: for each of `--tokens`, tokens a second, model FLOPs utilisation and peak memory of one
   prefill (the median of three below 50,000 tokens).
-* `attention`: one prefill of each of `--attention-tokens` with `split_sdpa` and with transformers'
-  own masked `sdpa`, in turns: time, peak memory, and how far their logits are apart.
+* `attention`: one prefill of each of `--attention-tokens` with every back end that is here and with
+  transformers' own masked `sdpa`, in turns: time, peak memory, and how far logits are from `sdpa`.
+* `branches`: tokens a second of 8 answers on each of `--branch-tokens`, one at a time and side by
+  side.
 * `vision`: frames a second of the tower alone, of preparing pixels, and of both through the
   encoder, with its peak memory. Frames are noise; nothing is decoded.
 * `pixels`: frames a second that become pixels on the device, and whether they are Pillow's bits.
@@ -27,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from branches import decode_seconds, questions
 from harness import machine
 from needle_grid import grid_queries
 from random_model import BODY_TINY, LONGVA_7B, TOWER_336, TOWER_TINY, random_session
@@ -41,6 +44,7 @@ from longva_eval.media.frames import FrameSample
 from longva_eval.media.images import frames_to_pixel_values
 from longva_eval.media.probe import VideoInfo
 from longva_eval.media.sources import VideoFrames
+from longva_eval.model.backends import attention_candidates, installed_packages
 from longva_eval.needle.grid import NeedleGrid
 from longva_eval.prompts.pieces import Prompt, TextPiece
 from longva_eval.prompts.visits import Query
@@ -48,8 +52,10 @@ from longva_eval.prompts.visits import Query
 PEAK_FLOPS = 989.4e12
 """Dense bfloat16 of an H100 or H200 SXM (NVIDIA data sheet)."""
 FRAME_TOKENS = 144
-PARTS = {"prefill": 160, "attention": 30, "vision": 20, "pixels": 10, "grid": 50}
-"""Seconds that each part may take on one H200 with the default sizes: five minutes with loading."""
+PARTS = {
+    "prefill": 140, "attention": 30, "branches": 40, "vision": 20, "pixels": 10, "grid": 50
+}  # fmt: skip
+"""Seconds that each part may take on one H200 with the default sizes, of `branches` as reckoned: five minutes."""
 CUDA = torch.cuda.is_available()
 
 
@@ -114,30 +120,55 @@ def measure_prefill(new_engine: Callable[..., PrefixEngine], body: dict[str, int
 def measure_attention(
     session: Session, new_engine: Callable[..., PrefixEngine], lengths: list[int]
 ) -> None:
-    """Both ways to attend, in turns."""
+    """Each back end that is here, in turns, beside transformers' masked `sdpa`."""
     model = session.checkpoint.model
+    found = attention_candidates(
+        "auto",
+        capability=torch.cuda.get_device_capability() if CUDA else None,
+        packages=installed_packages(),
+        dtype=str(model.dtype).removeprefix("torch."),
+        head_dim=model.config.hidden_size // model.config.num_attention_heads,
+    )
+    ways = [*found, "sdpa_masked"]
     for tokens in lengths:
         queries, warm_up = [video_query(tokens)], [video_query(min(tokens, 10_000))]
-        found: dict[str, list[tuple[float, float, torch.Tensor]]] = {"split_sdpa": [], "sdpa": []}
-        for way in ("split_sdpa", "sdpa", "sdpa", "split_sdpa", "split_sdpa", "sdpa"):
-            model.set_attn_implementation({"": way, "vision_config": "sdpa"})
+        runs: dict[str, list[tuple[float, float, torch.Tensor]]] = {way: [] for way in ways}
+        for way in (*ways, *ways[::-1]):
+            session.change_attention(way)
             last_logits(new_engine(warm_up), warm_up)
             engine = new_engine(queries)
             took, peak, logits = measure(last_logits, engine, queries)
-            found[way].append((took, peak, logits[0]))
-            name = "masked sdpa" if way == "sdpa" else way
-            print(f"{tokens:,} tokens, {name:<11} {took:8.2f} s {peak:8.1f} GB", flush=True)
+            runs[way].append((took, peak, logits[0]))
+            print(f"{tokens:,} tokens, {way:<11} {took:8.2f} s {peak:8.1f} GB", flush=True)
             del engine
             free()
-        model.set_attn_implementation({"": "split_sdpa", "vision_config": "sdpa"})
-        ours, theirs = found["split_sdpa"], found["sdpa"]
-        slow, fast = (statistics.median(run[0] for run in runs) for runs in (theirs, ours))
-        difference = float((ours[0][2] - theirs[0][2]).abs().max())
-        spread = float(theirs[0][2].std())
-        same = int(ours[0][2].argmax()) == int(theirs[0][2].argmax())
-        print(f"masked / split: {slow / fast:.2f}; same first token: {same}, largest difference "
-              f"of a logit {difference:.1e} (their deviation is {spread:.1e})",
-              flush=True)  # fmt: skip
+        usual = runs["sdpa"]
+        for way in ways:
+            logits, wanted = runs[way][0][2], usual[0][2]
+            slow, fast = (statistics.median(run[0] for run in each) for each in (usual, runs[way]))
+            best = wanted.topk(2).values
+            print(f"sdpa / {way}: {slow / fast:.2f}; same first token: "
+                  f"{int(logits.argmax()) == int(wanted.argmax())} (margin "
+                  f"{float(best[0] - best[1]):.1e}), largest difference of a logit "
+                  f"{float((logits - wanted).abs().max()):.1e} (their deviation is "
+                  f"{float(wanted.std()):.1e})", flush=True)  # fmt: skip
+    session.change_attention(found[0])
+
+
+def measure_branches(
+    session: Session, new_engine: Callable[..., PrefixEngine], lengths: list[int], new: int
+) -> None:
+    """Decoding of several answers on one context: one at a time, and side by side."""
+    for tokens in lengths:
+        queries = questions(tokens, 8)
+        for branches in (1, 8):
+            engine = new_engine(queries)
+            _, took, _ = decode_seconds(session, engine, queries, new, branches=branches)
+            said = len(queries) * (new - 1)
+            print(f"{tokens:,} tokens, 8 answers, {branches} at a time: {said / took:,.0f} tokens/s, "
+                  f"{1e3 * took * branches / said:.1f} ms a step", flush=True)  # fmt: skip
+            del engine
+            free()
 
 
 def measure_vision(session: Session, num_frames: int) -> None:
@@ -237,16 +268,21 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+")
     parser.add_argument("--chunk-tokens", type=int, default=8192)
     parser.add_argument("--attention-tokens", type=int, nargs="+")
+    parser.add_argument("--branch-tokens", type=int, nargs="+")
+    parser.add_argument("--new", type=int, help="tokens of each answer of `branches`")
     parser.add_argument("--frames", type=int, help="that the tower encodes")
     parser.add_argument("--grid-frames", type=int, nargs="+")
     parser.add_argument("--needles", type=int, default=2)
     parser.add_argument("--tiny", action="store_true", help="a tiny shape, on a CPU too")
     if parser.parse_args().tiny:
-        parser.set_defaults(tokens=[500], attention_tokens=[500], frames=16)
+        parser.set_defaults(
+            tokens=[500], attention_tokens=[500], branch_tokens=[300], new=3, frames=16
+        )
         parser.set_defaults(grid_frames=[2, 3], chunk_tokens=256, needles=1)
     else:
         parser.set_defaults(tokens=[1_000, 32_000, 144_000, 432_000])
         parser.set_defaults(attention_tokens=[32_000], frames=3_000)
+        parser.set_defaults(branch_tokens=[147_456], new=16)
         parser.set_defaults(grid_frames=[100, 200])
     options = parser.parse_args()
     if not CUDA and not options.tiny:
@@ -275,6 +311,8 @@ def main() -> None:
             measure_prefill(new_engine, body, options.tokens)
         elif part == "attention":
             measure_attention(session, new_engine, options.attention_tokens)
+        elif part == "branches":
+            measure_branches(session, new_engine, options.branch_tokens, options.new)
         elif part == "vision":
             measure_vision(session, options.frames)
         elif part == "pixels":

@@ -12,7 +12,7 @@ from longva_eval.engine.encoder import VisualEncoder
 from longva_eval.engine.prefix import PrefixEngine
 from longva_eval.engine.session import Session
 from longva_eval.engine.vision import ClipVision
-from longva_eval.model.attention import SPLIT_SDPA, register_split_sdpa
+from longva_eval.model.attention import SPLIT_SDPA, registered_name
 from longva_eval.model.checkpoint import ClipCheckpoint, Origin
 from longva_eval.model.config_files import KNOWN_TOWERS
 from longva_eval.model.modeling import LongVAConfig, LongVAForCausalLM
@@ -77,7 +77,7 @@ def random_session(
         attention: Name that transformers knows.
         seed: Of the weights.
     """
-    register_split_sdpa()
+    registered_name("sdpa")
     tower_config = CLIPVisionConfig(**tower)
     tower_config.num_hidden_layers -= 1  # hidden_states[-2]
     config = LongVAConfig(

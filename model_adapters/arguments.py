@@ -45,9 +45,9 @@ class Arguments:
     """`auto` spreads one model over all devices."""
     dtype: str = "auto"
     """`auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16`, `float16`."""
-    attn_implementation: str = "sdpa"
-    """`sdpa`, `flash_attention_2` if installed, `eager`, or `sdpa_masked`, which is transformers'
-    own `sdpa` with its explicit mask."""
+    attn_implementation: str = "auto"
+    """`auto`: the best of `fa3`, `fa4`, `cudnn` and `sdpa` that is here; one of them; or
+    transformers' own `eager`, `flash_attention_2`, and `sdpa_masked`, with its explicit mask."""
     max_frames_num: int = 128
     """Frames of a video; with `fps`, at most."""
     frame_policy: str = "uniform"
@@ -65,8 +65,9 @@ class Arguments:
     """Longest prompt; the checkpoint's `max_position_embeddings`."""
     long_prompt: str = "error"
     """Prompts beyond that: `error`, `keep_question` or `original`."""
-    chunk_tokens: int = 2048
-    """Prefill goes in chunks of this many tokens."""
+    chunk_tokens: str = "auto"
+    """Prefill goes in chunks of this many tokens; `auto` is 2,048 on a CPU and 8,192 on a GPU with
+    room for it."""
     reuse: bool = True
     """Whether prompts share what they have in common (same numbers, less work)."""
     branches: str = "auto"

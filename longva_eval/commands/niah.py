@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add("--device-map", help="auto spreads the model over all devices")
     add("--dtype", default="auto", help="auto, float32, bfloat16, float16")
-    add("--attn-implementation", default="sdpa", help="sdpa, flash_attention_2, eager")
+    add("--attn-implementation", default="auto", help="auto, fa3, fa4, cudnn, sdpa, eager")
     add(
         "--conv-template",
         default="auto",
@@ -236,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rope-factor", type=float, help="factor of the rope type")
     add("--rope-original-length", type=int, help="tokens; the checkpoint's if left out")
     add("--rope-pinned-length", type=int, help="tokens; for dynamic")
-    add("--chunk-tokens", type=int, default=2048, help="prefill chunk (2048)")
+    add("--chunk-tokens", default="auto", help="prefill chunk: auto, or tokens")
     add("--max-new-tokens", type=int, default=8, help="tokens of the model's own answer (8)")
     add("--feature-cache", help="folder where visual tokens are kept for later runs")
     add(

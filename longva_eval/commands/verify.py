@@ -16,7 +16,7 @@ def main(arguments: Sequence[str]) -> int:
     """Compare, and print what was found. Returns 1 if an answer differs."""
     options = _parser().parse_args(arguments)
     from longva_eval.engine.opening import open_session
-    from longva_eval.engine.verify import summary_of, verify
+    from longva_eval.engine.verify import summary_of, verify, verify_attention
     from longva_eval.media.frames import FramePolicy
 
     session = open_session(
@@ -29,7 +29,12 @@ def main(arguments: Sequence[str]) -> int:
         thinking=options.thinking,
         frames=FramePolicy(max_frames=options.frames),
     )
-    found = verify(session, options.video or HAYSTACK, max_new_tokens=options.max_new_tokens)
+    video, count = options.video or HAYSTACK, options.max_new_tokens
+    if options.against:
+        found = verify_attention(session, video, options.against, max_new_tokens=count)
+    else:
+        found = verify(session, video, max_new_tokens=count)
+    reference = options.against or "generate()"
     summary = summary_of(found)
     described = session.describe()
     if options.format == "json":
@@ -37,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(record, indent=2))
         return 0 if summary["tokens_equal"] else 1
     print(f"{described['architecture']} in {described['dtype']} on {described['device']}, "
+          f"attention {described['attn_implementation']}, "
           f"transformers {described['versions']['transformers']}")  # fmt: skip
     for each in found:
         verdict = "equal" if each.is_equal else f"DIFFERS in {each.flips} tokens"
@@ -45,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         print(
             f"  {each.case:34} {each.num_prompt_tokens:8,} tokens  {verdict:24} logits differ by "
             f"{each.logit_difference:.1e} (margin {each.margin:.1e}); {each.seconds:.2f} s, "
-            f"generate() {each.reference_seconds:.2f} s"
+            f"{reference} {each.reference_seconds:.2f} s"
         )
     print(
         f"{summary['cases']} cases, {summary['flips']} tokens differ, largest difference of logits "
@@ -71,5 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--device-map", help="auto spreads the model over all devices")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
-    parser.add_argument("--attn-implementation", default="sdpa", help="as in --model_args")
+    parser.add_argument(
+        "--against",
+        metavar="ATTENTION",
+        help="compare with another attention back end instead, on any model: sdpa, eager, ...",
+    )
+    parser.add_argument("--attn-implementation", default="auto", help="as in --model_args")
     return parser

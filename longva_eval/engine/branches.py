@@ -45,7 +45,7 @@ def resolve_branches(
     Args:
         asked: `auto` or a number.
         is_float32: Whether the model computes in float32, where answers are equal token for token.
-        attention: As `attn_implementation` is resolved.
+        attention: What transformers calls it.
         press: `none`, or what is kept of a video.
         places_pairs: Whether a key's position depends on the query.
 
@@ -64,8 +64,8 @@ def resolve_branches(
         return 1, f"kv_press={press} keeps other tokens of each prompt"
     if places_pairs:
         return 1, "positions are those of pairs of query and key"
-    if attention in ("eager", "sdpa_masked", "flash_attention_2"):
-        return 1, f"attn_implementation={attention} is transformers' own"
+    if not attention.startswith("split_"):
+        return 1, f"attention {attention} is transformers' own"
     if asked == "auto" and not is_float32:
         return 1, "in half precision near ties may fall otherwise; branches=8 turns it on"
     return number, ""

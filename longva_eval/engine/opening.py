@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
+
+import torch
+from loguru import logger
 
 from longva_eval import __version__
 from longva_eval.engine.control import check_control
@@ -24,24 +27,29 @@ from longva_eval.media.decode_worker import DecodeWorker
 from longva_eval.media.frames import FramePolicy, Looks
 from longva_eval.media.images import ImageAspectRatio, PatchMerge
 from longva_eval.media.probe import probe_video
-from longva_eval.model.attention import SPLIT_SDPA, register_split_sdpa
-from longva_eval.model.checkpoint import ClipCheckpoint
+from longva_eval.model.attention import registered_name, try_backend
+from longva_eval.model.backends import (
+    OF_TRANSFORMERS,
+    attention_candidates,
+    installed_packages,
+    resolve_chunk_tokens,
+)
+from longva_eval.model.checkpoint import Checkpoint, ClipCheckpoint
 from longva_eval.model.modeling import PoolMode
-from longva_eval.model.settings import LoadSettings
+from longva_eval.model.settings import LoadSettings, resolve_device, resolve_dtype
 from longva_eval.prompts.pieces import load_template
 from longva_eval.prompts.processor_template import load_processor_template
 
-__all__ = ["AttentionKind", "SessionSettings", "open_session"]
-
-AttentionKind = Literal["sdpa", "sdpa_masked", "eager", "flash_attention_2"]
+__all__ = ["SessionSettings", "open_session"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionSettings(LoadSettings):
     """How a checkpoint is loaded and asked; what is None comes from its `config.json`."""
 
-    attn_implementation: AttentionKind = "sdpa"
-    """Of the language model; `sdpa_masked` is transformers' own `sdpa` with its explicit mask."""
+    attn_implementation: str = "auto"
+    """Of the language model: `auto`, one of `longva_eval.model.backends.BACKENDS`, or
+    transformers' own `eager`, `flash_attention_2`, and `sdpa_masked`: its `sdpa` with its mask."""
     conv_template: str = "auto"
     """`auto` reads it from the tokenizer or processor; or a name."""
     frames: FramePolicy = field(default_factory=FramePolicy)
@@ -68,8 +76,9 @@ class SessionSettings(LoadSettings):
     `tokenizer_model_max_length`, which is what the original cuts at."""
     long_prompt: LongPromptPolicy = "error"
     """What becomes of a prompt beyond that."""
-    chunk_tokens: int = 2048
-    """Prefill goes in chunks of this many tokens."""
+    chunk_tokens: int | str = "auto"
+    """Prefill goes in chunks of this many tokens; `auto` is 2,048 on a CPU, 8,192 on a GPU, and
+    less where its memory is small."""
     reuse: bool = True
     """Whether prompts share what they have in common (same numbers, less work)."""
     branches: str | int = "auto"
@@ -97,7 +106,6 @@ class SessionSettings(LoadSettings):
 
     def __post_init__(self) -> None:
         for name, value, kinds in (
-            ("attn_implementation", self.attn_implementation, AttentionKind),
             ("long_prompt", self.long_prompt, LongPromptPolicy),
             ("image_aspect_ratio", self.aspect, ImageAspectRatio),
             ("mm_patch_merge_type", self.patch_merge, PatchMerge),
@@ -107,10 +115,10 @@ class SessionSettings(LoadSettings):
             known = get_args(kinds)
             if value is not None and value not in known:
                 raise SettingsError(f"{name}={value!r} is unknown; use {', '.join(known)}.")
+        resolve_chunk_tokens(self.chunk_tokens, memory_bytes=None, bytes_per_token=0)
         for name, number in (
             ("mm_spatial_pool_stride", self.pool_stride),
             ("max_context_tokens", self.context_length),
-            ("chunk_tokens", self.chunk_tokens),
             ("vision_batch_size", self.vision_batch_size),
             ("max_thinking_tokens", self.max_thinking_tokens),
             ("size_for_frames", self.size_for_frames),
@@ -120,10 +128,28 @@ class SessionSettings(LoadSettings):
 
     def loading(self) -> LoadSettings:
         """The part that is about loading, with transformers' names."""
-        names = {"sdpa": SPLIT_SDPA, "sdpa_masked": "sdpa"}
         values = {each.name: getattr(self, each.name) for each in fields(LoadSettings)}
-        attention = names.get(self.attn_implementation, self.attn_implementation)
+        attention = self.attn_implementation
+        if attention not in OF_TRANSFORMERS:
+            attention = registered_name("sdpa")
+        elif attention == "sdpa_masked":
+            attention = "sdpa"
         return replace(LoadSettings(**values), attn_implementation=attention)
+
+    def candidates(self, head_dim: int | None = None) -> list[str]:
+        """Attention back ends that may serve on this machine, best first.
+
+        Raises:
+            SettingsError: If the one asked for is unknown or lacks something here.
+        """
+        device = resolve_device(self.device)
+        return attention_candidates(
+            self.attn_implementation,
+            capability=torch.cuda.get_device_capability(device) if device.type == "cuda" else None,
+            packages=installed_packages(),
+            dtype=str(resolve_dtype(self.dtype, device)).removeprefix("torch."),
+            head_dim=head_dim,
+        )
 
 
 def open_session(pretrained: str | Path, **settings: Any) -> Session:
@@ -139,8 +165,9 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
         SettingsError: If a setting is unknown.
     """
     asked = SessionSettings(**settings)
-    register_split_sdpa()
+    asked.candidates()  # before weights are read
     checkpoint = load_checkpoint(pretrained, asked.loading())
+    attention = _choose_attention(checkpoint, asked)
     context_length = asked.context_length
     if context_length is None:
         own = None
@@ -174,7 +201,7 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
         backend=asked.backend,
         context_length=context_length,
         long_prompt=asked.long_prompt,
-        attention=asked.attn_implementation,
+        attention=attention,
         seed=asked.seed,
         branches=asked.branches,
         control=check_control(asked.control),
@@ -183,13 +210,50 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
         looks=looks,
         encoder=encoder,
         engine=PrefixEngine(
-            checkpoint.model, encoder, chunk_tokens=asked.chunk_tokens, reuse=asked.reuse
+            checkpoint.model,
+            encoder,
+            chunk_tokens=_chunk_tokens(checkpoint, asked),
+            reuse=asked.reuse,
         ),
     )
+    session.change_attention(attention)
     session.change_positions(asked.positions)
     session.change_press(asked.kv_press)
     _ = session.selector  # one that cannot be loaded ends a run before it begins
     return session
+
+
+def _choose_attention(checkpoint: Checkpoint, asked: SessionSettings) -> str:
+    """The best back end that works on the model's device."""
+    config, device = checkpoint.config, checkpoint.device
+    if asked.attn_implementation in OF_TRANSFORMERS:
+        return asked.attn_implementation
+    head_dim = int(
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    for name in asked.candidates(head_dim):
+        problem = ""
+        if name != "sdpa":
+            problem = try_backend(name, device, checkpoint.model.dtype, head_dim)
+        if not problem:
+            return name
+        if asked.attn_implementation == name:
+            raise SettingsError(f"attn_implementation={name} does not work here: {problem}.")
+        logger.warning("The attention back end {} is left out: {}.", name, problem)
+    raise AssertionError("sdpa is everywhere")
+
+
+def _chunk_tokens(checkpoint: Checkpoint, asked: SessionSettings) -> int:
+    config, device, memory = checkpoint.config, checkpoint.device, None
+    weights = list(checkpoint.model.parameters())
+    if device.type == "cuda":
+        held = sum(each.numel() * each.element_size() for each in weights if each.device == device)
+        memory = torch.cuda.get_device_properties(device).total_memory - held
+    # The MLP is the widest place: gate, up and their product, beside four of the residual stream.
+    width = 3 * int(config.intermediate_size) + 4 * int(config.hidden_size)
+    return resolve_chunk_tokens(
+        asked.chunk_tokens, memory_bytes=memory, bytes_per_token=width * weights[0].element_size()
+    )
 
 
 def _clip_parts(checkpoint: Any, asked: SessionSettings) -> dict[str, Any]:

@@ -57,9 +57,12 @@ from longva_eval.media.images import ImageAspectRatio, open_image
 from longva_eval.media.probe import VideoInfo, probe_video
 from longva_eval.media.sources import FrameStack, Picture, ReadFrames, VideoFrames
 from longva_eval.media.subtitles import fill_subtitles
+from longva_eval.model.attention import registered_name
+from longva_eval.model.backends import OF_TRANSFORMERS
 from longva_eval.model.checkpoint import Checkpoint, change_positions, change_rope
 from longva_eval.model.positions import PositionPolicy
 from longva_eval.model.rope import RopeSettings
+from longva_eval.model.settings import check_attention
 from longva_eval.prompts.pieces import (
     Piece,
     Prompt,
@@ -447,12 +450,29 @@ class Session:
             SettingsError: If there is no such press, or this attention cannot be watched.
         """
         found = read_press(press)
-        if found is not None and found.watches and self.attention != "sdpa":
+        if found is not None and found.watches and self.attention in OF_TRANSFORMERS:
             raise SettingsError(
-                f"kv_press={press} watches attention: use attn_implementation=sdpa, not "
+                f"kv_press={press} watches attention: use attn_implementation=auto, not "
                 f"{self.attention}."
             )
         self.engine.press, self.engine.seed = found, self.seed
+        self._resolve_branches()
+
+    def change_attention(self, attention: str) -> None:
+        """Attend by another back end from now on.
+
+        Args:
+            attention: One that `longva_eval.model.backends.attention_candidates` gave.
+
+        Raises:
+            SettingsError: If a package of transformers' own is missing.
+        """
+        name = "sdpa" if attention == "sdpa_masked" else attention
+        if attention not in OF_TRANSFORMERS:
+            name = registered_name(attention)
+        check_attention(name)
+        self.checkpoint.config._attn_implementation = {"": name}
+        self.attention = attention
         self._resolve_branches()
 
     def change_branches(self, branches: str | int) -> None:
@@ -470,7 +490,7 @@ class Session:
         self.engine.branches, reason = resolve_branches(
             self.branches,
             is_float32=self.checkpoint.model.dtype == torch.float32,
-            attention=self.attention,
+            attention=self.checkpoint.config._attn_implementation,
             press="none" if press is None else press.text,
             places_pairs=self.engine.positions.places_pairs,
         )

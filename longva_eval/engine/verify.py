@@ -19,17 +19,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from longva_eval.engine.conversation import Conversation, Media
-from longva_eval.engine.generation import GenerationSettings
+from longva_eval.engine.conversation import Conversation, Failure, Media
+from longva_eval.engine.generation import Generation, GenerationSettings
 from longva_eval.engine.session import Session
 from longva_eval.errors import SettingsError
 from longva_eval.families.layout import FamilyCheckpoint
 from longva_eval.families.template import FamilyTemplate
 from longva_eval.media.sources import FrameStack, Picture, VideoFrames
+from longva_eval.model.backends import attention_candidates, installed_packages
 from longva_eval.prompts.pieces import TextPiece
 from longva_eval.prompts.visits import Query
 
-__all__ = ["Comparison", "compare", "reference_inputs", "summary_of", "verify"]
+__all__ = ["Comparison", "compare", "reference_inputs", "summary_of", "verify", "verify_attention"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,76 @@ def verify(
     Raises:
         SettingsError: If the session is of a model that transformers has no class for.
     """
+    cases, texts = _cases(video, mixed=_checkpoint(session).family.mixes_pictures_and_videos)
+    return compare(
+        session,
+        list(cases),
+        texts,
+        list(cases.values()),
+        max_new_tokens=max_new_tokens,
+        model=model,
+    )
+
+
+def verify_attention(
+    session: Session, video: str | Path, against: str, *, max_new_tokens: int = 16
+) -> list[Comparison]:
+    """The same with the session's attention back end and with another one, which is the reference.
+
+    Args:
+        session: Of any model.
+        video: A file.
+        against: A back end of ours, or one of transformers' own.
+        max_new_tokens: Tokens of each answer.
+
+    Raises:
+        SettingsError: If the other one is unknown or lacks something here.
+    """
+    model = session.checkpoint
+    (against,) = attention_candidates(
+        against,
+        capability=torch.cuda.get_device_capability(model.device)
+        if model.device.type == "cuda"
+        else None,
+        packages=installed_packages(),
+        dtype=str(model.model.dtype).removeprefix("torch."),
+    )
+    cases, texts = _cases(video, mixed=False)
+    asked = [session.prompt(text, items) for text, items in zip(texts, cases.values(), strict=True)]
+    ends = session._settings_for(None, 1)[0].end_token_ids
+    settings = GenerationSettings(max_new_tokens=max_new_tokens, end_token_ids=ends)
+    ours = session.attention
+    seconds, tokens, logits = [], [], []
+    for name in (ours, against):
+        session.change_attention(name)
+        began = time.perf_counter()
+        answers = session.generate(asked, settings)
+        seconds.append((time.perf_counter() - began) / len(cases))
+        tokens.append([_answered(answer).token_ids for answer in answers])
+        visits = session.engine.visit([Query(each.prompt) for each in asked])
+        logits.append({visit.index: visit.logits[-1].clone() for visit in visits})
+    session.change_attention(ours)
+    found = []
+    for number, case in enumerate(cases):
+        one, other = logits[0][number], logits[1][number]
+        best = other.topk(2).values
+        found.append(
+            Comparison(
+                case=case,
+                num_prompt_tokens=asked[number].prompt.num_tokens,
+                prompts_equal=True,
+                logit_difference=float((one - other).abs().max()),
+                margin=float(best[0] - best[1]),
+                flips=_differing(tokens[0][number], tokens[1][number]),
+                seconds=seconds[0],
+                reference_seconds=seconds[1],
+            )
+        )
+    return found
+
+
+def _cases(video: str | Path, *, mixed: bool) -> tuple[dict[str, list[Media]], list[str]]:
+    """What is shown, by the case's name, and the question to each."""
     one, two = _noise(90, 50, seed=1), _noise(64, 72, seed=2)
     cases: dict[str, list[Media]] = {
         "text": [],
@@ -79,17 +150,10 @@ def verify(
     }
     questions = ("What happens first?", "Which colour is the second thing, and why?")
     texts = [questions["another" in case] for case in cases]
-    if _checkpoint(session).family.mixes_pictures_and_videos:
+    if mixed:
         cases["a picture and a video"] = [one, video]
         texts.append(questions[0])
-    return compare(
-        session,
-        list(cases),
-        texts,
-        list(cases.values()),
-        max_new_tokens=max_new_tokens,
-        model=model,
-    )
+    return cases, texts
 
 
 def compare(
@@ -118,9 +182,7 @@ def compare(
     }
     found = []
     for number, case in enumerate(cases):
-        answer = answers[number]
-        if isinstance(answer, Exception):
-            raise answer
+        answer = _answered(answers[number])
         inputs = reference_inputs(session, conversations[number], texts[number], media[number])
         began = time.perf_counter()
         tokens, last = _reference(reference, inputs, max_new_tokens, ends)
@@ -246,6 +308,12 @@ def _forget(model: Any) -> None:
         model.model.rope_deltas = None
 
 
+def _answered(answer: Generation | Failure) -> Generation:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
 def _ids(session: Session, conversation: Conversation) -> list[int]:
     ids: list[int] = []
     for piece in conversation.prompt.pieces:
@@ -274,6 +342,7 @@ def _checkpoint(session: Session) -> FamilyCheckpoint:
     if not isinstance(session.checkpoint, FamilyCheckpoint):
         raise SettingsError(
             f"{session.checkpoint.architecture} is no class of transformers to compare with. "
-            "LongVA is compared with its original's recorded outputs in the tests."
+            "LongVA is compared with its original's recorded outputs in the tests, and "
+            "with another attention back end by --against."
         )
     return session.checkpoint

@@ -7,13 +7,18 @@ the two are computed by the same flash kernels without a mask, and merged by the
 the same sum in another order, exact up to rounding (2e-6 on a 1,500-token check).
 
 Registered with transformers under the name `split_sdpa`; prompts are one at a time, so there is
-never any padding to mask.
+never any padding to mask. The back ends of `longva_eval.model.backends` are the same with other
+kernels: `split_cudnn` reads what is past by cuDNN, in blocks of few lengths, since it makes a plan
+for each new one (.5 s the first, .06 s a further one); `split_fa3` and `split_fa4` do all in one
+causal call. The kernels of CUDA beside PyTorch's own were tried alone; through the engine they are
+not measured.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -28,9 +33,11 @@ __all__ = [
     "WatchedAttention",
     "attending",
     "branch_attention",
+    "cudnn_blocks",
     "placed_attention",
-    "register_split_sdpa",
+    "registered_name",
     "split_sdpa",
+    "try_backend",
 ]
 
 SPLIT_SDPA = "split_sdpa"
@@ -40,9 +47,35 @@ _MOST_SCORES = 1 << 25
 _CPU_WANTS_EVERY_HEAD = Version(torch.__version__) < Version("2.9")
 
 
-def register_split_sdpa() -> None:
-    """Make `attn_implementation="split_sdpa"` known to transformers."""
-    AttentionInterface.register(SPLIT_SDPA, split_sdpa)
+_CUDNN_BLOCKS = (65_536, 16_384, 4096)
+"""Lengths of keys that cuDNN has plans for."""
+
+
+def registered_name(backend: str) -> str:
+    """What transformers calls a back end of ours, from now on."""
+    name = f"split_{backend}"
+    AttentionInterface.register(name, functools.partial(split_sdpa, kernel=backend))
+    return name
+
+
+def try_backend(backend: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """Why a back end does not give what `sdpa` does on a device; nothing if it does."""
+    new, past = 1024, 4096
+    generator = torch.Generator(device).manual_seed(0)
+    query, key, value = (
+        torch.randn((1, heads, tokens, head_dim), generator=generator, device=device, dtype=dtype)
+        for heads, tokens in ((4, new), (2, past + new), (2, past + new))
+    )
+    layer = torch.nn.Identity()
+    try:
+        found, wanted = (
+            split_sdpa(layer, query, key, value, None, kernel=kernel)[0].float()
+            for kernel in (backend, "sdpa")
+        )
+        error = float((found - wanted).norm() / wanted.norm())
+    except Exception as problem:  # of a foreign package, of many types
+        return f"{type(problem).__name__}: {str(problem)[:200]}"
+    return "" if error < 0.01 else f"its outputs are off by {error:.1e}"
 
 
 class Attends(Protocol):
@@ -99,6 +132,7 @@ def split_sdpa(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float | None = None,
+    kernel: str = "sdpa",
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of new queries to all keys before and among them.
@@ -110,6 +144,7 @@ def split_sdpa(
         value: As `key`.
         attention_mask: None; transformers builds no mask for an implementation of this name.
         scaling: Factor on the scores; 1 / sqrt(head_dim) if None.
+        kernel: Of `longva_eval.model.backends.BACKENDS`.
         **kwargs: What other implementations need.
 
     Returns:
@@ -129,12 +164,17 @@ def split_sdpa(
     new = query.shape[2]
     past = key.shape[2] - new
     groups = query.shape[1] // key.shape[1]
-    if new == 1 or past == 0:
-        output = functional.scaled_dot_product_attention(
-            query, key, value, is_causal=new > 1, scale=scaling, enable_gqa=groups > 1
-        )
-        return output.transpose(1, 2).contiguous(), None
+    if kernel in ("fa3", "fa4") and new > 1:
+        return _flash_attention(kernel)(query, key, value, scaling), None
     on_cpu = query.device.type == "cpu"
+    if new == 1 or past == 0:
+        if on_cpu or query.dtype == torch.float32 or query.shape[-1] % 8:
+            output = functional.scaled_dot_product_attention(
+                query, key, value, is_causal=new > 1, scale=scaling, enable_gqa=groups > 1
+            )
+        else:  # PyTorch would take cuDNN, which makes a plan for each new length
+            output = _flash(query, key, value, new > 1, scaling)[0]
+        return output.transpose(1, 2).contiguous(), None
     if groups > 1 and (_CPU_WANTS_EVERY_HEAD if on_cpu else query.dtype == torch.float32):
         # Of the fused kernels only the efficient one wants a key for each query head; that of the
         # CPU reads beyond its input without it before PyTorch 2.9.
@@ -145,12 +185,31 @@ def split_sdpa(
         # Called directly, the flash kernel pads no heads: zeros change no score and no sum.
         scaling = head_dim**-0.5 if scaling is None else scaling
         query, key, value = (functional.pad(x, (0, -head_dim % 8)) for x in (query, key, value))
-    seen, seen_lse = _flash(query, key[:, :, :past], value[:, :, :past], False, scaling)
-    own, own_lse = _flash(query, key[:, :, past:], value[:, :, past:], True, scaling)
-    share = torch.sigmoid(seen_lse - own_lse).unsqueeze(-1)
-    merged = seen.float() * share + own.float() * (1 - share)
+    merged, lse = _flash(query, key[:, :, past:], value[:, :, past:], True, scaling)
+    first = 0
+    for block in cudnn_blocks(new, past) if kernel == "cudnn" else (past,):
+        run = slice(first, first + block)
+        first += block
+        attend = _cudnn if kernel == "cudnn" and block in _CUDNN_BLOCKS else _flash
+        seen, seen_lse = attend(query, key[:, :, run], value[:, :, run], False, scaling)
+        share = torch.sigmoid(seen_lse - lse).unsqueeze(-1)
+        merged = seen.float() * share + merged.float() * (1 - share)
+        lse = torch.logaddexp(lse, seen_lse)
     merged = merged[..., :head_dim].to(query.dtype)
     return merged.transpose(1, 2).contiguous(), None
+
+
+def cudnn_blocks(new: int, past: int) -> tuple[int, ...]:
+    """Lengths of the runs that past keys are read in, so that few plans serve all of them.
+
+    Plans are for a number of queries too: chunks that begin or end at a branch point, of lengths
+    that hardly come again, leave cuDNN alone, and so does the rest below the shortest block.
+    """
+    blocks, rest = [], past
+    for block in _CUDNN_BLOCKS if new % 1024 == 0 else ():
+        blocks += [block] * (rest // block)
+        rest %= block
+    return (*blocks, rest) if rest else tuple(blocks)
 
 
 def branch_attention(
@@ -304,6 +363,45 @@ def _watch(
     later = torch.ones(new, key.shape[2], dtype=torch.bool, device=key.device)
     scores.masked_fill_(later.triu(key.shape[2] - new + 1), -torch.inf)
     watcher.add(module.layer_idx, scores.softmax(-1))  # type: ignore[arg-type]  # it is an int
+
+
+def _cudnn(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    is_causal: bool,
+    scaling: float | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `_flash`, without a mask; the heads of a group ask as if they were further tokens."""
+    assert not is_causal
+    asked = query.reshape(1, key.shape[1], -1, query.shape[-1])
+    if query.device.type == "cpu":
+        output, lse = _flash(asked, key, value, False, scaling)
+    else:
+        output, lse = torch.ops.aten._scaled_dot_product_cudnn_attention(
+            asked, key, value, None, True, 0.0, False, False, scale=scaling
+        )[:2]
+    return output.reshape(query.shape), lse.reshape(query.shape[:-1]).float()
+
+
+@functools.cache
+def _flash_attention(kernel: str) -> Callable[..., torch.Tensor]:
+    """FlashAttention-3 or -4: (1, new_tokens, num_heads, head_dim) of causal attention."""
+    if kernel == "fa3":
+        from fa3_fwd_interface import flash_attn_func  # type: ignore[import-not-found]
+    else:
+        from flash_attn.cute import flash_attn_func  # type: ignore[import-not-found]
+
+    def attend(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+    ) -> torch.Tensor:
+        # Both align the causal mask at the last query and the last key.
+        by_token = [each.transpose(1, 2) for each in (query, key, value)]
+        found = flash_attn_func(*by_token, softmax_scale=scaling, causal=True)
+        output: torch.Tensor = found[0] if isinstance(found, tuple) else found
+        return output.contiguous()
+
+    return attend
 
 
 def _flash(

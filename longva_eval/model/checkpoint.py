@@ -14,7 +14,6 @@ import torch
 from transformers import CLIPImageProcessorPil, GenerationConfig
 
 from longva_eval.errors import SettingsError
-from longva_eval.model.attention import SPLIT_SDPA
 from longva_eval.model.modeling import PlainDecoder, VisionLanguageModel, execution_device
 from longva_eval.model.positions import PositionPolicy
 from longva_eval.model.rope import RopeSettings, describe_rope, resolve_rope_parameters
@@ -227,11 +226,11 @@ def change_positions(checkpoint: _C, positions: PositionPolicy) -> _C:
             f"positions={positions.text} is for models whose positions count, in one axis: LongVA "
             f"and LLaVA-NeXT, not {checkpoint.architecture}."
         )
-    if attention != SPLIT_SDPA and (positions.places_pairs or (
+    if not attention.startswith("split_") and (positions.places_pairs or (
         attention.startswith("flash") and not positions.is_own
     )):  # fmt: skip
         raise SettingsError(
-            f"positions={positions.text} needs attn_implementation=sdpa: {attention} rotates or "
+            f"positions={positions.text} needs attn_implementation=auto: {attention} rotates or "
             "packs by itself."
         )
     if isinstance(model, PlainDecoder):

@@ -12,7 +12,7 @@ from transformers.utils import is_flash_attn_2_available
 from longva_eval.errors import SettingsError
 from longva_eval.model.rope import RopeSettings
 
-__all__ = ["DType", "LoadSettings", "resolve_dtype"]
+__all__ = ["DType", "LoadSettings", "check_attention", "resolve_device", "resolve_dtype"]
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 _SPREADING_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -45,7 +45,7 @@ class LoadSettings:
             SettingsError: If a setting is unknown or not possible here.
         """
         device, placement = _resolve_placement(self.device, self.device_map)
-        _check_attention(self.attn_implementation)
+        check_attention(self.attn_implementation)
         tower_attention = "eager" if self.attn_implementation == "eager" else "sdpa"
         return {
             "dtype": resolve_dtype(self.dtype, device),
@@ -71,7 +71,8 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return known[dtype]
 
 
-def _resolve_device(device: str) -> torch.device:
+def resolve_device(device: str) -> torch.device:
+    """The device for a setting; `auto` is the first GPU if there is one."""
     if device in ("auto", "", "None"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -95,7 +96,7 @@ def _resolve_placement(
 ) -> tuple[torch.device, str | dict[str, torch.device]]:
     """The device that decides on the dtype, and transformers' `device_map`."""
     if device_map in _SPREADING_MAPS:
-        return _resolve_device(device), device_map
+        return resolve_device(device), device_map
     if device_map:
         try:
             device = str(torch.device(device_map))
@@ -104,11 +105,12 @@ def _resolve_placement(
                 f"device_map={device_map!r} is unknown; use {', '.join(_SPREADING_MAPS)}, or "
                 "leave it out and set device."
             ) from error
-    resolved = _resolve_device(device)
+    resolved = resolve_device(device)
     return resolved, {"": resolved}
 
 
-def _check_attention(name: str) -> None:
+def check_attention(name: str) -> None:
+    """Refuse an attention that transformers does not know, or lacks the package of."""
     known = ["eager", *sorted(ALL_ATTENTION_FUNCTIONS.valid_keys())]
     if name not in known:
         raise SettingsError(f"attn_implementation={name!r} is unknown; use {', '.join(known)}.")

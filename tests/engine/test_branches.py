@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from longva_eval.engine.branches import resolve_branches
-from longva_eval.engine.generation import Generation, GenerationSettings, alone, decode_branches
+from longva_eval.engine.generation import (
+    Decoding,
+    Generation,
+    GenerationSettings,
+    alone,
+    decode_branches,
+)
 from longva_eval.engine.prefix import PrefixEngine, Visit
 from longva_eval.errors import MediaError, NumericalError, SettingsError
 from longva_eval.model.attention import branch_attention
@@ -67,7 +73,7 @@ def decoded(
     engine = PrefixEngine(golden.session.checkpoint.model, Visuals(), chunk_tokens=16, **options)
     engine.branches, engine.positions = branches, PositionPolicy(positions)
 
-    def answer(visit: Visit) -> Iterator[Any]:
+    def answer(visit: Visit) -> Decoding[torch.Tensor]:
         read = [visit.logits[-1]]
         for _ in range(steps[visit.index]):
             read.append((yield int(read[-1].argmax())))
@@ -80,7 +86,7 @@ def decoded(
         if visit.error is not None:
             found[visit.index] = visit.error
         elif visit.group is None:
-            found[visit.index] = alone(visit, answer(visit))  # type: ignore[arg-type]
+            found[visit.index] = alone(visit, answer(visit))
         else:
             waiting[visit.index] = answer(visit)
         if visit.group is not None and not visit.group.num_to_come:
@@ -244,14 +250,14 @@ def test_groups_keep_what_is_shared_long() -> None:
         ({"is_float32": False, "asked": 4}, 4, ""),
         ({"press": "snapkv:0.5"}, 1, "kv_press=snapkv:0.5"),
         ({"places_pairs": True}, 1, "pairs"),
-        ({"attention": "eager", "asked": 8}, 1, "attn_implementation=eager"),
+        ({"attention": "eager", "asked": 8}, 1, "attention eager"),
     ],
 )
 def test_why_prompts_are_decoded_one_at_a_time(
     changes: dict[str, Any], number: int, reason: str
 ) -> None:
     usual: dict[str, Any] = {
-        "asked": "auto", "is_float32": True, "attention": "sdpa", "press": "none",
+        "asked": "auto", "is_float32": True, "attention": "split_sdpa", "press": "none",
         "places_pairs": False,
     }  # fmt: skip
     found, why = resolve_branches(**usual | changes)
@@ -263,7 +269,9 @@ def test_why_prompts_are_decoded_one_at_a_time(
 @pytest.mark.parametrize("asked", ["many", 0, 65, "1.5"])
 def test_a_number_of_branches_is_whole(asked: str | int) -> None:
     with pytest.raises(SettingsError, match=f"branches={asked!r} must be auto, or a number"):
-        resolve_branches(asked, is_float32=True, attention="sdpa", press="none", places_pairs=False)
+        resolve_branches(
+            asked, is_float32=True, attention="split_sdpa", press="none", places_pairs=False
+        )
 
 
 def test_a_session_answers_the_same_and_says_how(open_golden: Golden) -> None:
