@@ -1,8 +1,9 @@
-"""Decoding of eight prompts that share a context: side by side against one at a time.
+"""Eight prompts that share a context, side by side against one at a time: decoding, and options.
 
     python benchmarks/branches.py [--rounds 3] [--tokens 2000] [--new 32] [--branches 8] [--tiny]
 
-A random body of 106 M parameters, float32, one thread. The prompts are read before time is taken.
+A random body of 106 M parameters, float32, one thread. Prompts that are decoded are read before
+time is taken. Options are of four tokens, on one frame that is read each time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import time
 
 import torch
-from harness import machine, say_ratio
+from harness import interleave, machine, say_ratio
 from random_model import BODY_106M, BODY_TINY, random_session
 from visual_tokens import RandomTokens, frame
 
@@ -101,6 +102,23 @@ def main() -> None:
                   flush=True)  # fmt: skip
     print("answers equal:", said[1] == said[options.branches])
     say_ratio("one at a time / side by side, CPU time", seconds[1], seconds[options.branches])
+
+    context = questions(144, 1)[0].prompt
+    likely = [
+        Query(context.with_tokens((number, 5, 6, 7)), read_from=context.num_tokens - 1)
+        for number in range(options.branches)
+    ]
+
+    def score(branches: int) -> list[float]:
+        engine.branches = branches
+        visits = engine.visit(likely, scored=range(len(likely)))
+        return [float(visit.logits.sum()) for visit in visits]
+
+    spent, _ = interleave(
+        {"options one at a time": lambda: score(1),
+         "options side by side": lambda: score(options.branches)}, rounds=options.rounds,
+    )  # fmt: skip
+    say_ratio("one at a time / side by side, CPU time", *spent.values())
 
 
 if __name__ == "__main__":

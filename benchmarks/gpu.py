@@ -55,7 +55,7 @@ FRAME_TOKENS = 144
 PARTS = {
     "prefill": 140, "attention": 30, "branches": 40, "vision": 20, "pixels": 10, "grid": 50
 }  # fmt: skip
-"""Seconds that each part may take on one H200 with the default sizes, of `branches` as reckoned: five minutes."""
+"""Seconds that each part may take on one H200 with the default sizes, as reckoned: five minutes."""
 CUDA = torch.cuda.is_available()
 
 
@@ -165,8 +165,9 @@ def measure_branches(
             engine = new_engine(queries)
             _, took, _ = decode_seconds(session, engine, queries, new, branches=branches)
             said = len(queries) * (new - 1)
-            print(f"{tokens:,} tokens, 8 answers, {branches} at a time: {said / took:,.0f} tokens/s, "
-                  f"{1e3 * took * branches / said:.1f} ms a step", flush=True)  # fmt: skip
+            print(f"{tokens:,} tokens, 8 answers, {branches} at a time: {said / took:,.0f} "
+                  f"tokens/s, {1e3 * took * branches / said:.1f} ms a step",
+                  flush=True)  # fmt: skip
             del engine
             free()
 

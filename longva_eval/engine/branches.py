@@ -183,6 +183,33 @@ class Branches:
                 self._last = positions.new_zeros((len(positions), self.size))
             self._last[:, row] = positions[:, -1]
 
+    def read(
+        self, token_ids: Sequence[Sequence[int]], positions: Sequence[torch.Tensor] | None
+    ) -> torch.Tensor:
+        """Read the own tokens of all branches in one pass, where they have none yet.
+
+        Args:
+            token_ids: Of each branch, one at least.
+            positions: (axes, tokens) of each branch, where they do not count.
+
+        Returns:
+            (branches, tokens of the longest, vocabulary) float32 logits; those behind the end of a
+            branch mean nothing.
+        """
+        self.new = max(map(len, token_ids))
+        for layer in self._layers:
+            layer.make_room(self.new)
+        ids = torch.zeros(self.size, self.new, dtype=torch.long)
+        for row, own in enumerate(token_ids):
+            ids[row, : len(own)] = torch.tensor(own)
+        places = torch.arange(self.shared, self.shared + self.new).repeat(self.size)[None]
+        if positions is not None:
+            rows = [functional.pad(p, (0, self.new - p.shape[1])) for p in positions]
+            places = torch.cat(rows, dim=1)
+        device = self._lengths.device
+        logits = self._forward(ids.flatten().to(device), places.to(device))
+        return logits.view(self.size, self.new, -1)
+
     def step(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Append a token to each branch; the (branches, vocabulary) float32 logits after them.
 

@@ -40,6 +40,7 @@ from longva_eval.model.modeling import execution_device
 from longva_eval.model.positions import PositionPolicy
 from longva_eval.prompts.pieces import Piece, Prompt, TextPiece, VisualPiece
 from longva_eval.prompts.visits import (
+    BranchGroup,
     Query,
     VisitPlan,
     pieces_from,
@@ -223,6 +224,7 @@ class PrefixEngine:
         only: Collection[int] | None = None,
         keep_going: bool = False,
         decoded: Collection[int] = (),
+        scored: Collection[int] = (),
     ) -> Iterator[Visit]:
         """Prefill each prompt, in the order that shares most.
 
@@ -234,6 +236,7 @@ class PrefixEngine:
                 run that is resumed leaves out what was answered before).
             keep_going: Yield NaN and infinite logits as a visit's `error` instead of raising.
             decoded: Queries that may be decoded side by side.
+            scored: Queries whose last tokens may be read side by side.
 
         Yields:
             A visit per query, in visiting order; `error` is set where a picture or video cannot
@@ -245,7 +248,7 @@ class PrefixEngine:
             ResourceError: If memory is not enough even for small chunks.
         """
         queries = [self._with_press(query) for query in queries]
-        plan = plan_visits(queries, chunk_tokens=self.chunk_tokens)
+        plan = whole = plan_visits(queries, chunk_tokens=self.chunk_tokens)
         planned = plan_branches(queries, plan, decoded, most=self.branches)
         if only is not None:
             plan = plan.only(only)
@@ -254,16 +257,23 @@ class PrefixEngine:
             visited = len(set(each.members) & set(plan.order))
             group = VisitGroup(each.members, each.shared, visited, self)
             groups |= dict.fromkeys(each.members, group)
+        together: dict[int, BranchGroup] = {}
+        for each in plan_branches(queries, whole, scored, most=self.branches):
+            if each.own_ids(queries) is not None:
+                together |= dict.fromkeys(each.members, each)
         longest = max((queries[index].prompt.num_tokens for index in plan.order), default=0)
         self._reserve(longest + room)
         self._crop(0)
-        asked = [
-            self._needed(queries[index], plan.kept[index] if self.reuse else 0)
-            for index in plan.order
-        ]
+        asked = []
+        read: set[int] = set()
+        for index in plan.order:
+            if index not in read:
+                asked.append(self._needed(queries[index], plan.kept[index] if self.reuse else 0))
+            if index in together:
+                read.update(together[index].members)
         self._visuals.expect([*asked, *read_beside(queries, plan.order)])
         try:
-            for visit in self._visit_all(queries, plan, keep_going):
+            for visit in self._visit_all(queries, plan, keep_going, together):
                 if visit.index in groups:
                     self._join_group(visit, groups[visit.index], queries)
                 yield visit
@@ -271,8 +281,13 @@ class PrefixEngine:
             self._visuals.stop()
 
     def _visit_all(
-        self, queries: Sequence[Query], plan: VisitPlan, keep_going: bool
+        self,
+        queries: Sequence[Query],
+        plan: VisitPlan,
+        keep_going: bool,
+        together: Mapping[int, BranchGroup],
     ) -> Iterator[Visit]:
+        read: dict[int, torch.Tensor] = {}
         for index in plan.order:
             # This also drops what was decoded after the prompt before.
             kept = plan.kept[index] if self.reuse else 0
@@ -280,7 +295,12 @@ class PrefixEngine:
                 self._pressed = None
             self._crop(kept)
             try:
-                logits = self._prefill(queries[index], plan.cuts[index])
+                if index in together:
+                    if index not in read:
+                        read |= self._read_together(index, together[index], queries, plan)
+                    logits = _require_finite(read.pop(index), self._model)
+                else:
+                    logits = self._prefill(queries[index], plan.cuts[index])
             except MediaError as error:  # raised before the cache was extended
                 yield Visit(index, torch.empty(0), self, error)
             except NumericalError as error:
@@ -364,7 +384,39 @@ class PrefixEngine:
         assert position == total, "the last cut is the end of the prompt"
         self.counts.tokens_asked += total
         self.counts.tokens_computed += total - start
-        return _require_finite(torch.cat(read), self._model)
+        return _require_finite(torch.cat(read), self._model) if read else torch.empty(0)
+
+    def _read_together(
+        self, index: int, group: BranchGroup, queries: Sequence[Query], plan: VisitPlan
+    ) -> dict[int, torch.Tensor]:
+        """Logits of prompts with few own tokens, which are read in one pass behind the shared."""
+        shared, asked = group.shared, [queries[each] for each in group.members]
+        prompt = queries[index].prompt.first(shared)
+        self._prefill(
+            Query(prompt, read_from=shared), [cut for cut in plan.cuts[index] if cut <= shared]
+        )
+        own = group.own_ids(queries) or []
+        places: list[torch.Tensor] = []
+        for query in asked:
+            self._place(query.prompt)
+            if self._positions is not None:
+                places.append(self._positions[:, shared:])
+        with _memory_for("reading answers side by side (branches=1 needs less)"):
+            logits = Branches(
+                self._layers,
+                shared=shared,
+                own=[0] * len(own),
+                run=self._run_branches,
+                next_positions=self.positions.next,
+            ).read(own, places or None)
+        self.counts.tokens_asked -= shared
+        for each, query in zip(group.members, asked, strict=True):
+            self.counts.tokens_asked += query.prompt.num_tokens if each in plan.order else 0
+        self.counts.tokens_computed += sum(map(len, own))
+        return {
+            each: logits[row, query.first_read - shared : len(own[row])]
+            for row, (each, query) in enumerate(zip(group.members, asked, strict=True))
+        }
 
     def _keep_part(
         self, query: Query, tokens: Mapping[str, torch.Tensor], cuts: Sequence[int]

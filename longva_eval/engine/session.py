@@ -340,7 +340,8 @@ class Session:
 
         results = {}
         queries = [query for query, *_ in asked]
-        for index, result in self._visit(queries, read, 0, only, keep_going):
+        scored_here = range(len(queries))
+        for index, result in self._visit(queries, read, 0, only, keep_going, scored=scored_here):
             results[index] = result
             on_answer(index, result)
         return [results[index] for index in sorted(results)]
@@ -657,14 +658,21 @@ class Session:
         only: Collection[int] | None,
         keep_going: bool,
         decoded: Collection[int] = (),
+        scored: Collection[int] = (),
     ) -> Iterator[tuple[int, Any]]:
         """What is read at the end of each prompt, or the error, in visiting order.
 
-        `read` returns it, or a `Decoding` of it. Prompts that are `decoded` may be in groups.
+        `read` returns it, or a `Decoding` of it. Prompts that are `decoded` or `scored` may be
+        in groups.
         """
         waiting: dict[int, Decoding[Any]] = {}
         for visit in self.engine.visit(
-            queries, room=min(room, _MOST_ROOM), only=only, keep_going=keep_going, decoded=decoded
+            queries,
+            room=min(room, _MOST_ROOM),
+            only=only,
+            keep_going=keep_going,
+            decoded=decoded,
+            scored=scored,
         ):
             found = read(visit) if visit.error is None else visit.error
             answers: Iterable[tuple[int, Any]] = ()

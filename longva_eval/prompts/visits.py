@@ -21,6 +21,8 @@ __all__ = [
     "read_beside",
 ]
 
+_MOST_AT_ONCE = 64
+"""Tokens behind a shared beginning that are read side by side with those of other prompts."""
 _MOST_OWN = 4096
 """Tokens of a branch that are held for it alone."""
 
@@ -122,6 +124,26 @@ class BranchGroup:
     """Indices of their queries, as they are visited."""
     shared: int
     """Tokens they all have in common."""
+
+    def own_ids(self, queries: Sequence[Query]) -> list[list[int]] | None:
+        """Tokens of each member behind the shared ones.
+
+        None if they are many, not all text, or if one is read from before them.
+        """
+        if any(queries[index].first_read < self.shared for index in self.members):
+            return None
+        found = []
+        for index in self.members:
+            ids: list[int] = []
+            left = self.shared
+            for piece in queries[index].prompt.pieces:
+                if left < piece.num_tokens:
+                    if not isinstance(piece, TextPiece):
+                        return None
+                    ids += piece.token_ids[max(0, left) :]
+                left -= piece.num_tokens
+            found.append(ids)
+        return found if max(map(len, found)) <= _MOST_AT_ONCE else None
 
 
 def plan_branches(

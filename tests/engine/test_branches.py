@@ -170,6 +170,71 @@ def test_any_batch_decodes_as_one_at_a_time(
             assert torch.equal(side, torch.as_tensor(left[index]))
 
 
+@pytest.mark.slow
+@given(
+    drawn=st.lists(st.tuples(st.integers(0, 2), questions, questions), min_size=1, max_size=7),
+    branches=st.integers(2, 4),
+    chunk_tokens=st.integers(3, 40),
+    positions=st.sampled_from(["own", "stride:2"]),
+    data=st.data(),
+)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_batch_of_options_is_scored_as_one_at_a_time(
+    open_golden: Golden,
+    drawn: list[tuple[int, tuple[int, ...], tuple[int, ...]]],
+    branches: int,
+    chunk_tokens: int,
+    positions: str,
+    data: st.DataObject,
+) -> None:
+    queries = []
+    for frames, question, option in drawn:
+        context = asked(frames, question)[0].prompt
+        queries.append(Query(context.with_tokens(option), read_from=context.num_tokens - 1))
+    only = sorted(data.draw(st.sets(st.integers(0, len(queries) - 1))))
+
+    def logits(most: int, reuse: bool = True, visited: Any = None) -> dict[int, torch.Tensor]:
+        engine = PrefixEngine(
+            open_golden.session.checkpoint.model, Visuals(), chunk_tokens=chunk_tokens, reuse=reuse
+        )
+        engine.branches, engine.positions = most, PositionPolicy(positions)
+        visits = engine.visit(queries, only=visited, scored=range(len(queries)))
+        return {visit.index: visit.logits.clone() for visit in visits}
+
+    apart, together = logits(1), logits(branches)
+    left, without = logits(branches, visited=only), logits(branches, reuse=False)
+    assert left.keys() == set(only)
+    for index, one in apart.items():
+        torch.testing.assert_close(together[index], one, atol=5e-5, rtol=0)
+        assert torch.equal(together[index], without[index])
+        assert index not in left or torch.equal(together[index], left[index])
+
+
+def test_options_are_read_in_one_pass(open_golden: Golden) -> None:
+    context = asked(4, (7, 8, 9))[0].prompt
+    queries = [
+        Query(context.with_tokens(option), read_from=context.num_tokens - 1)
+        for option in ((5,), (6, 4), (8, 3, 3))
+    ]
+    engine = PrefixEngine(open_golden.session.checkpoint.model, Visuals())
+    engine.branches = 8
+    calls: list[int] = []
+    hook = open_golden.session.checkpoint.model.model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: calls.append(kwargs["inputs_embeds"].shape[1]),
+        with_kwargs=True,
+    )
+    try:
+        found = {v.index: v.logits.shape[0] for v in engine.visit(queries, scored=range(3))}
+    finally:
+        hook.remove()
+    # All but the context's last token, and then this with each option, padded to the longest.
+    assert calls == [context.num_tokens - 1, 3 * 4]
+    assert found == {0: 2, 1: 3, 2: 4}
+    assert engine.counts.tokens_asked == sum(query.prompt.num_tokens for query in queries)
+
+
 def test_a_group_decodes_all_its_branches_in_one_pass(open_golden: Golden) -> None:
     queries = asked(4, (7,), (7, 8), (9, 3, 4), (7,))
     calls: list[int] = []

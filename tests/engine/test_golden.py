@@ -51,10 +51,12 @@ def test_tokens_answers_and_logits_equal_the_original(golden: Golden, case_id: s
         assert conversation.prompt.num_tokens == case["seq_len"]
         if conversation.visuals:
             check_visual_tokens(golden, case, conversation)
+        check_last_logits(golden, case, conversation)
         check_answers(golden, case, conversation)
-        for attention in ("cudnn", "eager", "sdpa_masked", "sdpa"):  # all that a CPU can run
-            session.change_attention(attention)
-            check_last_logits(golden, case, conversation)
+        if case["seq_len"] < 400:  # with every back end that a CPU can run
+            for attention in ("cudnn", "eager", "sdpa_masked"):
+                session.change_attention(attention)
+                check_last_logits(golden, case, conversation)
     finally:
         session.change_attention("sdpa")
         session.encoder.keep_all = False
