@@ -34,6 +34,7 @@ __all__ = [
     "FAMILIES",
     "FamilyCheckpoint",
     "FamilyModel",
+    "family_kind",
     "is_family",
     "load_family",
     "sketch_family",
@@ -171,7 +172,7 @@ def sketch_family(raw: Mapping[str, Any], folder: Path) -> Family:
     Raises:
         CheckpointError: If it is of none of the families, or its processor cannot be read.
     """
-    kind = _kind(raw, folder)
+    kind = family_kind(raw, folder)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
     return kind(model, _read_processor(folder))
@@ -185,7 +186,7 @@ def load_family(raw: dict[str, Any], origin: Origin, settings: LoadSettings) -> 
         SettingsError: If its attention would not be its own under this setting.
     """
     folder = origin.folder
-    kind = _kind(raw, folder)
+    kind = family_kind(raw, folder)
     read_tensor_names(folder)  # names a missing or broken file
     processor = _read_processor(folder)
     options = settings.options()
@@ -215,7 +216,12 @@ def load_family(raw: dict[str, Any], origin: Origin, settings: LoadSettings) -> 
     return checkpoint if settings.rope.is_unchanged else change_rope(checkpoint, settings.rope)
 
 
-def _kind(raw: Mapping[str, Any], folder: Path) -> type[Family]:
+def family_kind(raw: Mapping[str, Any], folder: Path) -> type[Family]:
+    """The family of a `config.json`.
+
+    Raises:
+        CheckpointError: If it is of none, with the reason.
+    """
     architectures = raw.get("architectures") or []
     kind = _family_of(architectures)
     if kind is None:

@@ -16,7 +16,7 @@ from loguru import logger
 
 from longva_eval.embedded import check_pretrained, embedded_checkpoint
 from longva_eval.errors import CheckpointError, EvaluationError, SettingsError
-from longva_eval.families.layout import FAMILIES, is_family, load_family
+from longva_eval.families.layout import FAMILIES, family_kind, is_family, load_family
 from longva_eval.model.checkpoint import LONGVA, Checkpoint, Origin
 from longva_eval.model.config_files import check_sizes, read_json
 from longva_eval.model.files import hash_weights
@@ -50,9 +50,13 @@ def load_checkpoint(pretrained: str | Path, settings: LoadSettings) -> Checkpoin
         SettingsError: If a setting is unknown or contradicts the checkpoint.
     """
     settings.options()  # what is wrong with them is said before 16 GB are downloaded
-    folder, commit = find_checkpoint(pretrained, revision=settings.revision)
+    folder, commit = find_checkpoint(pretrained, revision=settings.revision, weights=False)
     raw = read_json(folder / "config.json")
     _check_wanted(raw, folder, settings.architectures)
+    if is_family(raw):
+        family_kind(raw, folder)  # what is not run is said before 16 GB are downloaded
+    if commit is not None:
+        find_checkpoint(pretrained, revision=commit)
     began = time.perf_counter()
     parts = [raw, raw.get("text_config")]
     if not is_family(raw):  # their towers say some sizes by side
@@ -120,13 +124,12 @@ def find_checkpoint(
         patterns = _HUB_PATTERNS if weights else _HUB_PATTERNS[1:]
         path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (OSError, HfHubHTTPError, ValueError) as error:
-        small = " --exclude '*.safetensors'  (a few MB)"
-        what = "  (about 16 GB for a 7B model)" if weights else small
         # LocalEntryNotFoundError (offline, nothing cached) is an OSError too.
         raise CheckpointError(
             f"The checkpoint {name} is neither a folder here nor in the local hub cache, and the "
             f"hub could not be asked ({type(error).__name__}: {str(error).splitlines()[0]}).\n"
-            f"Where there is a network:  hf download {name}{what}.\n"
+            f"Where there is a network:  hf download {name}  (about 16 GB for a 7B model; to plan, "
+            "--exclude '*.safetensors').\n"
             f"Then copy the folder here and pass pretrained=/path/to/{name.split('/')[1]}."
         ) from error
     return path, path.name

@@ -256,6 +256,23 @@ def test_frames_of_the_models_own_rule(made: MakeFamily) -> None:
     assert sample.indices[-1] == info.num_frames - 1
 
 
+def test_what_is_not_run_is_said_before_its_weights_are_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def download(_name: str, *, allow_patterns: list[str], **_more: Any) -> str:
+        asked.append("*.safetensors" in allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    config = {"model_type": "smolvlm", "architectures": ["SmolVLMForConditionalGeneration"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="its processor replaces the checkpoint's chat"):
+        open_tiny("HuggingFaceTB/SmolVLM2-2.2B-Instruct")  # type: ignore[arg-type]
+    assert asked == [False]
+
+
 def test_each_id_names_the_one_that_is_meant(made: MakeFamily) -> None:
     with pytest.raises(CheckpointError, match=r"longva_hf for other classes of transformers"):
         LongVA(str(made("qwen3_vl")), device="cpu")
