@@ -92,8 +92,8 @@ def test_parameters_and_flops_planned_are_those_of_the_class(made: MakeFamily, n
     assert prefill_flops(shape, 24) == expected - attention_flops(shape, 24)
 
 
-# huggingface.co/Qwen/Qwen3-VL-8B-Instruct, Qwen/Qwen2.5-VL-7B-Instruct and
-# OpenGVLab/InternVL3_5-8B-HF, config.json and (video_)preprocessor_config.json.
+# Sizes of Qwen3-VL-8B-Instruct, Qwen2.5-VL-7B-Instruct and InternVL3_5-8B-HF. Their configurations
+# were not at hand; what checks the sizes are the totals of parameters below, which were.
 REAL: dict[str, dict[str, Any]] = {
     "qwen3_vl": {
         "text_config": {
@@ -162,7 +162,7 @@ def real_shape(folder: Path, name: str) -> Any:
 
 @pytest.mark.slow
 def test_sizes_of_published_models(tmp_path: Path) -> None:
-    """Totals are those that the hub counts (`safetensors.total`), the rest is done by hand."""
+    """Totals are quoted from public counts of the weights, the rest is done by hand."""
     qwen3 = real_shape(tmp_path / "qwen3", "qwen3_vl")
     assert qwen3.language_parameters + qwen3.vision_parameters == 8_767_123_696
     assert kv_bytes(qwen3, 1) == 2 * 36 * 8 * 128 * 2
