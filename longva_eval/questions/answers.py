@@ -62,7 +62,10 @@ _MARKS: Final = (
     (r"~~[^~\n]*~~|<del>[^<]*</del>", " "),  # struck out
     (r"[\u274c\u2717\u2718\u2716]", " wrong "),
     (r"(?m)^(\W*)[\u2705\u2713\u2714]", r"\1"),
-    (r"[\u2705\u2713\u2714]", ": correct "),
+    (
+        r"\A([^\u2705\u2713\u2714]*)[\u2705\u2713\u2714]([^\u2705\u2713\u2714]*)\Z",
+        r"\1: correct \2",
+    ),
     (r"\\n(?![a-z])", "\n"),  # a line break that was written out
     (r"\\(?:text|textbf|textrm|mathrm|mathbf|bf|rm)\s*\{([^{}]*)\}", r"\1"),
     (r"\*\*\s*\(?([A-Z])\)?\s*[.:]?\s*\*\*|<([A-Za-z])>", r"(\1\2)"),  # as brackets

@@ -454,6 +454,7 @@ TABLE: list[tuple[str, tuple[str, ...], str | None]] = [
     ("A boat can be seen.\n\nB. a blue boat", _THINGS, "B"),
     ("<|begin_of_box|>C<|end_of_box|>", _THINGS, "C"),
     ("<answer><|begin_of_box|>C<|end_of_box|></answer>", _THINGS, "C"),
+    ("A \u2705 or B \u2705", _THINGS, None),
     ("B \u2705", _THINGS, "B"),
     ("\u200bB", _THINGS, "B"),
     ("<s> B </s>", _THINGS, "B"),
