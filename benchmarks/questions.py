@@ -16,6 +16,7 @@ import atexit
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,9 @@ def main() -> None:
             answers.append(tuple(found[0, inputs["input_ids"].shape[1] :].tolist()))
         return answers
 
-    ways = {"each by itself": apart, "together": together}
+    ways: dict[str, Callable[[], Any]] = {
+        "each by itself": apart, "together": together,
+    }  # fmt: skip
     if options.family:
         ways["generate() each"] = by_generate
     if options.family == "qwen2_5_vl":

@@ -87,8 +87,8 @@ def main() -> None:
                          GPUS[options.gpu], utilization=share)
         for start, end in ((0, ends[0]), ends)
     ]  # fmt: skip
-    encoder._Loader.next = next_block  # type: ignore[method-assign]
-    session.vision.tokens = tokens  # type: ignore[method-assign]
+    encoder._Loader.next = next_block  # type: ignore[method-assign,assignment]
+    session.vision.tokens = tokens  # type: ignore[method-assign,assignment]
     first_video = 0.0
     began = time.perf_counter()
     try:
