@@ -392,6 +392,7 @@ class PrefixEngine:
         """Logits of prompts with few own tokens, which are read in one pass behind the shared."""
         shared, asked = group.shared, [queries[each] for each in group.members]
         prompt = queries[index].prompt.first(shared)
+        self._crop(min(self.length, shared))  # the prompt before may share more with this one
         self._prefill(
             Query(prompt, read_from=shared), [cut for cut in plan.cuts[index] if cut <= shared]
         )

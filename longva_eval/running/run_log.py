@@ -44,7 +44,7 @@ class FailurePolicy:
         if on_error not in get_args(OnError):
             raise SettingsError(f"on_error={on_error!r} is unknown; use stop or skip.")
         number = isinstance(max_failed, (int, float)) and not isinstance(max_failed, bool)
-        if not number or not math.isfinite(max_failed) or max_failed < 0:
+        if not number or not 0 <= max_failed < 2**63:
             raise SettingsError(
                 f"max_failed={max_failed!r} must be a count or a share from 0 to 1."
             )

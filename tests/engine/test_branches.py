@@ -212,6 +212,28 @@ def test_any_batch_of_options_is_scored_as_one_at_a_time(
         assert index not in left or torch.equal(together[index], left[index])
 
 
+def test_the_prompt_before_may_share_more_than_a_group(open_golden: Golden) -> None:
+    drawn = [
+        (2, (4, 4, 3), (3, 4)),
+        (1, (3, 4, 4, 5, 5, 4), (3, 3, 3, 4, 5, 5)),
+        (0, (4, 5), (4, 5, 3, 3, 4)),
+        (1, (4, 4, 3, 3), (3, 3, 4, 3, 5)),
+        (0, (5, 5, 5, 5, 4, 5), (3, 3, 4)),
+        (0, (4, 5, 5, 4, 5), (3,)),
+    ]
+    queries = []
+    for frames, question, option in drawn:
+        context = asked(frames, question)[0].prompt
+        queries.append(Query(context.with_tokens(option), read_from=context.num_tokens - 1))
+    found = []
+    for most in (1, 4):
+        engine = PrefixEngine(open_golden.session.checkpoint.model, Visuals(), chunk_tokens=21)
+        engine.branches, engine.positions = most, PositionPolicy("stride:2")
+        visits = engine.visit(queries, scored=range(len(queries)))
+        found.append({visit.index: visit.logits.clone() for visit in visits})
+    torch.testing.assert_close(found[1], found[0], atol=5e-5, rtol=0)
+
+
 def test_options_are_read_in_one_pass(open_golden: Golden) -> None:
     context = asked(4, (7, 8, 9))[0].prompt
     queries = [
