@@ -36,7 +36,7 @@ from longva_eval.media.files import check_unchanged, printable
 from longva_eval.media.packets import decode_row, decoder_of, needed_rows, open_video
 from longva_eval.media.probe import DisplayMatrix, VideoInfo, display_matrix, probe_video
 
-__all__ = ["DecodeBackend", "Frames", "own_cores", "read_frames"]
+__all__ = ["DecodeBackend", "Frames", "one_row_at_a_time", "own_cores", "read_frames"]
 
 Frames = npt.NDArray[np.uint8]
 """(num_frames, height, width, 3), uint8 RGB."""
@@ -44,7 +44,7 @@ DecodeBackend = Literal["auto", "decord", "torchcodec", "pyav"]
 _BLOCK_FRAMES = 32
 _BLOCK_BYTES = 256 << 20
 """Of larger frames (beyond 1080p) fewer are in a block."""
-_MOST_THREADS = 8
+_most_threads = 8
 _LONGEST_ROW = 1000
 """Packets. Rows that are decoded side by side are held in memory."""
 _WAITING_BYTES = 64 << 20
@@ -188,7 +188,7 @@ def _read_with_pyav(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
     try:
         with contextlib.ExitStack() as stack:
             lengths = np.unique(rows[rows >= 0], return_counts=True)[1]
-            threads = min(_MOST_THREADS, own_cores(), len(lengths))
+            threads = min(_most_threads, own_cores(), len(lengths))
             if not len(lengths) or lengths.max() > _LONGEST_ROW:
                 threads = 1
             opened = [stack.enter_context(open_video(info.path, identity)) for _ in range(threads)]
@@ -282,6 +282,17 @@ def _decoded(
                 coming.popleft()
         finally:
             is_over.set()
+
+
+@contextlib.contextmanager
+def one_row_at_a_time() -> Iterator[None]:
+    """Within it nothing is decoded side by side: what comes first is no matter of luck."""
+    global _most_threads
+    before, _most_threads = _most_threads, 1
+    try:
+        yield
+    finally:
+        _most_threads = before
 
 
 def own_cores() -> int:

@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longva_eval.errors import EvaluationError, MediaError
-from longva_eval.media.decode import DecodeBackend, Frames, read_frames
+from longva_eval.media.decode import DecodeBackend, Frames, one_row_at_a_time, read_frames
 from longva_eval.media.files import FileIdentity, check_unchanged, identify, printable
 from longva_eval.media.packets import CHECKING_DECODERS, WHEN_OPENED, Gap
 from longva_eval.media.probe import VideoInfo, probe_video
@@ -240,12 +240,16 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
                 continue
             if request["identity"]:
                 check_unchanged(info.path, FileIdentity(*request["identity"]))
-            messages.take()
-            for block in read_frames(info, request["indices"], backend=request["backend"]):
-                messages.check(info)
-                say({"shape": list(block.shape)})
-                answers.write(np.ascontiguousarray(block).data)
-            messages.check(info)
+            try:
+                for block in messages.heard(info, request):
+                    say({"shape": list(block.shape)})
+                    answers.write(np.ascontiguousarray(block).data)
+            except EvaluationError:
+                # Of rows that are read side by side, any may be the first to complain.
+                with one_row_at_a_time():
+                    for _block in messages.heard(info, request):
+                        pass
+                raise
         except EvaluationError as error:
             say({"error": str(error)})
         else:
@@ -275,6 +279,18 @@ class _Messages:
     def forget(self) -> None:
         """Let what was said up to now be no complaint."""
         self.take()
+
+    def heard(self, info: VideoInfo, request: Mapping[str, Any]) -> Iterator[Frames]:
+        """The frames asked for.
+
+        Raises:
+            MediaError: If they cannot be decoded, or a decoder complains.
+        """
+        self.take()
+        for block in read_frames(info, request["indices"], backend=request["backend"]):
+            self.check(info)
+            yield block
+        self.check(info)
 
     def check(self, info: VideoInfo) -> None:
         """Raise if FFmpeg has complained about a file since it was opened.

@@ -134,3 +134,25 @@ def test_what_a_decoder_conceals_is_an_error(worker: DecodeWorker, tmp_path: Pat
         with pytest.raises(MediaError, match=r"damaged|cannot be decoded"):
             list(worker.read_frames(info, range(info.num_frames), backend=backend))
         assert list(worker.read_frames(probe_video(VIDEO), [5], backend=backend))
+
+
+def test_the_same_complaint_comes_first_each_time(
+    worker: DecodeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(VIDEO.read_bytes())
+    for place in range(len(data) // 4, len(data) * 3 // 4, 101):
+        data[place] ^= 0x55
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(data)
+    info = probe_video(damaged)
+    every = range(0, info.num_frames, 3)
+    said = set()
+    for _ in range(4):
+        with pytest.raises(MediaError) as error:
+            list(worker.read_frames(info, every))
+        said.add(str(error.value))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "999")  # a core for each process: no rows side by side
+    alone = DecodeWorker()
+    with pytest.raises(MediaError) as error:
+        list(alone.read_frames(alone.probe_video(damaged), every))
+    assert said == {str(error.value)}

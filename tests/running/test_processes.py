@@ -29,7 +29,12 @@ from small_task import (
 from longva_eval.cli import main
 from longva_eval.running.journal import Journal
 
-pytestmark = pytest.mark.process
+pytestmark = [
+    pytest.mark.process,
+    # lmms-eval leaves the file of its results open.
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 def test_a_killed_run_is_resumed_on_two_processes_with_the_files_of_a_whole_one(
