@@ -13,7 +13,7 @@ import torch
 from accelerate import cpu_offload
 from conftest import OPEN, TESTS
 from PIL import Image
-from tiny_families import KINDS, make_family
+from tiny_families import KINDS, family_maker
 from transformers import AutoModelForImageTextToText
 
 from longva_eval.cli import main
@@ -37,14 +37,7 @@ MakeFamily = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> MakeFamily:
-    folder = tmp_path_factory.mktemp("families")
-
-    def make(name: str) -> Path:
-        if not (folder / name).exists():
-            make_family(folder / name, name)
-        return folder / name
-
-    return make
+    return family_maker(tmp_path_factory.mktemp("families"))
 
 
 def open_tiny(folder: Path, **settings: Any) -> Session:

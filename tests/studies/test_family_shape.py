@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import OPEN
-from tiny_families import KINDS, make_family
+from tiny_families import KINDS, family_maker, make_family
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText
 
@@ -31,14 +31,7 @@ MakeFamily = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> MakeFamily:
-    folder = tmp_path_factory.mktemp("families")
-
-    def make(name: str) -> Path:
-        if not (folder / name).exists():
-            make_family(folder / name, name)
-        return folder / name
-
-    return make
+    return family_maker(tmp_path_factory.mktemp("families"))
 
 
 @pytest.mark.slow

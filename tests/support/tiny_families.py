@@ -12,7 +12,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
-__all__ = ["KINDS", "make_family"]
+__all__ = ["KINDS", "family_maker", "make_family"]
 
 SPECIAL = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
@@ -295,3 +295,14 @@ def _tokenizer(extra: dict[str, str]) -> PreTrainedTokenizerFast:
     tokenizer.add_tokens(SPECIAL, special_tokens=True)
     tokenizer.add_tokens(PLAIN)
     return tokenizer
+
+
+def family_maker(folder: Path) -> Callable[[str], Path]:
+    """Makes each kind once, below a folder."""
+
+    def make(name: str) -> Path:
+        if not (folder / name).exists():
+            make_family(folder / name, name)
+        return folder / name
+
+    return make
