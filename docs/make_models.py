@@ -25,8 +25,8 @@ from longva_eval.needle.media import load_needles, open_haystack
 
 DOCS = Path(__file__).parent
 GRID = NeedleGrid(frame_counts=(8, 16, 32), depths=(0.0, 0.5, 1.0))
-TITLES = ("`model_type`", "class", "videos", "shared", "RoPE turns by", "tokens equal",
-          "largest logit difference", "tokens saved")  # fmt: skip
+TITLES = ("`model_type`", "class", "pictures", "videos", "shared", "V-NIAH", "RoPE turns by",
+          "tokens equal", "largest logit difference", "tokens saved")  # fmt: skip
 
 
 def main() -> None:
@@ -73,8 +73,10 @@ def row_of(name: str, folder: Path) -> list[str]:
     return [
         f"`{name}`",
         f"`{type(family.model).__name__}`",
+        "several" if cases["two pictures"] else "NO",
         f"several, {mixed}" if cases["two videos"] else "NO",
         "pairs of frames" if family.frames_per_unit == 2 else "frames",
+        "teacher-forced",
         ", ".join(family.rope_axes),
         f"{sum(cases.values())} of {summary['cases']}",
         f"{summary['largest_logit_difference']:.0e}",

@@ -282,7 +282,7 @@ def test_the_page_s_table_has_every_family() -> None:
     rows = [line.split(" | ") for line in table.splitlines() if "ForConditional" in line]
     assert [row[0].strip("| `") for row in rows] == [k for k in KINDS if "thinking" not in k]
     for row in rows:
-        right, of, all_of = row[5].split()
+        right, of, all_of = row[7].split()
         assert (right, of) == (all_of, "of")
-        assert float(row[6]) < TOLERANCE
-        assert float(row[7].split()[0]) > 3
+        assert float(row[8]) < TOLERANCE
+        assert float(row[9].split()[0]) > 3
