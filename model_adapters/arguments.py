@@ -20,6 +20,17 @@ __all__ = ["Arguments", "FamilyArguments", "LongVAArguments", "read_arguments"]
 _LARGEST = 1 << 53
 _TRUTHS = {"true": True, "on": True, "yes": True, "1": True,
            "false": False, "off": False, "no": False, "0": False}  # fmt: skip
+_SESSION_NAMES = {
+    "video_decode_backend": "backend", "max_context_tokens": "context_length",
+    "image_aspect_ratio": "aspect", "mm_patch_merge_type": "patch_merge",
+    "mm_spatial_pool_stride": "pool_stride", "mm_spatial_pool_mode": "pool_mode",
+}  # fmt: skip
+"""Arguments that `open_session` has under other names."""
+_NOT_OF_SESSION = frozenset(
+    ["pretrained", "frames", "max_frames_num", "frame_policy", "fps", "short_video", "video_gaps",
+     "on_error", "max_failed", "journal", "fresh", "batch_size", "max_batch_size"]
+)  # fmt: skip
+"""For its frame policy, or for the adapter alone."""
 _LARGER_THAN_ONE_DEVICE = (
     "several GPUs that each hold the model take whole videos each (torchrun --nproc-per-node N); "
     "device_map=auto spreads one model over all of them; for more, use the host's --model vllm or "
@@ -115,13 +126,13 @@ class Arguments:
 
     def session_settings(self) -> dict[str, Any]:
         """What of them `open_session` takes, under its names."""
-        return {
-            "revision": self.revision,
-            "device": self.device,
+        given = {
+            _SESSION_NAMES.get(each.name, each.name): getattr(self, each.name)
+            for each in fields(self)
+            if each.name not in _NOT_OF_SESSION
+        }
+        return given | {
             "device_map": self.device_map or None,
-            "dtype": self.dtype,
-            "attn_implementation": self.attn_implementation,
-            "rope": self.rope,
             "frames": FramePolicy(
                 max_frames=self.max_frames_num,
                 policy=self.frame_policy,
@@ -129,18 +140,6 @@ class Arguments:
                 short_video=self.short_video,  # type: ignore[arg-type]  # checked there
                 gaps=self.video_gaps,  # type: ignore[arg-type]  # checked there
             ),
-            "backend": self.video_decode_backend,
-            "context_length": self.max_context_tokens,
-            "long_prompt": self.long_prompt,
-            "chunk_tokens": self.chunk_tokens,
-            "reuse": self.reuse,
-            "branches": self.branches,
-            "vision_batch_size": self.vision_batch_size,
-            "feature_cache": self.feature_cache,
-            "positions": self.positions,
-            "kv_press": self.kv_press,
-            "seed": self.seed,
-            "control": self.control,
         }
 
 
@@ -163,16 +162,6 @@ class LongVAArguments(Arguments):
     """What becomes of an `anyres` picture's tiles: `unires` (LongVA) or `spatial_unpad` (AnyRes, as
     LLaVA-NeXT); the checkpoint's if left out."""
 
-    def session_settings(self) -> dict[str, Any]:
-        return super().session_settings() | {
-            "conv_template": self.conv_template,
-            "aspect": self.image_aspect_ratio,
-            "patch_merge": self.mm_patch_merge_type,
-            "pool_stride": self.mm_spatial_pool_stride,
-            "pool_mode": self.mm_spatial_pool_mode,
-            "frame_pooling": self.frame_pooling,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyArguments(Arguments):
@@ -193,12 +182,7 @@ class FamilyArguments(Arguments):
             raise SettingsError(f"frames={self.frames!r} is unknown; use policy or model.")
         if self.frames == "model" and self.frame_policy != "uniform":
             raise SettingsError(f"frames=model and frame_policy={self.frame_policy}: give one.")
-        return super().session_settings() | {
-            "own_frames": self.frames == "model",
-            "size_for_frames": self.size_for_frames,
-            "thinking": self.thinking,
-            "max_thinking_tokens": self.max_thinking_tokens,
-        }
+        return super().session_settings() | {"own_frames": self.frames == "model"}
 
 
 _A = TypeVar("_A", bound=Arguments)

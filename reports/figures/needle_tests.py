@@ -25,7 +25,7 @@ from longva_eval.reports.figures.colours import INK, MUTED
 from longva_eval.reports.figures.curve import draw_curves
 from longva_eval.reports.figures.heatmap import accuracy_table, needle_panel, save_heatmaps
 from longva_eval.reports.figures.panels import CurveLine, CurvePanel
-from longva_eval.reports.figures.paper import FigureWidth, paper_style, save_figure, start_figure
+from longva_eval.reports.figures.paper import paper_style, save_figure, start_figure
 
 if TYPE_CHECKING:  # they import torch
     from longva_eval.needle.media import Haystack
@@ -96,15 +96,12 @@ def read_test(folder: Path) -> TestScores:
         ) from error
 
 
-def draw_tests(
-    runs: Mapping[str, Sequence[TestScores]], *, title: str = "", width: FigureWidth = "page"
-) -> Figure:
+def draw_tests(runs: Mapping[str, Sequence[TestScores]], *, title: str = "") -> Figure:
     """A panel for each test, a line for each model, with the guess floor.
 
     Args:
         runs: Finished tests by model.
         title: Above the figure.
-        width: Of the figure.
 
     Raises:
         ValueError: If there is no test.
@@ -126,7 +123,7 @@ def draw_tests(
         if scores.needle_only is not None
     ]
     note = f"Bands: Wilson 95 %. Pictures alone, {next(iter(runs), '')}: {', '.join(alone)}."
-    return draw_curves(panels, title=title, note=note if alone else "", width=width)
+    return draw_curves(panels, title=title, note=note if alone else "")
 
 
 def save_tests(folders: Mapping[str, Sequence[Path]], *paths: Path) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from longva_eval.reports.figures.panels import CurveLine, CurvePanel
 
-__all__ = ["Chart", "ChartLine", "draw_chart"]
+__all__ = ["draw_chart"]
 
 LEFT, TOP, WIDTH, HEIGHT = 68, 12, 520, 250
 _MARKS: Final = (
@@ -23,40 +22,11 @@ _SMALLEST_GAP: Final = 30
 """Between the labels of an axis."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChartLine:
-    """A line, its band and its marks, in the chart's coordinates."""
+def draw_chart(panel: CurvePanel) -> dict[str, Any]:
+    """Where the lines of a panel, which has at least one, stand; over frames on a logarithmic axis.
 
-    label: str
-    style: str
-    mark: str
-    path: str
-    band: str
-    points: tuple[tuple[float, float, str], ...]
-    """Place of each mark, and what it says."""
-    is_published: bool
-    legend_x: int
-    legend_y: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """A curve over the number of frames, which is on a logarithmic axis."""
-
-    width: int
-    height: int
-    rows: tuple[tuple[float, int], ...]
-    """Height and percentage of each grid line."""
-    ticks: tuple[tuple[float, int], ...]
-    """Place and number of frames below the axis."""
-    chance_y: float | None
-    floors: tuple[tuple[str, float, float], ...]
-    """Controls that are lines across: name, height, and where the name ends."""
-    lines: tuple[ChartLine, ...]
-
-
-def draw_chart(panel: CurvePanel) -> Chart:
-    """Place the lines of a panel, which has at least one."""
+    Of each line there is the path, the band, and the place of each mark with what it says.
+    """
     counts = sorted({count for line in panel.lines for count in line.frames})
     low, high = math.log2(counts[0]), math.log2(counts[-1])
 
@@ -79,34 +49,34 @@ def draw_chart(panel: CurvePanel) -> Chart:
             at, row = LEFT, row + 1
         place = labels.index(line.label)
         lines.append(
-            ChartLine(
-                label=name,
-                style=line.label if line.label in _STYLES else f"run-{place % 8}",
-                mark=_MARKS[place % len(_MARKS)],
-                path=_path([(x(n), y(s)) for n, s in zip(line.frames, line.means, strict=True)]),
-                band=_band(line, x, y),
-                points=tuple(
+            {
+                "label": name,
+                "style": line.label if line.label in _STYLES else f"run-{place % 8}",
+                "mark": _MARKS[place % len(_MARKS)],
+                "path": _path([(x(n), y(s)) for n, s in zip(line.frames, line.means, strict=True)]),
+                "band": _band(line, x, y),
+                "points": tuple(
                     (x(line.frames[n]), y(line.means[n]), f"{name}, {_words(line, n)}")
                     for n in range(len(line.frames))
                 ),
-                is_published=line.is_published,
-                legend_x=at,
-                legend_y=TOP + HEIGHT + 66 + 22 * row,
-            )
+                "is_published": line.is_published,
+                "legend_x": at,
+                "legend_y": TOP + HEIGHT + 66 + 22 * row,
+            }
         )
         at += room
-    return Chart(
-        width=LEFT + WIDTH + 14,
-        height=TOP + HEIGHT + 76 + 22 * row,
-        rows=tuple((y(percent / 100), percent) for percent in (0, 25, 50, 75, 100)),
-        ticks=tuple(ticks),
-        chance_y=None if panel.chance is None else y(panel.chance),
-        floors=tuple(
+    return {
+        "width": LEFT + WIDTH + 14,
+        "height": TOP + HEIGHT + 76 + 22 * row,
+        "rows": tuple((y(percent / 100), percent) for percent in (0, 25, 50, 75, 100)),
+        "ticks": tuple(ticks),
+        "chance_y": None if panel.chance is None else y(panel.chance),
+        "floors": tuple(
             (name, y(floor), 478 - 110 * place)
             for place, (name, floor) in enumerate(sorted(panel.floors.items(), key=lambda f: f[1]))
         ),
-        lines=tuple(lines),
-    )
+        "lines": tuple(lines),
+    }
 
 
 def _path(points: list[tuple[float, float]]) -> str:

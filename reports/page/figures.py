@@ -7,6 +7,7 @@ HTML tables in colour, and SVG whose colours are the style sheet's.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,14 +23,19 @@ from longva_eval.reports.figures.study import (
     rope_grid,
 )
 from longva_eval.reports.methods import method_panels
-from longva_eval.reports.page.charts import Chart, draw_chart
+from longva_eval.reports.page.charts import draw_chart
 from longva_eval.reports.page.runs import ShownRun, all_tasks, link_to, with_task
 from longva_eval.reports.reading.controls import control_of
-from longva_eval.reports.reading.needle_runs import Controls, Grid, grid_of
+from longva_eval.reports.reading.needle_runs import (
+    Controls,
+    Grid,
+    grid_of,
+    insert_index,
+    is_lattice,
+)
 from longva_eval.reports.reading.runs import Run, TaskRun
 from longva_eval.reports.reading.study import (
     OVERALL,
-    Curve,
     StudyPoint,
     StudyRuns,
     TaskCurves,
@@ -38,17 +44,7 @@ from longva_eval.reports.reading.study import (
 from longva_eval.reports.tables.labels import rope_text
 from longva_eval.studies.definition import NEEDLES_NAME
 
-__all__ = ["CurveFigure", "GridFigure", "frame_figures", "method_figures", "needle_figures"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurveFigure:
-    """Scores by number of frames."""
-
-    title: str
-    sentences: tuple[str, ...]
-    chart: Chart
-    curves: tuple[Curve, ...]
+__all__ = ["GridFigure", "frame_figures", "method_figures", "needle_figures"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +69,12 @@ class GridFigure:
 # Curves -------------------------------------------------------------------------------------------
 
 
-def frame_figures(shown: Sequence[ShownRun]) -> tuple[list[CurveFigure], list[GridFigure]]:
+def frame_figures(shown: Sequence[ShownRun]) -> tuple[list[dict[str, Any]], list[GridFigure]]:
     """A curve for each model, task and RoPE setting that was run at several numbers of frames.
 
     And a grid for each model and task that was run at several RoPE settings.
     """
-    curves: list[CurveFigure] = []
+    curves: list[dict[str, Any]] = []
     grids: list[GridFigure] = []
     for name in all_tasks(shown):
         for model in dict.fromkeys(each.run.name for each in shown):
@@ -140,7 +136,7 @@ def _asked_frames(run: Run, task: TaskRun) -> int:
     return int(frames) if frames.isdigit() else 0
 
 
-def _curve_figures(model: str, found: TaskCurves, notes: Sequence[str]) -> list[CurveFigure]:
+def _curve_figures(model: str, found: TaskCurves, notes: Sequence[str]) -> list[dict[str, Any]]:
     figures = []
     published, note = published_lines(found, "auto")
     for rope in found.ropes:
@@ -155,10 +151,10 @@ def _curve_figures(model: str, found: TaskCurves, notes: Sequence[str]) -> list[
         beside = [line for label, line in published.items() if label in found.subsets]
         named = f"{model}, {rope}" if len(found.ropes) > 1 else model
         figures.append(
-            CurveFigure(
-                title=f"{named}, {found.task}",
-                sentences=(*sentences, *([note] if beside else []), *notes),
-                chart=draw_chart(
+            {
+                "title": f"{named}, {found.task}",
+                "sentences": (*sentences, *([note] if beside else []), *notes),
+                "chart": draw_chart(
                     CurvePanel(
                         title=named,
                         lines=[*lines, *beside],
@@ -166,8 +162,8 @@ def _curve_figures(model: str, found: TaskCurves, notes: Sequence[str]) -> list[
                         floors=found.floors(OVERALL),
                     )
                 ),
-                curves=tuple(curves),
-            )
+                "curves": tuple(curves),
+            }
         )
     return figures
 
@@ -221,21 +217,22 @@ def _needle_figure(each: ShownRun, name: str, grid: Grid, identity: str) -> Grid
     links: dict[tuple[str, str], str] = {}
     missed: dict[tuple[str, str], list[list[str]]] = {}
     places: dict[float, str] = {}
-    for cell in grid.cells:
-        at = float(cell.insert_index or 0) if grid.is_lattice else cell.depth
-        places[at] = f"{at:,.0f}" if grid.is_lattice else f"{100 * at:.4g} %"
-        place = places[at], f"{cell.num_frames:,}"
-        where = f"before frame {at:,.0f}" if grid.is_lattice else f"depth {places[at]}"
-        cells[place] = _grid_cell(
-            cell.found, len(cell.samples), f"{cell.num_frames:,} frames, {where}:", "needles"
+    lattice, means = is_lattice(grid), []
+    for (frames, depth), samples in grid.items():
+        at = float(insert_index(samples) or 0) if lattice else depth
+        percent = f"{100 * depth:.4g} %"
+        places[at] = f"{at:,.0f}" if lattice else percent
+        place = places[at], f"{frames:,}"
+        where = (
+            f"{frames:,} frames, {f'before frame {at:,.0f}' if lattice else f'depth {percent}'}:"
         )
-        depth = f"{100 * cell.depth:.4g} %"
-        links[place] = link_to(
-            task=name, run=each.place, c__frames=f"{cell.num_frames:g}", c__depth=depth
-        )
+        found = math.fsum(sample.score for sample in samples)
+        means.append(found / len(samples))
+        cells[place] = _grid_cell(found, len(samples), where, "needles")
+        links[place] = link_to(task=name, run=each.place, c__frames=f"{frames:g}", c__depth=percent)
         missed[place] = [
             [str(s.record.get("needle_name", s.cluster)), s.answer, s.generated[:80]]
-            for s in cell.samples
+            for s in samples
             if s.score < 1
         ]
     controls, apart = each.controls, ""
@@ -244,17 +241,16 @@ def _needle_figure(each: ShownRun, name: str, grid: Grid, identity: str) -> Grid
         cells[apart, f"{frames:,}"] = _grid_cell(
             right, asked, f"{frames:,} frames without a needle:", "answered all the same"
         )
-    lengths = sorted({cell.num_frames for cell in grid.cells})
     panel = GridPanel(
         title=each.label,
         rows=[*(places[at] for at in sorted(places)), *([apart] if apart else [])],
-        columns=[f"{frames:,}" for frames in lengths],
+        columns=[f"{frames:,}" for frames in sorted({frames for frames, _ in grid})],
         cells=cells,
-        row_title="Needle before frame" if grid.is_lattice else "Needle depth",
+        row_title="Needle before frame" if lattice else "Needle depth",
         column_title="Frames in the video",
         row_apart=apart,
     )
-    sentences = [f"Mean of all cells {100 * grid.mean():.1f} %."]
+    sentences = [f"Mean of all cells {100 * math.fsum(means) / len(means):.1f} %."]
     return GridFigure(
         identity=identity,
         each=each,

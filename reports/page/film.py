@@ -122,16 +122,13 @@ def strip_json(strip: Strip) -> dict[str, Any]:
 # What to show -------------------------------------------------------------------------------------
 
 
-def plan_videos(
-    files: Sequence[Path], videos: Sequence[Mapping[str, Any]], *, at_most: int = MOST_FRAMES
-) -> StripPlan | str:
+def plan_videos(files: Sequence[Path], videos: Sequence[Mapping[str, Any]]) -> StripPlan | str:
     """The strip of a question about one or several videos.
 
     Args:
         files: The videos, in the order of the prompt.
         videos: What the run recorded of each: `frame_indices`, `timestamps_seconds`,
             `num_frames_total`.
-        at_most: Frames to draw.
 
     Returns:
         The plan, or why there is none.
@@ -156,16 +153,16 @@ def plan_videos(
         for place, index in enumerate(indices):
             label = _clock(times[place]) if timed and times is not None else f"frame {index}"
             seen.append((SeenFrame(file, int(index)), which + label))
-    return _plan(seen, expected=tuple(expected), at_most=at_most)
+    return _plan(seen, expected=tuple(expected))
 
 
-def plan_pictures(files: Sequence[Path], *, at_most: int = MOST_FRAMES) -> StripPlan | str:
+def plan_pictures(files: Sequence[Path]) -> StripPlan | str:
     """The strip of a question about pictures."""
     seen = [
         (SeenFrame(file, None), f"picture {number}" if len(files) > 1 else "picture")
         for number, file in enumerate(files, start=1)
     ]
-    return _plan(seen, expected=(), at_most=at_most)
+    return _plan(seen)
 
 
 def plan_needle(
@@ -175,7 +172,6 @@ def plan_needle(
     num_frames: int,
     insert_index: int,
     seen: Sequence[int] | None = None,
-    at_most: int = MOST_FRAMES,
 ) -> StripPlan | str:
     """The strip of a needle cell: one frame a second, with the needle before `insert_index`.
 
@@ -185,7 +181,6 @@ def plan_needle(
         num_frames: Of the haystack.
         insert_index: Where the needle stands.
         seen: Places of the composed video that the model saw; all of them if left out.
-        at_most: Frames to draw; the needle is among them if it was seen.
     """
     composed: list[tuple[SeenFrame, str]] = []
     for info in haystack:
@@ -203,7 +198,7 @@ def plan_needle(
             return "The recorded frames do not fit the grid's clip."
         composed = [composed[place] for place in seen]
     place = next((n for n, (_, label) in enumerate(composed) if label == "needle"), None)
-    return _plan(composed, expected=(), at_most=at_most, keep=place)
+    return _plan(composed, keep=place)
 
 
 def is_picture(path: str | Path) -> bool:
@@ -228,13 +223,12 @@ def picture_file_digest(path: Path) -> str:
 def _plan(
     seen: Sequence[tuple[SeenFrame, str]],
     *,
-    expected: tuple[tuple[Path, int], ...],
-    at_most: int,
+    expected: tuple[tuple[Path, int], ...] = (),
     keep: int | None = None,
 ) -> StripPlan | str:
     if not seen:
         return "The model was shown no frame."
-    places = _evenly(len(seen), at_most, keep)
+    places = _evenly(len(seen), MOST_FRAMES, keep)
     return StripPlan(
         frames=tuple(seen[place][0] for place in places),
         labels=tuple(seen[place][1] for place in places),

@@ -7,6 +7,7 @@ folder that somebody sent must not be able to put other pictures of this machine
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -203,8 +204,8 @@ class _NeedleMedia:
     def __init__(self, run: Run, finder: MediaFinder) -> None:
         self._record: Mapping[str, Any] = run.results
         self._finder = finder
-        self._haystacks: dict[tuple[str, ...], list[VideoInfo] | str] = {}
-        self._needles: dict[str, Path | str] = {}
+        self._haystack = functools.cache(self._find_haystack)
+        self._needle = functools.cache(self._find_needle)
 
     def plan(self, sample: Sample) -> StripPlan | str:
         """The strip of a needle cell, or why there is none."""
@@ -213,7 +214,7 @@ class _NeedleMedia:
         media = list(sample.media)
         name = str(sample.record.get("needle_name", ""))
         if media:  # a task of lmms-eval, which records the files
-            haystack = self._haystack(tuple(m for m in media if not is_picture(m)), {})
+            haystack = self._haystack(tuple((m, "") for m in media if not is_picture(m)))
             pictures = [m for m in media if is_picture(m)]
             found = self._finder.find(pictures[0]) if pictures else None
             needle: Path | str = found or f"The picture of the needle {name} was not found."
@@ -221,11 +222,8 @@ class _NeedleMedia:
             sources = self._record.get("haystack")
             if not isinstance(sources, list):
                 return "The run did not record its haystack."
-            digests = {str(s.get("file")): str(s.get("digest")) for s in sources}
-            haystack = self._haystack(tuple(digests), digests)
-            if name not in self._needles:
-                self._needles[name] = self._find_needle(name)
-            needle = self._needles[name]
+            told = tuple((str(each.get("file")), str(each.get("digest"))) for each in sources)
+            haystack, needle = self._haystack(told), self._needle(name)
         if isinstance(haystack, str):
             return haystack
         if isinstance(needle, str):
@@ -244,22 +242,14 @@ class _NeedleMedia:
             seen=seen,
         )
 
-    def _haystack(
-        self, names: tuple[str, ...], digests: Mapping[str, str]
-    ) -> list[VideoInfo] | str:
-        if names not in self._haystacks:
-            self._haystacks[names] = self._find_haystack(names, digests)
-        return self._haystacks[names]
-
-    def _find_haystack(
-        self, names: Sequence[str], digests: Mapping[str, str]
-    ) -> list[VideoInfo] | str:
-        if not names:
+    def _find_haystack(self, told: Sequence[tuple[str, str]]) -> list[VideoInfo] | str:
+        """Of names, with digests where the run has them."""
+        if not told:
             return "The run did not record its haystack."
         found = []
-        for name in names:
+        for name, digest in told:
             file = self._finder.find(name)
-            if file is None and (name in digests or Path(name).parts[-3:] == _EMBEDDED):
+            if file is None and (digest or Path(name).parts[-3:] == _EMBEDDED):
                 file = embedded.HAYSTACK
             if file is None:
                 return (
@@ -269,7 +259,7 @@ class _NeedleMedia:
                 info = probe_video(file)
             except MediaError as error:
                 return str(error)
-            if name in digests and digests[name] != info.digest:
+            if digest and digest != info.digest:
                 return f"{file} is not the haystack of this run: its digest differs."
             found.append(info)
         return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from longva_eval.questions.outcomes import OUTCOMES
 from longva_eval.reports.page.runs import ShownRun, all_tasks, is_hidden, link_to, with_task
@@ -22,10 +22,7 @@ from longva_eval.reports.tables.published import read_published
 from longva_eval.reports.tables.tables import Note, Table
 
 __all__ = [
-    "CategoryTable",
-    "Difference",
     "Score",
-    "ScoreRow",
     "category_tables",
     "differences",
     "published_tables",
@@ -64,54 +61,10 @@ class Score:
     """What is wrong with the run, in a few words each."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoreRow:
-    """A run's line in the summary."""
-
-    each: ShownRun
-    frames: str
-    asked: str
-    score: Score
-    outcomes: tuple[tuple[str, int], ...]
-    """Questions by outcome, to be drawn; empty where there is nothing to draw."""
-    counts: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """A run minus the first run."""
-
-    task: str
-    is_part: bool
-    """Whether it repeats the line above for a part of the questions."""
-    second: ShownRun
-    num_questions: int
-    difference: str
-    interval: str
-    bar: tuple[float, float | None, float | None]
-    """Difference and interval as shares of the axis, from -1 to 1."""
-    p_value: str
-    only_second: int
-    only_first: int
-    detectable: str
-    link: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class CategoryTable:
-    """The scores of all runs by the values of one category of a task."""
-
-    task: str
-    category: str
-    runs: tuple[ShownRun, ...]
-    rows: tuple[tuple[str, str, tuple[Score | None, ...]], ...]
-    """Value, number of questions and a score for each run."""
-
-
 # Summary ------------------------------------------------------------------------------------------
 
 
-def score_rows(shown: Sequence[ShownRun]) -> list[tuple[str, list[ScoreRow]]]:
+def score_rows(shown: Sequence[ShownRun]) -> list[tuple[str, list[dict[str, Any]]]]:
     """By task: score, interval and outcomes of each run."""
     return [
         (name, [_score_row(each, task) for each, task in with_task(shown, name)])
@@ -119,7 +72,7 @@ def score_rows(shown: Sequence[ShownRun]) -> list[tuple[str, list[ScoreRow]]]:
     ]
 
 
-def _score_row(each: ShownRun, task: TaskRun) -> ScoreRow:
+def _score_row(each: ShownRun, task: TaskRun) -> dict[str, Any]:
     frames = each.run.frames(task.name)
     if grid_of(task) is not None:
         lengths = sorted({int(sample.record["num_frames"]) for sample in task.samples})
@@ -128,16 +81,16 @@ def _score_row(each: ShownRun, task: TaskRun) -> ScoreRow:
     of = task.num_in_benchmark
     has_outcomes = bool(task.samples) and not is_hidden(task)
     counts = task.counts()
-    return ScoreRow(
-        each=each,
-        frames=frames,
-        asked=(f"{asked:,}" if asked else "") + (f" of {of:,}" if of and asked != of else ""),
-        score=_task_score(each, task),
-        outcomes=tuple((name, counts[name]) for name in OUTCOMES if counts[name])
+    return {
+        "each": each,
+        "frames": frames,
+        "asked": (f"{asked:,}" if asked else "") + (f" of {of:,}" if of and asked != of else ""),
+        "score": _task_score(each, task),
+        "outcomes": tuple((name, counts[name]) for name in OUTCOMES if counts[name])
         if has_outcomes and task.is_share
         else (),
-        counts=_counts_text(task) if has_outcomes else "",
-    )
+        "counts": _counts_text(task) if has_outcomes else "",
+    }
 
 
 def _counts_text(task: TaskRun) -> str:
@@ -226,7 +179,7 @@ def _interval(found: scores.Score) -> str:
 # Beside others ------------------------------------------------------------------------------------
 
 
-def differences(shown: Sequence[ShownRun]) -> tuple[list[Difference], list[Note]]:
+def differences(shown: Sequence[ShownRun]) -> tuple[list[dict[str, Any]], list[Note]]:
     """Every run minus the first, as `compare --baseline` has it, and what to know of them."""
     if len(shown) < 2:
         return [], []
@@ -248,24 +201,24 @@ def differences(shown: Sequence[ShownRun]) -> tuple[list[Difference], list[Note]
         detectable = data["minimum_detectable"]
         digits = 1 if data["unit"] else 2
         made.append(
-            Difference(
-                task=name.strip(),
-                is_part=data["kind"] != "whole",
-                second=second,
-                num_questions=data["questions"],
-                difference=signed(value, digits),
-                interval=f"{signed(low, digits)} to {signed(high, digits)}"
+            {
+                "task": name.strip(),
+                "is_part": data["kind"] != "whole",
+                "second": second,
+                "num_questions": data["questions"],
+                "difference": signed(value, digits),
+                "interval": f"{signed(low, digits)} to {signed(high, digits)}"
                 if known
                 else "no interval: one video",
-                bar=(value / reach, low / reach, high / reach) if known
+                "bar": (value / reach, low / reach, high / reach) if known
                 else (value / reach, None, None),
-                p_value=_p_text(p_value) if known else "",
-                only_second=data["run_better"],
-                only_first=data["baseline_better"],
-                detectable="" if not known else "none" if detectable is None
+                "p_value": _p_text(p_value) if known else "",
+                "only_second": data["run_better"],
+                "only_first": data["baseline_better"],
+                "detectable": "" if not known else "none" if detectable is None
                 else f"{detectable:.{digits}f}",
-                link=link_to(task=data["task"], first=0, second=second.place, relation="differ"),
-            )
+                "link": link_to(task=data["task"], first=0, second=second.place, relation="differ"),
+            }
         )  # fmt: skip
     return made, list(notes.values())
 
@@ -291,9 +244,9 @@ def published_tables(shown: Sequence[ShownRun]) -> list[Table]:
 # Categories ---------------------------------------------------------------------------------------
 
 
-def category_tables(shown: Sequence[ShownRun]) -> tuple[list[CategoryTable], list[str]]:
+def category_tables(shown: Sequence[ShownRun]) -> tuple[list[dict[str, Any]], list[str]]:
     """The scores by every category of every task, and what is left out."""
-    tables: list[CategoryTable] = []
+    tables: list[dict[str, Any]] = []
     notes = []
     for name in all_tasks(shown):
         having = [
@@ -330,7 +283,7 @@ def _category_values(tasks: Sequence[TaskRun]) -> dict[str, list[str]]:
 
 def _category_table(
     name: str, category: str, values: Sequence[str], having: Sequence[tuple[ShownRun, TaskRun]]
-) -> CategoryTable:
+) -> dict[str, Any]:
     rows = []
     for value in values:
         chosen = [
@@ -349,4 +302,4 @@ def _category_table(
             )
         )
     runs = tuple(each for each, _ in having)
-    return CategoryTable(task=name, category=category, runs=runs, rows=tuple(rows))
+    return {"task": name, "category": category, "runs": runs, "rows": tuple(rows)}

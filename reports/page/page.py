@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from longva_eval import __version__
-from longva_eval.errors import ResourceError, SettingsError
+from longva_eval.errors import SettingsError
+from longva_eval.files import write_atomically
 from longva_eval.questions.outcomes import OUTCOMES
 from longva_eval.reports.page.figures import (
     GridFigure,
@@ -94,13 +95,8 @@ def write_page(
     methods = [figure for path in paths for figure in method_figures(path)]
     page = build_page(runs, title=title, film=film, film_note=note, methods=methods)
     data = page.encode("utf-8")
-    partial = out.with_name(out.name + ".part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(out)
-    except OSError as error:
-        raise ResourceError(f"{out} cannot be written: {error}") from error
+    with write_atomically(out) as temporary:
+        temporary.write_bytes(data)
     # The same is said of all points of a study.
     said = Counter(
         f"{each.run.name}: {problem.text}" for each in runs for problem in each.run.problems

@@ -12,6 +12,7 @@ from longva_eval.reports.reading.needle_runs import Controls, is_needle_folder, 
 from longva_eval.reports.reading.runs import Problem, Run, TaskRun, read_run
 from longva_eval.reports.reading.study import read_study
 from longva_eval.reports.tables.labels import run_labels
+from longva_eval.reports.tables.notes import letters
 from longva_eval.studies.definition import (
     NEEDLES_NAME,
     RECORD_NAME,
@@ -115,22 +116,13 @@ def shown_runs(runs: Sequence[PageRun]) -> list[ShownRun]:
     return [
         ShownRun(
             place=place,
-            letter=_letter(place),
+            letter=letter.upper(),
             label=label,
             run=each.run,
             controls=each.controls,
         )
-        for place, (each, label) in enumerate(zip(runs, labels, strict=True))
+        for place, (each, label, letter) in enumerate(zip(runs, labels, letters(), strict=False))
     ]
-
-
-def _letter(place: int) -> str:
-    letters = ""
-    place += 1
-    while place:
-        place, rest = divmod(place - 1, 26)
-        letters = chr(ord("A") + rest) + letters
-    return letters
 
 
 def all_tasks(shown: Sequence[ShownRun]) -> list[str]:

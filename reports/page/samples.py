@@ -19,8 +19,9 @@ from longva_eval.reports.page.film import Strip, StripPlan, strip_json
 from longva_eval.reports.page.rendering import script_json
 from longva_eval.reports.reading.needle_runs import grid_of
 from longva_eval.reports.reading.runs import Run, Sample
+from longva_eval.reports.reading.samples import as_mapping, as_number
 
-__all__ = ["Film", "Samples", "collect_samples", "option_probabilities", "question_categories"]
+__all__ = ["Film", "Samples", "collect_samples"]
 
 Film = Mapping[tuple[int, str, str], Strip | StripPlan | str]
 """By place of the run, task and question: the strip, its plan (the page asks for it when it is
@@ -28,7 +29,6 @@ looked at), or why there is none."""
 
 _MOST_TEXT_BYTES: Final = 9_000_000
 _TEXT_LENGTHS: Final = (6_000, 2_000, 600, 200)
-_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def collect_samples(runs: Sequence[Run], film: Film) -> Samples:
     )
 
 
-def question_categories(question: Sample, *, in_grid: bool) -> dict[str, str]:
+def _categories(question: Sample, *, in_grid: bool) -> dict[str, str]:
     """The subsets of a question; its place, if it belongs to a needle grid."""
     if not in_grid:
         return dict(question.categories)
@@ -80,31 +80,11 @@ def question_categories(question: Sample, *, in_grid: bool) -> dict[str, str]:
     }
 
 
-def option_probabilities(question: Sample) -> dict[str, float]:
-    """The model's probability of each option, where the run recorded it.
-
-    Read from `option_probabilities`, or `option_log_probs`, by letter or in the options' order.
-    """
-    for source in (question.facts, question.record):
-        for name, is_log in (
-            ("option_probabilities", False),
-            ("option_probs", False),
-            ("option_log_probs", True),
-            ("option_logprobs", True),
-        ):
-            given = source.get(name)
-            if isinstance(given, list) and len(given) <= len(_LETTERS):
-                given = dict(zip(_LETTERS, given, strict=False))
-            if not isinstance(given, Mapping):
-                continue
-            found = {
-                str(letter): math.exp(min(0.0, value)) if is_log else float(value)
-                for letter, value in given.items()
-                if isinstance(value, (int, float)) and math.isfinite(value)
-            }
-            if found and all(0.0 <= value <= 1.0 for value in found.values()):
-                return found
-    return {}
+def _option_probabilities(question: Sample) -> dict[str, float]:
+    """The model's probability of each option, where the run recorded it."""
+    given = as_mapping(question.facts.get("option_probabilities"))
+    found = {str(x): share for x, value in given.items() if (share := as_number(value)) is not None}
+    return found if all(0.0 <= value <= 1.0 for value in found.values()) else {}
 
 
 class _Cutter:
@@ -156,7 +136,7 @@ def _task(
             row["p"] = cut(first.prompt)
         if first.media:
             row["m"] = [cut(path.replace("\\", "/").split("/")[-1]) for path in first.media[:20]]
-        own = question_categories(first, in_grid=in_grid)
+        own = _categories(first, in_grid=in_grid)
         row["c"] = {categories.setdefault(c, len(categories)): v for c, v in own.items()}
         row["r"] = {
             str(place): _answer(question, film.get((place, name, key)), strips, reasons, cut)
@@ -193,7 +173,7 @@ def _answer(
             found[name] = value
     if question.seconds is not None and math.isfinite(question.seconds):
         found["d"] = round(question.seconds, 2)
-    probabilities = option_probabilities(question)
+    probabilities = _option_probabilities(question)
     if probabilities:
         found["p"] = {letter: round(value, 4) for letter, value in probabilities.items()}
     log_probability = question.record.get("logprob")

@@ -152,25 +152,17 @@ def _build_task(
     lines: Sequence[Mapping[str, Any]] | None,
     path: Path,
 ) -> tuple[TaskRun | None, list[Problem]]:
-    problems: list[Problem] = []
-    row = as_mapping(as_mapping(results.get("results")).get(name))
-    config = as_mapping(as_mapping(results.get("configs")).get(name))
-    members = as_mapping(results.get("group_subtasks")).get(name)
-    subtasks = tuple(map(str, members)) if isinstance(members, list) else ()
-    counts = as_mapping(as_mapping(results.get("n-samples")).get(name))
-    in_benchmark, asked = as_number(counts.get("original")), as_number(counts.get("effective"))
-    higher = as_mapping(as_mapping(results.get("higher_is_better")).get(name))
-    metrics = _metrics(row, higher)
-    if any(metric.name == "bypass" for metric in metrics):
-        metrics = [metric for metric in metrics if metric.name != "bypass"]
+    task = _as_written(name, results)
+    problems = _how_asked(task)
+    metrics = [metric for metric in task.metrics if metric.name != "bypass"]
+    if len(metrics) < len(task.metrics):
         text = f"{name} was run with --predict_only: there are answers, but no scores."
-        problems.append(Problem(kind="predict only", text=text, task=name))
-    prompts = as_mapping(as_mapping(as_mapping(results.get(RECIPE_KEY)).get("prompts")).get(name))
-    facts = _Facts(name, results, config, subtasks, in_benchmark, asked)
-    problems += facts.problems()
+        problems.insert(0, Problem(kind="predict only", text=text, task=name))
+    # A fraction as --limit gives a fraction, which is no number of questions.
+    asked = as_number(_of(name, results, "n-samples").get("effective"))
     if lines is None:
-        if subtasks or not row:
-            return (facts.task(metrics) if metrics else None), problems
+        if task.subtasks or not _of(name, results, "results"):
+            return (_on_scale(task, metrics) if metrics else None), problems
         text = (
             f"{name} has no samples file beside {path.name}: questions cannot be counted, paired "
             "or looked at. Run lmms-eval with --log_samples."
@@ -178,10 +170,11 @@ def _build_task(
         problems.append(Problem(kind="no samples", text=text, task=name))
         metrics = [_scaled(metric, None, asked) for metric in metrics]
         problems += _scale_problems(name, metrics)
-        return facts.task(metrics), problems
-    documents = _documents(lines, name, metrics, facts.num_tries, problems)
-    higher_by_name = {metric.name: metric.higher_is_better for metric in metrics}
-    reading = Reading(name, documents, higher_by_name, config, prompts, facts.num_tries)
+        return _on_scale(task, metrics), problems
+    documents = _documents(lines, name, metrics, task.num_tries, problems)
+    higher = {metric.name: metric.higher_is_better for metric in metrics}
+    prompts = _of(name, as_mapping(results.get(RECIPE_KEY)), "prompts")
+    reading = Reading(name, documents, higher, task.config, prompts, task.num_tries)
     problems += reading.problems
     own = next((m.value for m in metrics if m.name == reading.metric), None)
     if own is not None and asked == len(reading.samples):
@@ -193,99 +186,95 @@ def _build_task(
             )
             problems.append(Problem(kind="unread", text=text, task=name))
             reading.samples = []
-    means = [
-        reading.mean_score()
-        if metric.name == reading.metric
-        else reading.mean_in(metric.label, metric.name, metric.value)
-        for metric in metrics
-    ]
-    metrics = [
-        _scaled(metric, mean, asked, is_ours=reading.is_ours)
-        for metric, mean in zip(metrics, means, strict=True)
-    ]
-    task = facts.task(metrics, reading)
-    unsure = [
-        metric
-        for metric, mean in zip(metrics, means, strict=True)
+    scaled, unsure = [], []
+    for metric in metrics:
+        mean = reading.mean_score()
+        if metric.name != reading.metric:
+            mean = reading.mean_in(metric.label, metric.name, metric.value)
+        scaled.append(_scaled(metric, mean, asked, is_ours=reading.is_ours))
         # A judge's mean from 0 to 5 is on its own scale.
-        if not (mean and abs(metric.value / mean - 1) < 0.02)
-    ]
-    problems += _scale_problems(name, unsure) + _check(task, reading)
-    return task, problems
+        if not (mean and abs(metric.value / mean - 1) < 0.02):
+            unsure.append(scaled[-1])
+    task = _on_scale(task, scaled, reading)
+    return task, problems + _scale_problems(name, unsure) + _check(task, reading)
 
 
-class _Facts:
-    """What the results file says of a task beside its scores."""
+def _of(task: str, results: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """What a part of the results file holds of a task."""
+    return as_mapping(as_mapping(results.get(part)).get(task))
 
-    def __init__(
-        self,
-        name: str,
-        results: Mapping[str, Any],
-        config: Mapping[str, Any],
-        subtasks: tuple[str, ...],
-        in_benchmark: float | None,
-        asked: float | None,
-    ) -> None:
-        version = as_mapping(results.get("versions")).get(name)
-        self.name, self.config, self.subtasks = name, config, subtasks
-        self.version = "" if version in (None, "Yaml", "N/A") else str(version)
-        # A fraction as --limit gives a fraction here, which is no number of questions.
-        self.asked = int(asked) if asked is not None and asked >= 1 else None
-        self.in_benchmark = int(in_benchmark) if in_benchmark is not None else None
-        self.num_tries = int(as_number(config.get("repeats")) or 1)
-        shots = as_number(as_mapping(results.get("n-shot")).get(name))
-        self.num_fewshot = int(shots or as_number(config.get("num_fewshot")) or 0)
-        given = as_mapping(config.get("generation_kwargs"))
-        given = {**given, **parse_arguments(as_mapping(results.get("config")).get("gen_kwargs"))}
-        temperature = given.get("temperature")
-        draws = str(given.get("do_sample", temperature not in (None, 0))).lower() == "true"
-        is_cold = temperature is not None and float(temperature or 0) == 0
-        self.sampling = ""
-        if draws and not is_cold:
-            self.sampling = "sampling" if temperature is None else f"temperature {temperature}"
 
-    def problems(self) -> list[Problem]:
-        found = []
-        if self.num_fewshot:
-            text = f"{self.name}: asked with {count_of(self.num_fewshot, 'example')} in the prompt."
-            found.append(Problem(kind="few-shot", text=text, task=self.name))
-        if self.sampling and self.num_tries == 1:
-            text = (
-                f"{self.name}: answers are drawn ({self.sampling}): with another seed the score is "
-                "another."
-            )
-            found.append(Problem(kind="sampled", text=text, task=self.name))
-        return found
+def _as_written(name: str, results: Mapping[str, Any]) -> TaskRun:
+    """What the results file says of a task; its metrics are not in percent yet."""
+    config, counts = _of(name, results, "configs"), _of(name, results, "n-samples")
+    version = as_mapping(results.get("versions")).get(name)
+    members = as_mapping(results.get("group_subtasks")).get(name)
+    in_benchmark, asked = as_number(counts.get("original")), as_number(counts.get("effective"))
+    shots = as_number(as_mapping(results.get("n-shot")).get(name))
+    given = as_mapping(config.get("generation_kwargs"))
+    given = {**given, **parse_arguments(as_mapping(results.get("config")).get("gen_kwargs"))}
+    temperature = given.get("temperature")
+    draws = str(given.get("do_sample", temperature not in (None, 0))).lower() == "true"
+    sampling = ""
+    if draws and (temperature is None or float(temperature or 0) != 0):
+        sampling = "sampling" if temperature is None else f"temperature {temperature}"
+    metrics = _metrics(_of(name, results, "results"), _of(name, results, "higher_is_better"))
+    return TaskRun(
+        name=name,
+        version="" if version in (None, "Yaml", "N/A") else str(version),
+        metrics=tuple(metrics),
+        num_asked=int(asked) if asked is not None and asked >= 1 else None,
+        num_in_benchmark=None if in_benchmark is None else int(in_benchmark),
+        is_share=False,
+        scale=1.0,
+        higher_is_better=True,
+        num_tries=int(as_number(config.get("repeats")) or 1),
+        num_fewshot=int(shots or as_number(config.get("num_fewshot")) or 0),
+        sampling=sampling,
+        subtasks=tuple(map(str, members)) if isinstance(members, list) else (),
+        config=config,
+    )
 
-    def task(self, metrics: Sequence[Metric], reading: Reading | None = None) -> TaskRun:
-        main = next((m for m in metrics if reading and m.name == reading.metric), None)
-        is_share = reading.is_share if reading else all(m.percent is not None for m in metrics)
-        mean = reading.mean_score() if reading else None
-        in_percent = is_share
-        if not is_share and main is not None and mean:
-            # A word error rate beyond 1, whose task gives percent.
-            in_percent = abs(main.value - 100 * mean) < 0.02 * abs(100 * mean)
-        return TaskRun(
-            name=self.name,
-            version=self.version,
-            metrics=tuple(metrics),
-            metric=reading.metric if reading else "",
-            num_asked=self.asked,
-            num_in_benchmark=self.in_benchmark,
-            samples=tuple(reading.samples) if reading else (),
-            is_share=is_share,
-            scale=100.0 if in_percent else 1.0,
-            higher_is_better=reading.higher_is_better
-            if reading and reading.samples
-            else all(metric.higher_is_better for metric in metrics[:1]),
-            num_tries=self.num_tries,
-            num_fewshot=self.num_fewshot,
-            sampling=self.sampling,
-            is_ours=reading.is_ours if reading else False,
-            read_from=reading.read_from if reading else {},
-            subtasks=self.subtasks,
-            config=self.config,
+
+def _how_asked(task: TaskRun) -> list[Problem]:
+    found = []
+    if task.num_fewshot:
+        text = f"{task.name}: asked with {count_of(task.num_fewshot, 'example')} in the prompt."
+        found.append(Problem(kind="few-shot", text=text, task=task.name))
+    if task.sampling and task.num_tries == 1:
+        text = (
+            f"{task.name}: answers are drawn ({task.sampling}): with another seed the score is "
+            "another."
         )
+        found.append(Problem(kind="sampled", text=text, task=task.name))
+    return found
+
+
+def _on_scale(task: TaskRun, metrics: Sequence[Metric], reading: Reading | None = None) -> TaskRun:
+    """The task with its metrics in percent, its samples, and the scale of their scores."""
+    higher = all(metric.higher_is_better for metric in metrics[:1])
+    if reading is None:
+        is_share = all(metric.percent is not None for metric in metrics)
+        return replace(
+            task, metrics=tuple(metrics), is_share=is_share, scale=100.0 if is_share else 1.0,
+            higher_is_better=higher,
+        )  # fmt: skip
+    main = next((m for m in metrics if m.name == reading.metric), None)
+    mean, in_percent = reading.mean_score(), reading.is_share
+    if not in_percent and main is not None and mean:
+        # A word error rate beyond 1, whose task gives percent.
+        in_percent = abs(main.value - 100 * mean) < 0.02 * abs(100 * mean)
+    return replace(
+        task,
+        metrics=tuple(metrics),
+        metric=reading.metric,
+        samples=tuple(reading.samples),
+        is_share=reading.is_share,
+        scale=100.0 if in_percent else 1.0,
+        higher_is_better=reading.higher_is_better if reading.samples else higher,
+        is_ours=reading.is_ours,
+        read_from=reading.read_from,
+    )
 
 
 def _metrics(row: Mapping[str, Any], higher: Mapping[str, Any]) -> list[Metric]:

@@ -54,28 +54,29 @@ def samples_frame(run: Run | str | Path) -> pd.DataFrame:
 
     read = run if isinstance(run, Run) else read_run(run)
     rows = [row for task in read.tasks.values() for row in _rows(task)]
-    frame = pd.DataFrame(rows, columns=None if rows else list(_COLUMNS))
+    frame = pd.DataFrame(rows, columns=None if rows else ["task", *_COLUMNS])
     return frame.astype({"frames_asked": "Int64", "frames_seen": "Int64", "prompt_tokens": "Int64"})
 
 
-_COLUMNS = (
-    "task", "doc_id", "question_id", "key", "video", "question", "options", "target", "answer",
-    "choice", "outcome", "is_scored", "score", "metric", "tries", "frames_asked", "frames_seen",
-    "timestamps", "prompt_tokens", "seconds", "reason",
-)  # fmt: skip
+_COLUMNS = {
+    "doc_id": "doc_id", "question_id": "question_id", "key": "key", "video": "cluster",
+    "question": "question", "options": "options", "target": "answer", "answer": "generated",
+    "choice": "choice", "outcome": "outcome", "is_scored": "is_scored", "score": "score",
+    "metric": "", "tries": "tries", "frames_asked": "frames_asked", "frames_seen": "frames_seen",
+    "timestamps": "timestamps", "prompt_tokens": "num_prompt_tokens", "seconds": "seconds",
+    "reason": "reason",
+}  # fmt: skip
+"""Column -> what a sample calls it; `metric` is the task's."""
 
 
 def _rows(task: TaskRun) -> Iterable[dict[str, Any]]:
     for sample in task.samples:
-        values = (
-            task.name, sample.doc_id, sample.question_id, sample.key, sample.cluster,
-            sample.question, sample.options, sample.answer, sample.generated, sample.choice,
-            sample.outcome, sample.is_scored, sample.score, task.metric, sample.tries,
-            sample.frames_asked, sample.frames_seen, sample.timestamps, sample.num_prompt_tokens,
-            sample.seconds, sample.reason,
-        )  # fmt: skip
         yield {
-            **dict(zip(_COLUMNS, values, strict=True)),
+            "task": task.name,
+            **{
+                column: getattr(sample, name) if name else task.metric
+                for column, name in _COLUMNS.items()
+            },
             **{f"category.{name}": value for name, value in sample.categories.items()},
             **{f"metric.{name}": value for name, value in sample.more_scores.items()},
         }

@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from longva_eval.errors import MediaError
+from longva_eval.reports.reading.lines import read_lines, read_text
 from longva_eval.reports.reading.run import Metric, Run, TaskRun
 from longva_eval.reports.reading.samples import Problem, Sample, as_mapping, as_number, count_of
 
-__all__ = ["NEEDLE_TASK", "Controls", "Grid", "GridCell", "grid_of", "is_needle_folder",
-           "read_needle_run"]  # fmt: skip
+__all__ = ["NEEDLE_TASK", "Controls", "Grid", "grid_of", "insert_index", "is_lattice",
+           "is_needle_folder", "read_needle_run"]  # fmt: skip
 
 NEEDLE_TASK: Final = "V-NIAH"
 
@@ -41,32 +42,8 @@ class Controls:
     """False if there are too few needles for effective frames."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GridCell:
-    """The needles at one place."""
-
-    num_frames: int
-    depth: float
-    """From 0 to 1."""
-    insert_index: int | None
-    samples: tuple[Sample, ...]
-
-    @property
-    def found(self) -> float:
-        return math.fsum(question.score for question in self.samples)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """A needle grid."""
-
-    cells: tuple[GridCell, ...]
-    is_lattice: bool
-    """Whether needles stand before fixed frames instead of at fixed depths."""
-
-    def mean(self) -> float:
-        """Mean of the cells, as the original has it."""
-        return math.fsum(cell.found / len(cell.samples) for cell in self.cells) / len(self.cells)
+Grid = Mapping[tuple[int, float], list[Sample]]
+"""The needles at each place: number of frames, and depth from 0 to 1."""
 
 
 def is_needle_folder(path: Path) -> bool:
@@ -97,23 +74,13 @@ def read_needle_run(path: Path) -> tuple[Run, Controls | None]:
     record = _read_mapping(path / "run.json", problems)
     needles = [as_mapping(needle) for needle in record.get("needles") or []]
     needles = [needle for needle in needles if not needle.get("rotation")]
-    cells: list[Sample] = []
-    damaged, first = 0, ""
-    lines = _text(file).split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            cells.append(_sample(len(cells), row, needles))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            damaged += 1
-            if damaged == 1:
-                first = f"line {number}: {error}"
+    found = read_lines(file, lambda row: _sample(row, needles))
+    damaged = found.damaged
+    cells = [replace(cell, doc_id=number) for number, cell in enumerate(found.values)]
     if damaged:
         text = (
-            f"{file}: {count_of(damaged, 'line')} cannot be read and left out ({first}); the run "
-            "or a copy was interrupted."
+            f"{file}: {count_of(len(damaged), 'line')} cannot be read and left out (line "
+            f"{damaged[0][0]}: {damaged[0][1]}); the run or a copy was interrupted."
         )
         problems.append(Problem(kind="truncated", text=text, task=NEEDLE_TASK))
     if not cells:
@@ -133,34 +100,23 @@ def read_needle_run(path: Path) -> tuple[Run, Controls | None]:
     name_of_test += ", as text" if record.get("captions_sha256") else ""
     task = TaskRun(
         name=name_of_test,
-        version="",
         metrics=(metric,),
         metric="vniah_accuracy",
         num_asked=None if asked is None else int(asked),
-        num_in_benchmark=None,
         samples=tuple(cells),
         is_share=True,
         scale=100.0,
         higher_is_better=True,
-        num_tries=1,
-        num_fewshot=0,
-        sampling="",
         is_ours=True,
         read_from={"score": "correct", "question_id": "place and needle", "cluster": "needle"},
-        subtasks=(),
-        config={},
     )
     name = str(model.get("checkpoint") or path.name).rstrip("/").split("/")[-1]
     run = Run(
         path=path,
         name=name,
         model="longva",
-        model_args={},
         date=str(record.get("date") or ""),
-        limit=None,
-        offset=0,
         tasks={name_of_test: task},
-        config={},
         recipe={**{k: v for k, v in record.items() if k not in ("model", "needles")}, **model},
         problems=tuple(problems),
         results=record,
@@ -171,36 +127,28 @@ def read_needle_run(path: Path) -> tuple[Run, Controls | None]:
 def grid_of(task: TaskRun) -> Grid | None:
     """The grid of a task whose questions say a length and a depth; None if they do not."""
     places: dict[tuple[int, float], list[Sample]] = {}
-    indices: dict[tuple[int, float], int | None] = {}
     for question in task.samples:
         frames = as_number(question.record.get("num_frames"))
         depth = as_number(question.record.get("depth"))
         if frames is None or depth is None or not task.is_share:
             return None
-        place = int(frames), round(depth, 6)
-        places.setdefault(place, []).append(question)
-        index = as_number(question.record.get("insert_index"))
-        indices[place] = None if index is None else int(index)
-    if len(places) < 2:
-        return None
-    cells = tuple(
-        GridCell(
-            num_frames=frames, depth=depth, insert_index=indices[frames, depth],
-            samples=tuple(questions),
-        )
-        for (frames, depth), questions in sorted(places.items())
-    )  # fmt: skip
-    return Grid(cells=cells, is_lattice=_is_lattice(cells))
+        places.setdefault((int(frames), round(depth, 6)), []).append(question)
+    return dict(sorted(places.items())) if len(places) > 1 else None
 
 
-def _is_lattice(cells: Sequence[GridCell]) -> bool:
-    """Whether lengths share their insertion indices rather than their depths."""
-    depths = {cell.depth for cell in cells}
-    indices = {cell.insert_index for cell in cells}
-    return None not in indices and len(indices) < len(depths)
+def insert_index(samples: Sequence[Sample]) -> int | None:
+    """The frame before which the needle of a place stands, where the run says it."""
+    index = as_number(samples[-1].record.get("insert_index"))
+    return None if index is None else int(index)
 
 
-def _sample(number: int, row: Any, needles: Sequence[Mapping[str, Any]]) -> Sample:
+def is_lattice(grid: Grid) -> bool:
+    """Whether needles stand before fixed frames instead of at fixed depths."""
+    indices = {insert_index(samples) for samples in grid.values()}
+    return None not in indices and len(indices) < len({depth for _, depth in grid})
+
+
+def _sample(row: Any, needles: Sequence[Mapping[str, Any]]) -> Sample:
     if not isinstance(row, dict):
         raise ValueError("no cell")
     frames, depth = int(row["num_frames"]), float(row["depth"])
@@ -209,7 +157,6 @@ def _sample(number: int, row: Any, needles: Sequence[Mapping[str, Any]]) -> Samp
         raise ValueError("no cell with num_frames, depth and correct")
     needle = needles[place] if 0 <= place < len(needles) else {}
     name = str(needle.get("name") or f"needle {place}")
-    generated = str(row.get("generated", ""))
     tokens = as_number(row.get("num_prompt_tokens"))
     spread = as_number(row.get("spread"))
     key = f"{frames}-{depth:.3f}-{place}" + ("" if spread is None else f"-{spread:g}")
@@ -217,29 +164,19 @@ def _sample(number: int, row: Any, needles: Sequence[Mapping[str, Any]]) -> Samp
     return Sample(
         key=key,
         question_id=key,
-        doc_id=number,
+        doc_id=0,
         cluster=name,
         outcome="right" if correct else "wrong",
         score=float(correct),
-        tries=(),
-        more_scores={},
         answer=str(row.get("answer") or needle.get("answer", "")),
-        choice=None,
-        generated=generated,
+        generated=str(row.get("generated", "")),
         question=str(row.get("question") or needle.get("question", "")).strip(),
-        options=(),
         categories={"num_frames": str(frames), "depth": f"{100 * depth:g} %", "needle": name},
-        media=(),
-        prompt="",
         frames_asked=frames + len(inserted),
         # Of a selection nobody but the recipe knows how many.
         frames_seen=None if row.get("shown") is not None else frames + len(inserted),
-        timestamps=(),
         num_prompt_tokens=None if tokens is None else int(tokens),
-        seconds=None,
-        reason="",
         record={**row, "needle_name": name},
-        facts={},
     )
 
 
@@ -249,15 +186,14 @@ def _read_controls(path: Path, problems: list[Problem]) -> Controls | None:
     if not isinstance(controls, Mapping):
         return None
     clean: dict[int, tuple[float, int]] = {}
-    lines = path / "controls.jsonl"
-    for line in _text(lines).split("\n") if lines.is_file() else []:
-        try:
-            row = as_mapping(json.loads(line)) if line.strip() else {}
-            if row.get("control") == "no needle" and not row.get("rotation"):
-                right, asked = clean.get(int(row["num_frames"]), (0.0, 0))
-                clean[int(row["num_frames"])] = right + float(bool(row["correct"])), asked + 1
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
+
+    def count(row: Any) -> None:
+        if row.get("control") == "no needle" and not row.get("rotation"):
+            right, asked = clean.get(int(row["num_frames"]), (0.0, 0))
+            clean[int(row["num_frames"])] = right + float(bool(row["correct"])), asked + 1
+
+    if (path / "controls.jsonl").is_file():
+        read_lines(path / "controls.jsonl", lambda row: count(as_mapping(row)))
     reach = as_mapping(summary.get("effective_frames"))
     frames = as_number(reach.get("frames"))
     return Controls(
@@ -273,19 +209,11 @@ def _read_controls(path: Path, problems: list[Problem]) -> Controls | None:
     )
 
 
-def _text(path: Path) -> str:
-    try:
-        # Damaged bytes must not cost the other lines.
-        return path.read_bytes().decode("utf-8", errors="replace")
-    except OSError as error:
-        raise MediaError(f"{path} cannot be read: {error}") from error
-
-
 def _read_mapping(path: Path, problems: list[Problem]) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return as_mapping(json.loads(_text(path)))
+        return as_mapping(json.loads(read_text(path)))
     except (ValueError, RecursionError) as error:
         text = f"{path} is not valid JSON ({error}); what it says is missing here."
         problems.append(Problem(kind="damaged", text=text, task=NEEDLE_TASK))

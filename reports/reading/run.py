@@ -45,33 +45,33 @@ class TaskRun:
     """What a run has of one task."""
 
     name: str
-    version: str
+    version: str = ""
     metrics: tuple[Metric, ...]
-    metric: str
+    metric: str = ""
     """The metric that the questions' scores come from; empty if there are none."""
     num_asked: int | None
     """Questions that lmms-eval says it asked."""
-    num_in_benchmark: int | None
+    num_in_benchmark: int | None = None
     """Questions that the benchmark has."""
-    samples: tuple[Sample, ...]
+    samples: tuple[Sample, ...] = ()
     is_share: bool
     """Whether every score lies within 0 and 1."""
     scale: float
     """What a score is multiplied by to be shown: 100 for shares and error rates in percent."""
     higher_is_better: bool
-    num_tries: int
+    num_tries: int = 1
     """Answers asked of every question."""
-    num_fewshot: int
+    num_fewshot: int = 0
     """Examples in the prompt."""
-    sampling: str
+    sampling: str = ""
     """How answers are drawn, as `temperature 0.7`; empty if greedily."""
-    is_ours: bool
+    is_ours: bool = False
     """Whether the samples hold records of longva-eval."""
-    read_from: Mapping[str, str]
+    read_from: Mapping[str, str] = field(default_factory=dict)
     """For score, question_id and cluster: the field of the samples it was read from."""
-    subtasks: tuple[str, ...]
+    subtasks: tuple[str, ...] = ()
     """The members, if this is a group."""
-    config: Mapping[str, Any]
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_group(self) -> bool:
@@ -103,12 +103,12 @@ class Run:
     name: str
     """Last part of the checkpoint's name, or of the model's."""
     model: str
-    model_args: Mapping[str, str]
+    model_args: Mapping[str, str] = field(default_factory=dict)
     date: str
-    limit: float | None
-    offset: int
+    limit: float | None = None
+    offset: int = 0
     tasks: Mapping[str, TaskRun]
-    config: Mapping[str, Any]
+    config: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any]
     """What our adapters say of themselves; empty for other models."""
     problems: tuple[Problem, ...]

@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from longva_eval.errors import MediaError
 from longva_eval.reports.reading.building import build_run
+from longva_eval.reports.reading.lines import read_lines
 from longva_eval.reports.reading.pooling import pool, seeds_of, settings_but_seeds
 from longva_eval.reports.reading.run import Metric, Run, TaskRun
 from longva_eval.reports.reading.samples import Problem, Sample, count_of
@@ -238,27 +239,12 @@ def _read_results(
 
 def _read_lines(path: Path, task: str, problems: list[Problem]) -> list[dict[str, Any]]:
     """The samples of a file, without those that cannot be read, which become problems."""
-    try:
-        # Damaged bytes must not cost the other lines.
-        text = path.read_bytes().decode("utf-8", errors="replace")
-    except OSError as error:
-        raise MediaError(f"{path} cannot be read: {error}") from error
-    # Not splitlines(), which also ends lines at U+2028 and others that JSON leaves as they are.
-    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    samples, damaged = [], []
-    for number, line in lines:
-        try:
-            sample = json.loads(line)
-            if not isinstance(sample, dict) or "doc_id" not in sample:
-                raise ValueError("it is no sample of lmms-eval, which has a doc_id")
-        except (ValueError, RecursionError) as error:
-            damaged.append((number, error))
-            continue
-        samples.append(sample)
-    if damaged and damaged[-1][0] == lines[-1][0]:
+    found = read_lines(path, _line)
+    damaged = found.damaged
+    if damaged and damaged[-1][0] == found.last:
         damaged.pop()
         text = (
-            f"{path} breaks off in its last line, {lines[-1][0]}: {len(samples)} samples were "
+            f"{path} breaks off in its last line, {found.last}: {len(found.values)} samples were "
             "read, and what followed is lost. The run or a copy was interrupted."
         )
         problems.append(Problem(kind="truncated", text=text, task=task))
@@ -269,4 +255,10 @@ def _read_lines(path: Path, task: str, problems: list[Problem]) -> list[dict[str
             f"{'is' if len(damaged) == 1 else 'are'} left out (line {shown}; {damaged[0][1]})."
         )
         problems.append(Problem(kind="damaged", text=text, task=task))
-    return samples
+    return found.values
+
+
+def _line(sample: Any) -> dict[str, Any]:
+    if not isinstance(sample, dict) or "doc_id" not in sample:
+        raise ValueError("it is no sample of lmms-eval, which has a doc_id")
+    return sample

@@ -13,7 +13,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from longva_eval.questions.answers import read_choice
@@ -111,34 +111,34 @@ class Sample:
     right answers, as 0 to 5 or a word error rate."""
     score: float
     """From 0 to 1, or on the metric's own scale if `outcome` is scored; the mean of the tries."""
-    tries: tuple[float, ...]
+    tries: tuple[float, ...] = ()
     """The score of every answer, where the question was answered several times; else empty."""
-    more_scores: Mapping[str, float]
+    more_scores: Mapping[str, float] = field(default_factory=dict)
     """By the task's other metrics and filters."""
     answer: str
     """The right answer; several accepted ones are joined with " | "."""
-    choice: str | None
+    choice: str | None = None
     """The letter that was read; None if none was, or where there are no options."""
     generated: str
     question: str
-    options: tuple[str, ...]
+    options: tuple[str, ...] = ()
     categories: Mapping[str, str]
-    media: tuple[str, ...]
-    prompt: str
+    media: tuple[str, ...] = ()
+    prompt: str = ""
     """The text the task sent, without pictures (`input` in the line)."""
     frames_asked: int | None
     frames_seen: int | None
     """Together over all videos of the question; None where the model did not say."""
-    timestamps: tuple[float, ...]
+    timestamps: tuple[float, ...] = ()
     """Of the frames, in seconds; empty where the model did not say."""
     num_prompt_tokens: int | None
-    seconds: float | None
+    seconds: float | None = None
     """What the answer took, where the model said."""
-    reason: str
+    reason: str = ""
     """Why it failed."""
     record: Mapping[str, Any]
     """All that the task wrote into its metric."""
-    facts: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
     """All that our adapter wrote about the sample; empty for other models."""
 
     @property

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from longva_eval import stats
-from longva_eval.errors import MediaError, SettingsError
+from longva_eval.errors import SettingsError
 from longva_eval.reports.reading.controls import under_control
 from longva_eval.reports.reading.runs import Run, Sample, read_run
 from longva_eval.studies.definition import WITHOUT_FRAMES, read_record
@@ -29,7 +29,6 @@ __all__ = [
     "TaskCurves",
     "read_study",
     "study_curves",
-    "study_results",
 ]
 
 OVERALL: Final = "overall"
@@ -272,20 +271,3 @@ def _chance(questions: Sequence[Sample]) -> float | None:
     if not all(len(question.options) > 1 for question in questions):
         return None
     return math.fsum(1 / len(question.options) for question in questions) / len(questions)
-
-
-def study_results(folder: Path) -> list[Path]:
-    """The results files of a study's complete points, in the order of the grid.
-
-    Raises:
-        MediaError: If there is none.
-    """
-    record = read_record(folder)
-    files = [
-        folder / str(point["results"])
-        for point in record["points"]
-        if point.get("status") == "complete"
-    ]
-    if not files:
-        raise MediaError(f"{folder} has no complete point yet; run the sweep again.")
-    return files

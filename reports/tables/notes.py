@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from longva_eval.reports.tables.tables import Note
 
-__all__ = ["Notes"]
+__all__ = ["Notes", "letters"]
 
 
 class Notes:
@@ -22,7 +22,7 @@ class Notes:
         self._general: dict[str, list[str]] = {}
         self._letters: dict[str, tuple[str, list[str]]] = {}
         self._sources: dict[tuple[str, str], str] = {}
-        self._names = _letters()
+        self._names = letters()
 
     def general(self, text: str, *, task: str = "") -> None:
         """A note about the whole table."""
@@ -53,10 +53,10 @@ class Notes:
         )
 
 
-def _letters() -> Iterator[str]:
+def letters() -> Iterator[str]:
+    """a, b, ... z, aa, ab, and so on."""
     for length in itertools.count(1):
-        for letters in itertools.product(string.ascii_lowercase, repeat=length):
-            yield "".join(letters)
+        yield from map("".join, itertools.product(string.ascii_lowercase, repeat=length))
 
 
 def _remember(tasks: list[str], task: str) -> None:

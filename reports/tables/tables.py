@@ -139,7 +139,10 @@ def render(
         return latex(tables, notes=notes or "short")
     shown = [_with_notes(table, notes or "full") for table in tables]
     if form == "html":
-        return _html(shown)
+        from longva_eval.reports.page.rendering import render as fill
+
+        page = fill("tables.html", tables=shown, with_minus=with_minus, joined_marks=joined_marks)
+        return page + "\n"
     if form == "md":
         return "\n".join(_markdown(table) for table in shown)
     return "\n".join(_terminal(table, width, colour) for table in shown)
@@ -303,75 +306,6 @@ def _md(text: str) -> str:
     text = html.escape(one_line(text), quote=False)
     # An underscore within a word is one.
     return re.sub(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
-
-
-# HTML ---------------------------------------------------------------------------------------------
-
-_STYLE: Final = """
-:root { color-scheme: light dark }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse; border: solid; border-width: 2px 0; margin: .6rem 0 }
-caption { text-align: left; font-weight: 600; padding-bottom: .4rem }
-th, td { padding: .25rem .7rem; text-align: left; vertical-align: baseline }
-th.n, td.n { text-align: right; font-variant-numeric: tabular-nums }
-thead th { border-bottom: 1px solid }
-tr.rule > * { border-top: 1px solid }
-tbody th { font-weight: inherit }
-small { opacity: .75 }
-.notes { font-size: .85rem; max-width: 60rem; padding: 0; list-style: none }
-.notes li { overflow-wrap: anywhere }
-"""
-
-
-def _html(tables: Sequence[Table]) -> str:
-    title = html.escape(tables[0].title) if tables else ""
-    body = "\n".join(map(_html_table, tables))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n"
-        "</html>\n"
-    )
-
-
-def _html_table(table: Table) -> str:
-    lines = ['<div class="scroll">', "<table>", f"<caption>{html.escape(table.title)}</caption>"]
-    heads = "".join(
-        f'<th scope="col"{_number_class(column)}>{html.escape(column.title)}</th>'
-        for column in table.columns
-    )
-    lines.append(f"<thead><tr>{heads}</tr></thead>\n<tbody>")
-    for place, row in enumerate(table.rows):
-        cells = []
-        for number, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True)):
-            tag = 'th scope="row"' if number == 0 else "td"
-            cells.append(f"<{tag}{_number_class(column)}>{_html_cell(cell)}</{tag[:2]}>")
-        rule = ' class="rule"' if row.rule_above and place else ""
-        lines.append(f"<tr{rule}>{''.join(cells)}</tr>")
-    lines += ["</tbody>", "</table>", "</div>", '<ul class="notes">']
-    for note in table.notes:
-        mark = f"<sup>{html.escape(note.mark)}</sup> " if note.mark else ""
-        # Only web addresses become links: a source file may hold anything.
-        url = html.escape(note.url)
-        link = f' <a href="{url}">{url}</a>' if note.url.startswith(("https://", "http://")) else ""
-        lines.append(f"<li>{mark}{html.escape(note.text)}{link}</li>")
-    lines.append("</ul>")
-    return "\n".join(lines)
-
-
-def _number_class(column: Column) -> str:
-    return ' class="n"' if column.is_number else ""
-
-
-def _html_cell(cell: Cell) -> str:
-    text = "&nbsp;" * _indent(cell.text) + html.escape(with_minus(cell.text.lstrip(" ")))
-    text = {1: f"<strong>{text}</strong>", 2: f"<u>{text}</u>"}.get(cell.rank, text)
-    if cell.error:
-        text += f" <small>±{html.escape(cell.error)}</small>"
-    if cell.remark:
-        text += f" <small>{html.escape(cell.remark)}</small>"
-    return text + (f"<sup>{html.escape(joined_marks(cell.marks))}</sup>" if cell.marks else "")
 
 
 # CSV and JSON -------------------------------------------------------------------------------------

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from longva_eval.questions.outcomes import choice_record, said_of, scored_record, share_answered
-from longva_eval.questions.pictures import open_picture, picture_documents, require_text
+from longva_eval.questions.documents import letter_of
+from longva_eval.questions.pictures import require_text
 from longva_eval.questions.text_metrics import anls, relaxed_match
+from longva_eval.tasks.images.picture_task import Document, PictureTask, Row, make_document
 
 CHOOSE = "Answer with the option's letter from the given choices directly."
+SAY = "Answer the question using a single word or phrase."
 MMMU_PICTURES = tuple(f"image_{number}" for number in range(1, 8))
 _NUMBER_WORDS = [
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
@@ -37,40 +41,15 @@ _DISCIPLINES = {
 _DISCIPLINE_OF = {subject: name for name, subjects in _DISCIPLINES.items() for subject in subjects}
 
 
-# --- all but MMMU: one picture a question ---------------------------------------------------------
-
-
-def doc_to_visual(doc: Mapping[str, Any]) -> list[Any]:
-    """The question's picture."""
-    return [] if doc["unaskable"] else [open_picture(doc["image"], where=_where(doc))]
-
-
-def doc_to_target(doc: Mapping[str, Any]) -> Any:
+def doc_to_target(doc: Document) -> Any:
     """What is right: a letter, a text, or several texts."""
     return doc["answer"]
 
 
-# --- AI2D -----------------------------------------------------------------------------------------
+# --- AI2D; the data set has no ids, so a question's is its row, as in ChartQA and RealWorldQA -----
 
 
-def ai2d_docs(dataset: Any) -> Any:
-    """Checked documents; the data set has no ids, so a question's is its row."""
-    return picture_documents(
-        dataset, _read_ai2d, task="AI2D", columns=("question", "options", "answer")
-    )
-
-
-def ai2d_text(doc: Mapping[str, Any]) -> str:
-    """The question, its options, and what to answer."""
-    return f"{doc['question']}\n{_lettered(doc['options'])}\n{CHOOSE}"
-
-
-def ai2d_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The record."""
-    return {"accuracy": _choice(doc, results[0])}
-
-
-def _read_ai2d(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+def _read_ai2d(row: Row, number: int) -> Document:
     options = [str(option) for option in row["options"] or []]
     if not options:
         raise ValueError("the question has no options")
@@ -78,133 +57,89 @@ def _read_ai2d(row: Mapping[str, Any], number: int) -> dict[str, Any]:
         raise ValueError(
             f"the answer {row['answer']!r} is none of the options 0 to {len(options) - 1}"
         )
-    return _document(
-        "AI2D", number, number, row["question"], _letter(int(row["answer"])), options=options
-    )
+    return make_document(number, row["question"], letter_of(int(row["answer"])), options=options)
+
+
+AI2D = PictureTask(
+    name="AI2D",
+    read=_read_ai2d,
+    columns=("question", "options", "answer"),
+    choose=f"\n{CHOOSE}",
+)
+ai2d_docs, doc_to_visual, ai2d_text, ai2d_result = AI2D.docs, AI2D.visual, AI2D.text, AI2D.result
 
 
 # --- ChartQA --------------------------------------------------------------------------------------
 
 
-def chartqa_docs(dataset: Any) -> Any:
-    """Checked documents; the data set has no ids, so a question's is its row."""
-    return picture_documents(
-        dataset, _read_chartqa, task="ChartQA", columns=("type", "question", "answer")
-    )
-
-
-def chartqa_text(doc: Mapping[str, Any]) -> str:
-    """The question and what to answer."""
-    return f"{doc['question']}\nAnswer the question with a single word."
-
-
-def chartqa_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The record; both halves of the data set are categories of it."""
-    text = results[0]
-    score = float(relaxed_match(text, doc["answer"]))
-    return {"relaxed_accuracy": _scored(doc, text, score)}
-
-
-def _read_chartqa(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+def _read_chartqa(row: Row, number: int) -> Document:
     require_text(row, "answer", "type")
     half = "human" if row["type"] == "human_test" else "augmented"
-    return _document("ChartQA", number, number, row["question"], row["answer"], {"half": half})
+    return make_document(number, row["question"], row["answer"], {"half": half})
 
 
-# --- DocVQA and InfoVQA ---------------------------------------------------------------------------
+CHARTQA = PictureTask(
+    name="ChartQA",
+    read=_read_chartqa,
+    columns=("type", "question", "answer"),
+    say="\nAnswer the question with a single word.",
+    metric="relaxed_accuracy",
+    score=relaxed_match,
+)
+chartqa_docs, chartqa_text, chartqa_result = CHARTQA.docs, CHARTQA.text, CHARTQA.result
 
 
-def docvqa_docs(dataset: Any) -> Any:
-    """Checked documents of the validation split."""
-    return _span_docs(dataset, "DocVQA", with_answers=True)
+# --- DocVQA and InfoVQA; a board keeps the answers of the test splits -----------------------------
 
 
-def docvqa_test_docs(dataset: Any) -> Any:
-    """Checked documents of the test split, whose answers the board keeps."""
-    return _span_docs(dataset, "DocVQA test", with_answers=False)
+def _read_span(row: Row, number: int, *, with_answers: bool) -> Document:
+    del number
+    answers = [str(answer) for answer in row.get("answers") or []] if with_answers else []
+    if with_answers and not any(answers):
+        raise ValueError(f"the column 'answers' holds {row['answers']!r}")
+    if not str(row["questionId"]).isdigit():
+        raise ValueError(f"the questionId is {row['questionId']!r}, not a whole number")
+    kinds = row.get("question_types") or row.get("answer_type") or []
+    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+    page = row.get("docId")
+    return make_document(
+        row["questionId"], row["question"], answers,
+        {"kind": "/".join(sorted(map(str, kinds))) or None},
+        **({} if page is None else {"picture": str(page)}),
+    )  # fmt: skip
 
 
-def infovqa_docs(dataset: Any) -> Any:
-    """Checked documents of the validation split."""
-    return _span_docs(dataset, "InfoVQA", with_answers=True)
+DOCVQA = PictureTask(
+    name="DocVQA",
+    read=partial(_read_span, with_answers=True),
+    columns=("questionId", "question", "answers"),
+    say=f"\n{SAY}",
+    metric="anls",
+    score=anls,
+)
+_HIDDEN = {"read": partial(_read_span, with_answers=False), "columns": DOCVQA.columns[:-1]}
+docvqa_docs, span_text, span_result = DOCVQA.docs, DOCVQA.text, DOCVQA.result
+docvqa_test_docs = replace(DOCVQA, name="DocVQA test", **_HIDDEN).docs
+infovqa_docs = replace(DOCVQA, name="InfoVQA").docs
+infovqa_test_docs = replace(DOCVQA, name="InfoVQA test", **_HIDDEN).docs
 
 
-def infovqa_test_docs(dataset: Any) -> Any:
-    """Checked documents of the test split, whose answers the board keeps."""
-    return _span_docs(dataset, "InfoVQA test", with_answers=False)
+# --- RealWorldQA: a choice where the question has options, else the same word or number -----------
 
 
-def span_text(doc: Mapping[str, Any]) -> str:
-    """The question and what to answer."""
-    return f"{doc['question']}\nAnswer the question using a single word or phrase."
-
-
-def span_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The record; on a test split its `score` says whether there is an answer to send in."""
-    text = results[0]
-    if not doc["answer"]:
-        return {"answered": _unscored(_scored(doc, text, 0.0))}
-    return {"anls": _scored(doc, text, anls(text, doc["answer"]))}
-
-
-def _span_docs(dataset: Any, task: str, *, with_answers: bool) -> Any:
-    def read(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-        answers = [str(answer) for answer in row.get("answers") or []] if with_answers else []
-        if with_answers and not any(answers):
-            raise ValueError(f"the column 'answers' holds {row['answers']!r}")
-        if not str(row["questionId"]).isdigit():
-            raise ValueError(f"the questionId is {row['questionId']!r}, not a whole number")
-        kinds = row.get("question_types") or row.get("answer_type") or []
-        kinds = [kinds] if isinstance(kinds, str) else list(kinds)
-        page = row.get("docId")
-        return _document(
-            task, row["questionId"], number, row["question"], answers,
-            {"kind": "/".join(sorted(map(str, kinds))) or None},
-            **({} if page is None else {"picture": str(page)}),
-        )  # fmt: skip
-
-    columns = ("questionId", "question", *(("answers",) if with_answers else ()))
-    return picture_documents(dataset, read, task=task, columns=columns)
-
-
-# --- RealWorldQA ----------------------------------------------------------------------------------
-
-
-def realworldqa_docs(dataset: Any) -> Any:
-    """Checked documents; the data set has no ids, so a question's is its row."""
-    return picture_documents(
-        dataset, _read_realworldqa, task="RealWorldQA", columns=("question", "answer")
-    )
-
-
-def realworldqa_text(doc: Mapping[str, Any]) -> str:
-    """The question, which says itself what to answer."""
-    return str(doc["question"]).strip()
-
-
-def realworldqa_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The record: a choice where the question has options, else the same word or number."""
-    if doc["options"]:
-        return {"accuracy": _choice(doc, results[0])}
-    score = float(_word(results[0]) == _word(doc["answer"]))
-    return {"accuracy": _scored(doc, results[0], score)}
-
-
-def _read_realworldqa(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+def _read_realworldqa(row: Row, number: int) -> Document:
     require_text(row, "answer")
     answer, texts = row["answer"].strip(), _listed_options(row["question"] or "")
     if re.fullmatch(r"[A-Da-d]", answer):
-        if answer.upper() not in map(_letter, range(len(texts))):
+        if answer.upper() not in map(letter_of, range(len(texts))):
             raise ValueError(f"the answer is {answer!r}, and the question has the options {texts}")
     elif answer in texts:  # one row is answered in words
-        answer = _letter(texts.index(answer))
+        answer = letter_of(texts.index(answer))
     else:
         texts = []
     kind = {"kind": "choice" if texts else "open"}
     answer = answer.upper() if texts else answer
-    return _document(
-        "RealWorldQA", number, number, row["question"], answer, kind, options=texts
-    )  # fmt: skip
+    return make_document(number, row["question"], answer, kind, options=texts)
 
 
 def _listed_options(question: str) -> list[str]:
@@ -212,7 +147,7 @@ def _listed_options(question: str) -> list[str]:
     texts: list[str] = []
     for line in question.splitlines():
         mark = r"(?:[.:)]\s*|\s)" if texts else r"[.:)]\s*"
-        if found := re.match(rf"{_letter(len(texts))}{mark}(.*\S)", line.strip()):
+        if found := re.match(rf"{letter_of(len(texts))}{mark}(.*\S)", line.strip()):
             texts.append(found[1].strip())
     return texts
 
@@ -223,80 +158,56 @@ def _word(text: str) -> str:
     return str(_NUMBER_WORDS.index(plain)) if plain in _NUMBER_WORDS else plain
 
 
-# --- MMMU -----------------------------------------------------------------------------------------
+def realworldqa_text(doc: Document) -> str:
+    """The question, which says itself what to answer."""
+    return str(doc["question"]).strip()
 
 
-def mmmu_val_docs(dataset: Any) -> Any:
-    """Checked documents of the validation split."""
-    return _mmmu_docs(dataset, "MMMU", with_answers=True)
+REALWORLDQA = PictureTask(
+    name="RealWorldQA",
+    read=_read_realworldqa,
+    columns=("question", "answer"),
+    score=lambda text, right: _word(text) == _word(right),
+)
+realworldqa_docs, realworldqa_result = REALWORLDQA.docs, REALWORLDQA.result
 
 
-def mmmu_test_docs(dataset: Any) -> Any:
-    """Checked documents of the test split, whose answers the board keeps."""
-    return _mmmu_docs(dataset, "MMMU test", with_answers=False)
+# --- MMMU: open questions by the official rule for numbers and texts ------------------------------
 
 
-def mmmu_visual(doc: Mapping[str, Any]) -> list[Any]:
+def _read_mmmu(row: Row, number: int, *, with_answers: bool) -> Document:
+    del number
+    require_text(row, "id", "question_type")
+    options = _literal_list(row["options"])
+    is_choice = row["question_type"] == "multiple-choice"
+    if is_choice and not options:
+        raise ValueError("the question has no options")
+    answers: list[str] = []
+    if with_answers:
+        require_text(row, "answer")
+        # Open questions may have several answers: "['24/7', '3.429']".
+        answers = [row["answer"]] if is_choice else _several(row["answer"])
+        if is_choice and row["answer"] not in map(letter_of, range(len(options))):
+            raise ValueError(f"the answer {row['answer']!r} is none of {len(options)} options")
+    subject = re.sub(r"^[^_]+_(.+)_\d+$", r"\1", row["id"])
+    return make_document(
+        row["id"], row["question"], answers[0] if answers else "",
+        {
+            "kind": "choice" if is_choice else "open",
+            "discipline": _DISCIPLINE_OF.get(subject),
+            "subject": subject,
+            "difficulty": row.get("topic_difficulty"),
+        },
+        options=options if is_choice else [],
+        answers=answers,
+        # Questions of a subject now and then share a picture; the test split's 10,500 are not
+        # read only to find out.
+        **({} if with_answers else {"picture": row["id"]}),
+    )  # fmt: skip
+
+
+def _mmmu_columns(doc: Document) -> list[str]:
     """The pictures that question and options speak of, in order of their numbers."""
-    columns = [] if doc["unaskable"] else _mmmu_columns(doc)
-    return [open_picture(doc.get(name), where=f"{_where(doc)}, {name}") for name in columns]
-
-
-def mmmu_text(doc: Mapping[str, Any]) -> str:
-    """The question with `<image 1>` as it is written, its options, and what to answer."""
-    if doc["options"]:
-        return f"{doc['question']}\n{_lettered(doc['options'])}\n\n{CHOOSE}"
-    return f"{doc['question']}\n\nAnswer the question using a single word or phrase."
-
-
-def mmmu_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The record; open questions by the official rule for numbers and texts."""
-    text = results[0]
-    if doc["options"]:
-        record = _choice(doc, text)
-    else:
-        score = float(_open_match(text, doc["answers"])) if doc["answers"] else 0.0
-        record = _scored(doc, text, score)
-    return {"accuracy": record} if doc["answer"] else {"answered": _unscored(record)}
-
-
-def _mmmu_docs(dataset: Any, task: str, *, with_answers: bool) -> Any:
-    def read(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-        require_text(row, "id", "question_type")
-        options = _literal_list(row["options"])
-        is_choice = row["question_type"] == "multiple-choice"
-        if is_choice and not options:
-            raise ValueError("the question has no options")
-        answers: list[str] = []
-        if with_answers:
-            require_text(row, "answer")
-            # Open questions may have several answers: "['24/7', '3.429']".
-            answers = [row["answer"]] if is_choice else _several(row["answer"])
-            if is_choice and row["answer"] not in map(_letter, range(len(options))):
-                raise ValueError(f"the answer {row['answer']!r} is none of {len(options)} options")
-        subject = re.sub(r"^[^_]+_(.+)_\d+$", r"\1", row["id"])
-        return _document(
-            task, row["id"], number, row["question"], answers[0] if answers else "",
-            {
-                "kind": "choice" if is_choice else "open",
-                "discipline": _DISCIPLINE_OF.get(subject),
-                "subject": subject,
-                "difficulty": row.get("topic_difficulty"),
-            },
-            options=options if is_choice else [],
-            answers=answers,
-            # Questions of a subject now and then share a picture; the test split's 10,500 are not
-            # read only to find out.
-            **({} if with_answers else {"picture": row["id"]}),
-        )  # fmt: skip
-
-    columns = ("id", "question", "options", "question_type", *(("answer",) if with_answers else ()))
-    return picture_documents(
-        dataset, read, task=task, columns=columns, pictures=MMMU_PICTURES, needed=_mmmu_columns
-    )
-
-
-def _mmmu_columns(doc: Mapping[str, Any]) -> list[str]:
     text = "\n".join([doc["question"], *doc["options"]])
     numbers = {int(number) for number in re.findall(r"<image (\d+)>", text)}
     return [f"image_{number}" for number in sorted(numbers)]
@@ -324,85 +235,26 @@ def _several(answer: str) -> list[str]:
 
 
 def _open_match(text: str, answers: Sequence[str]) -> bool:
-    """The official rule: numbers rounded to two places, or the answer within the last clause."""
     # Imported here: it loads much that only this needs.
     from lmms_eval.tasks.mmmu.utils import eval_open, parse_open_response
 
     return bool(eval_open(list(answers), parse_open_response(text)))
 
 
-# --- all ------------------------------------------------------------------------------------------
-
-
-def _document(
-    task: str,
-    question_id: Any,
-    row: int,
-    question: str | None,
-    answer: str | list[str],
-    categories: Mapping[str, str | None] | None = None,
-    *,
-    options: Sequence[str] = (),
-    **more: Any,
-) -> dict[str, Any]:
-    return {
-        "task": task,
-        "question_id": str(question_id),
-        "row": row,
-        "question": question or "",
-        "options": list(options),
-        "answer": answer,
-        # Arrow wants a field in every struct.
-        "categories": dict(categories or {"all": None}),
-        **more,
-    }
-
-
-def _choice(doc: Mapping[str, Any], text: str) -> dict[str, Any]:
-    text, reason = said_of(doc, text)
-    return choice_record(
-        text,
-        options=list(doc["options"]),
-        answer=doc["answer"],
-        question_id=doc["question_id"],
-        cluster=doc["picture"],
-        question=doc["question"],
-        categories=_categories(doc),
-        **reason,
-    )
-
-
-def _scored(doc: Mapping[str, Any], text: str, score: float) -> dict[str, Any]:
-    answers = doc.get("answers") or doc["answer"]
-    text, reason = said_of(doc, text)
-    return scored_record(
-        text,
-        score=score,
-        answer=answers if isinstance(answers, str) else list(answers),
-        question_id=doc["question_id"],
-        cluster=doc["picture"],
-        question=doc["question"],
-        categories=_categories(doc),
-        **reason,
-    )
-
-
-def _unscored(record: dict[str, Any]) -> dict[str, Any]:
-    """Neither right nor wrong here: what can be said is whether there is an answer to send in."""
-    return record | {"score": share_answered([record])}
-
-
-def _categories(doc: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in doc["categories"].items() if value is not None}
-
-
-def _where(doc: Mapping[str, Any]) -> str:
-    return f"{doc['task']}, row {doc['row']} (question {doc['question_id']})"
-
-
-def _letter(number: int) -> str:
-    return chr(ord("A") + number)
-
-
-def _lettered(options: Sequence[str]) -> str:
-    return "\n".join(f"{_letter(place)}. {text}" for place, text in enumerate(options))
+MMMU = PictureTask(
+    name="MMMU",
+    read=partial(_read_mmmu, with_answers=True),
+    columns=("id", "question", "options", "question_type", "answer"),
+    choose=f"\n\n{CHOOSE}",
+    say=f"\n\n{SAY}",
+    score=_open_match,
+    pictures=MMMU_PICTURES,
+    needed=_mmmu_columns,
+)
+mmmu_val_docs, mmmu_visual, mmmu_text, mmmu_result = MMMU.docs, MMMU.visual, MMMU.text, MMMU.result
+mmmu_test_docs = replace(
+    MMMU,
+    name="MMMU test",
+    read=partial(_read_mmmu, with_answers=False),
+    columns=MMMU.columns[:-1],
+).docs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from math import comb
 from pathlib import Path
 from typing import Final
 
+from longva_eval.files import write_atomically
 from longva_eval.needle.scenes import COLORS, LOCATORS, random_scene, render_scene
 from longva_eval.tasks.mini.mini_benchmark import encode_video
 
@@ -61,10 +61,8 @@ def draw_video(path: Path, events: Sequence[Event]) -> None:
         for step in range(EVENT_FRAMES):
             texture = replace(scene.texture, phase=scene.texture.phase + 0.03 * step)
             frames.append(render_scene(replace(scene, texture=texture), side=_SIDE))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.part.mp4")
-    encode_video(partial, frames, frame_rate=FRAME_RATE)
-    partial.replace(path)
+    with write_atomically(path) as temporary:
+        encode_video(temporary, frames, frame_rate=FRAME_RATE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ questions wherever a frame is sampled at the right time. As there, some videos h
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from longva_eval.files import write_atomically
 from longva_eval.needle.scenes import (
     COLORS,
     LOCATORS,
@@ -72,13 +72,8 @@ _WITHOUT_SUBTITLES: Final = 3
 """Of five short or medium videos, the one with this number modulo 5 has no subtitles."""
 _LOCK_SECONDS: Final = 900
 _LETTERS = "ABCD"
-_DOMAINS = {
-    "waves": "Nature",
-    "clouds": "Nature",
-    "sand": "Nature",
-    "stripes": "Patterns",
-    "tiles": "Patterns",
-}
+_DOMAINS = {**dict.fromkeys(("waves", "clouds", "sand"), "Nature"), "stripes": "Patterns",
+            "tiles": "Patterns"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,15 +326,13 @@ def generate_mini_benchmark(
     videos = plan_videos(seed, videos_per_duration=videos_per_duration)
     rows = benchmark_rows(videos)
     manifest_path = folder / "manifest.json"
+    _write_subtitles(folder, videos)
     if manifest_path.exists():
         manifest = json.loads(manifest_path.read_text())
         if manifest["settings"] == settings:
             _check_files(folder, manifest["videos"])
-            _write_subtitles(folder, videos)
             return rows
-    folder.mkdir(parents=True, exist_ok=True)
     manifest_path.unlink(missing_ok=True)
-    _write_subtitles(folder, videos)
     entries = []
     everything = hashlib.sha256()
     for video in videos:
@@ -356,12 +349,9 @@ def generate_mini_benchmark(
                 "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             }
         )
-    published = (seed, videos_per_duration, side) == (
-        MINI_BENCHMARK_SEED,
-        VIDEOS_PER_DURATION,
-        FRAME_SIDE,
-    )
-    if published and MINI_BENCHMARK_SHA256 and everything.hexdigest() != MINI_BENCHMARK_SHA256:
+    own = (MINI_BENCHMARK_SEED, VIDEOS_PER_DURATION, FRAME_SIDE)
+    is_published = (seed, videos_per_duration, side) == own
+    if is_published and everything.hexdigest() != MINI_BENCHMARK_SHA256:
         raise RuntimeError(
             f"The frames drawn here hash to {everything.hexdigest()}, not to "
             f"{MINI_BENCHMARK_SHA256}: Pillow or NumPy draws differently, and on other frames it "
@@ -369,10 +359,8 @@ def generate_mini_benchmark(
         )
     (folder / "rows.json").write_text(json.dumps(rows, indent=1))
     manifest = {"settings": settings, "frames_sha256": everything.hexdigest(), "videos": entries}
-    # Renamed into place, so that a killed run never leaves half a manifest.
-    partial = folder / f"manifest.{os.getpid()}.tmp"
-    partial.write_text(json.dumps(manifest, indent=1))
-    partial.replace(manifest_path)
+    with write_atomically(manifest_path) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1))
     return rows
 
 
@@ -397,9 +385,8 @@ def _write_subtitles(folder: Path, videos: Iterable[MiniVideo]) -> None:
         path = folder / f"{video.name}.srt"
         if text is None or (path.exists() and path.read_text(encoding="utf-8") == text):
             continue
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with write_atomically(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _check_files(folder: Path, entries: Iterable[dict[str, str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,30 +23,22 @@ doc_to_text_subtitles = SUBTITLES.doc_to_text
 process_results_subtitles = SUBTITLES.process_results
 
 
-def process_docs(dataset: Any) -> Any:
-    """The questions of the suite that the one row of the data file states."""
-    return _documents(dataset, "longva_mini")
+def _docs_of(task: str) -> Callable[[Any], Any]:
+    def process_docs(dataset: Any) -> Any:
+        """The questions of the suite that the one row of the data file states."""
+        from datasets import Dataset
+
+        (setting,) = dataset
+        number = setting["videos_per_duration"]
+        folder = hf_home() / _FOLDER / str(number)
+        rows = ensure_mini_benchmark(folder, videos_per_duration=number)
+        documents = check_documents(
+            rows, TASK.read, name=TASK.name, columns=TASK.columns, present=list(rows[0])
+        )
+        return Dataset.from_list([{**d, "task": task, "suite": str(number)} for d in documents])
+
+    return process_docs
 
 
-def process_docs_small(dataset: Any) -> Any:
-    """The questions of the small suite."""
-    return _documents(dataset, "longva_mini_small")
-
-
-def process_docs_subtitles(dataset: Any) -> Any:
-    """The questions of the suite, to be asked with subtitles."""
-    return _documents(dataset, "longva_mini_subtitles")
-
-
-def _documents(dataset: Any, task: str) -> Any:
-    from datasets import Dataset
-
-    (setting,) = dataset
-    suite = str(setting["videos_per_duration"])
-    rows = ensure_mini_benchmark(
-        hf_home() / _FOLDER / suite, videos_per_duration=setting["videos_per_duration"]
-    )
-    documents = check_documents(
-        rows, TASK.read, name=TASK.name, columns=TASK.columns, present=list(rows[0])
-    )
-    return Dataset.from_list([{**doc, "task": task, "suite": suite} for doc in documents])
+process_docs, process_docs_small = _docs_of("longva_mini"), _docs_of("longva_mini_small")
+process_docs_subtitles = _docs_of("longva_mini_subtitles")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from longva_eval.errors import DataError
@@ -56,7 +55,7 @@ def doc_to_messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """The record, for the means and for that of its category."""
-    record = mmlongbench.answer_record(doc, results[0], _pictures())
+    record = mmlongbench.answer_record(doc, results[0], hf_home() / FOLDER / "mmlb_image")
     category = record["categories"]["category"]
     return {"average": record, "official_average": record, category: record}
 
@@ -71,25 +70,11 @@ def official_average(items: Sequence[Mapping[str, Any]]) -> float:
     return mmlongbench.average(items, score="official_score")
 
 
-def vrag(items: Sequence[Mapping[str, Any]]) -> float:
-    """Retrieved texts and a picture."""
-    return mmlongbench.category_mean(items, "vrag")
+def _mean_of(category: str) -> Callable[[Sequence[Mapping[str, Any]]], float]:
+    def mean(items: Sequence[Mapping[str, Any]]) -> float:
+        return mmlongbench.category_mean(items, category)
+
+    return mean
 
 
-def niah(items: Sequence[Mapping[str, Any]]) -> float:
-    """Needles in texts and pictures."""
-    return mmlongbench.category_mean(items, "niah")
-
-
-def icl(items: Sequence[Mapping[str, Any]]) -> float:
-    """Labels learnt from many examples."""
-    return mmlongbench.category_mean(items, "icl")
-
-
-def doc_vqa(items: Sequence[Mapping[str, Any]]) -> float:
-    """Questions on long documents."""
-    return mmlongbench.category_mean(items, "doc_vqa")
-
-
-def _pictures() -> Path:
-    return hf_home() / FOLDER / "mmlb_image"
+vrag, niah, icl, doc_vqa = map(_mean_of, ("vrag", "niah", "icl", "doc_vqa"))

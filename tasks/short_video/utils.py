@@ -6,6 +6,7 @@ answer that cannot be read is no answer, and a judge that fails is counted, not 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -150,12 +151,8 @@ def activitynetqa_text(doc: Mapping[str, Any]) -> str:
 def activitynetqa_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """Two records of one judgement: right or not, and the score out of 5."""
     text = results[0]
-
-    def request() -> dict[str, Any]:
-        arguments = (doc["question"], doc["answer"], text, 64)
-        return host_request("activitynetqa", "get_eval", *arguments)
-
-    judged = _judge(text, request, with_verdict=True)
+    request = ("activitynetqa", "get_eval", doc["question"], doc["answer"], text, 64)
+    judged = _judge(text, *request, with_verdict=True)
     verdict = judged.verdict if isinstance(judged, Judgement) else None
     return {
         "judge_accuracy": _judged_record(
@@ -178,22 +175,32 @@ def _read_activitynetqa(row: Mapping[str, Any]) -> dict[str, Any]:
 # --- Video-ChatGPT and Video-DD -------------------------------------------------------------------
 
 
-def videochatgpt_gen_docs(dataset: Any) -> Any:
-    """Checked documents of the generic questions."""
-    require_judge("longva_videochatgpt_gen")
-    return _described_docs(dataset, "Video-ChatGPT Generic")
+def _described_docs(task: str, title: str) -> Callable[[Any], Any]:
+    def process_docs(dataset: Any) -> Any:
+        """Checked documents; the data set has no ids, so a question's is its row."""
+        require_judge(task)
+        numbers = itertools.count()
+
+        def read(row: Mapping[str, Any]) -> dict[str, Any]:
+            return _open_document(
+                question_id=next(numbers),
+                video=row["video_name"],
+                question=row["question"],
+                answer=row["answer"],
+                categories={"all": None},
+            )
+
+        columns = ("video_name", "question", "answer")
+        return read_dataset(dataset, read, task=title, columns=columns)
+
+    return process_docs
 
 
-def videochatgpt_temporal_docs(dataset: Any) -> Any:
-    """Checked documents of the temporal questions."""
-    require_judge("longva_videochatgpt_temporal")
-    return _described_docs(dataset, "Video-ChatGPT Temporal")
-
-
-def video_dd_docs(dataset: Any) -> Any:
-    """Checked documents of Video-DD."""
-    require_judge("longva_video_dd")
-    return _described_docs(dataset, "Video-DD")
+videochatgpt_gen_docs = _described_docs("longva_videochatgpt_gen", "Video-ChatGPT Generic")
+videochatgpt_temporal_docs = _described_docs(
+    "longva_videochatgpt_temporal", "Video-ChatGPT Temporal"
+)
+video_dd_docs = _described_docs("longva_video_dd", "Video-DD")
 
 
 def videochatgpt_visual(doc: Mapping[str, Any]) -> list[str]:
@@ -208,42 +215,21 @@ def videochatgpt_text(doc: Mapping[str, Any]) -> str:
 
 def videochatgpt_gen_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """Three records, of three judgements."""
+    aspects = {"correctness": "correctness", "detail": "detailed_orientation", "context": "context"}
     return {
-        f"judge_{name}": _judged_as(doc, results[0], "videochatgpt", "get_eval_generic", aspect)
-        for name, aspect in (
-            ("correctness", "correctness"),
-            ("detail", "detailed_orientation"),
-            ("context", "context"),
-        )
+        f"judge_{name}": _judged_as(doc, results[0], "videochatgpt", aspect)
+        for name, aspect in aspects.items()
     }
 
 
 def videochatgpt_temporal_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """The record."""
-    judged = _judged_as(doc, results[0], "videochatgpt", "get_eval_generic", "temporal")
-    return {"judge_temporal": judged}
+    return {"judge_temporal": _judged_as(doc, results[0], "videochatgpt", "temporal")}
 
 
 def video_dd_result(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """The record."""
-    judged = _judged_as(doc, results[0], "video_detail_description", "get_eval_generic")
-    return {"judge_score": judged}
-
-
-def _described_docs(dataset: Any, task: str) -> Any:
-    numbers = iter(range(len(dataset)))
-
-    def read(row: Mapping[str, Any]) -> dict[str, Any]:
-        return _open_document(
-            question_id=next(numbers),  # the data set has no ids, so a question's is its row
-            video=row["video_name"],
-            question=row["question"],
-            answer=row["answer"],
-            categories={"all": None},
-        )
-
-    columns = ("video_name", "question", "answer")
-    return read_dataset(dataset, read, task=task, columns=columns)
+    return {"judge_score": _judged_as(doc, results[0], "video_detail_description")}
 
 
 # --- Video-ChatGPT, consistency: a pair of questions, asked one after the other, judged together --
@@ -287,21 +273,15 @@ def videochatgpt_consistency_result(
     texts = [first, second]
     # The pair fails or is unanswered if either is.
     weaker = FAILED if FAILED in texts else "" if not all(t.strip() for t in texts) else first
-
-    def request() -> dict[str, Any]:
-        return host_request(
-            "videochatgpt", "get_eval_consistency", doc["question"], doc["second_question"],
-            doc["answer"], first, second, 64,
-        )  # fmt: skip
-
-    judged = _judge(weaker, request)
+    asked = (doc["question"], doc["second_question"], doc["answer"], first, second, 64)
+    judged = _judge(weaker, "videochatgpt", "get_eval_consistency", *asked)
     record = _judged_record(doc, VIDEOCHATGPT, weaker, judged)
     more = {"second_question": doc["second_question"], "second_generated": second}
     return {"judge_consistency": record | {"generated": first} | more}
 
 
 def _reader_of_halves() -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    number = iter(range(1_000_000_000))
+    number = itertools.count()
 
     def read(row: Mapping[str, Any]) -> dict[str, Any]:
         asked = [
@@ -399,26 +379,20 @@ def _open_record(
     )
 
 
-def _judge(
-    text: str, request: Callable[[], dict[str, Any]], *, with_verdict: bool = False
-) -> Judgement | JudgeError | None:
+def _judge(text: str, *request: Any, with_verdict: bool = False) -> Judgement | JudgeError | None:
     """A judgement, why there is none, or None: nothing was said that could be judged."""
     if not text.strip() or text == FAILED:
         return None
     try:
-        return judge_from_environment().judge(request(), with_verdict=with_verdict)
+        judge = judge_from_environment()
+        return judge.judge(host_request(*request), with_verdict=with_verdict)
     except JudgeError as error:
         return error
 
 
-def _judged_as(
-    doc: Mapping[str, Any], text: str, host_folder: str, function: str, *aspect: str
-) -> dict[str, Any]:
-    def request() -> dict[str, Any]:
-        arguments = (doc["question"], doc["answer"], text, *aspect, 64)
-        return host_request(host_folder, function, *arguments)
-
-    return _judged_record(doc, VIDEOCHATGPT, text, _judge(text, request))
+def _judged_as(doc: Mapping[str, Any], text: str, host_folder: str, *aspect: str) -> dict[str, Any]:
+    request = ("get_eval_generic", doc["question"], doc["answer"], text, *aspect, 64)
+    return _judged_record(doc, VIDEOCHATGPT, text, _judge(text, host_folder, *request))
 
 
 def _judged_record(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from longva_eval.questions.documents import check_documents, media_names, media_path
 from longva_eval.questions.judge import JudgeError, judge_from_environment, require_judge
-from longva_eval.questions.outcomes import FAILED, mean_score, scored_record
+from longva_eval.questions.outcomes import FAILED, scored_record
 from longva_eval.tasks.vdc.vdc import Kind, answer_request, caption_prompts, match_request
 
 FOLDER = "vdc_test/Test_Videos"
@@ -35,29 +35,19 @@ def doc_to_visual(doc: Mapping[str, Any]) -> list[str]:
     return [str(media_path(FOLDER, f"{doc['video_name']}.mp4", suffixes=suffixes, entry="vdc"))]
 
 
-def doc_to_text_camera(doc: Mapping[str, Any]) -> str:
-    """What to write about the camera."""
-    return _prompt(doc, "camera")
+def _prompt_of(kind: Kind) -> Callable[[Mapping[str, Any]], str]:
+    def doc_to_text(doc: Mapping[str, Any]) -> str:
+        """One of the prompts of a kind; which follows from the video's name, so that runs agree."""
+        prompts = caption_prompts(kind)
+        digest = hashlib.sha256(str(doc["video_name"]).encode()).digest()
+        return prompts[int.from_bytes(digest[:8], "big") % len(prompts)]
+
+    return doc_to_text
 
 
-def doc_to_text_short(doc: Mapping[str, Any]) -> str:
-    """One sentence."""
-    return _prompt(doc, "short")
-
-
-def doc_to_text_background(doc: Mapping[str, Any]) -> str:
-    """What to write about the background."""
-    return _prompt(doc, "background")
-
-
-def doc_to_text_main_object(doc: Mapping[str, Any]) -> str:
-    """What to write about the main object."""
-    return _prompt(doc, "main_object")
-
-
-def doc_to_text_detailed(doc: Mapping[str, Any]) -> str:
-    """Everything."""
-    return _prompt(doc, "detailed")
+doc_to_text_camera, doc_to_text_short = _prompt_of("camera"), _prompt_of("short")
+doc_to_text_background, doc_to_text_detailed = _prompt_of("background"), _prompt_of("detailed")
+doc_to_text_main_object = _prompt_of("main_object")
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
@@ -67,7 +57,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
         try:
             verdicts = [_verdict(text, pair) for pair in doc["qa_list"]]
         except JudgeError as error:
-            verdicts, reason = [], f"judge: {error}"
+            reason = f"judge: {error}"
     yes = [float(verdict["verdict"] == "yes") for verdict in verdicts]
     record = scored_record(
         FAILED if reason else text,
@@ -83,11 +73,6 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
         reason=reason,
     )
     return {"accuracy": record, "judge_score": record}
-
-
-def accuracy(items: Sequence[Mapping[str, Any]]) -> float:
-    """Mean share of questions that a caption answers."""
-    return mean_score(items)
 
 
 def judge_score(items: Sequence[Mapping[str, Any]]) -> float:
@@ -113,13 +98,6 @@ def _verdict(caption: str, pair: Mapping[str, Any]) -> dict[str, Any]:
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else 0.0
-
-
-def _prompt(doc: Mapping[str, Any], kind: Kind) -> str:
-    """One of the prompts of a kind; which follows from the video's name, so that runs agree."""
-    prompts = caption_prompts(kind)
-    digest = hashlib.sha256(str(doc["video_name"]).encode()).digest()
-    return prompts[int.from_bytes(digest[:8], "big") % len(prompts)]
 
 
 def _read(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from longva_eval.questions.host_tasks import copy_of_host_task
 
-__all__ = ["KINDS", "Kind", "answer_request", "caption_prompts", "match_request"]
+__all__ = ["Kind", "answer_request", "caption_prompts", "match_request"]
 
 Kind = Literal["camera", "short", "background", "main_object", "detailed"]
-KINDS: Final[tuple[Kind, ...]] = ("camera", "short", "background", "main_object", "detailed")
 """What a caption is to be about, in the order of the published tables."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,24 +21,17 @@ process_docs_subtitles, doc_to_text_subtitles = SUBTITLES.process_docs, SUBTITLE
 process_results_subtitles = SUBTITLES.process_results
 
 
-def process_docs_short(dataset: Any) -> Any:
-    """Checked documents on short videos."""
-    return _of_duration(dataset, "short")
+def _docs_of(duration: str) -> Callable[[Any], Any]:
+    def process_docs(dataset: Any) -> Any:
+        """Checked documents on videos of one duration."""
+        documents = replace(TASK, breakdown=f"longva_videomme_{duration}").process_docs(dataset)
+        chosen = documents.filter(lambda doc: doc["categories"]["duration"] == duration)
+        if not len(chosen):
+            raise DataError(f"Video-MME: none of {len(documents)} rows is on a {duration} video.")
+        return chosen
+
+    return process_docs
 
 
-def process_docs_medium(dataset: Any) -> Any:
-    """Checked documents on medium videos."""
-    return _of_duration(dataset, "medium")
-
-
-def process_docs_long(dataset: Any) -> Any:
-    """Checked documents on long videos."""
-    return _of_duration(dataset, "long")
-
-
-def _of_duration(dataset: Any, duration: str) -> Any:
-    documents = replace(TASK, breakdown=f"longva_videomme_{duration}").process_docs(dataset)
-    chosen = documents.filter(lambda doc: doc["categories"]["duration"] == duration)
-    if not len(chosen):
-        raise DataError(f"Video-MME: none of {len(documents)} rows is on a {duration} video.")
-    return chosen
+process_docs_short, process_docs_medium = _docs_of("short"), _docs_of("medium")
+process_docs_long = _docs_of("long")

@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from longva_eval import embedded
 from longva_eval.errors import EvaluationError, MediaError, SettingsError
+from longva_eval.files import hf_home
 from longva_eval.needle.grid import Cell, NeedleGrid, TestGrid, seconds_shown
 from longva_eval.needle.items import OPTION, Item, ItemSettings
 from longva_eval.needle.kinds import DRAWN_TESTS, drawn_items
@@ -32,10 +32,10 @@ from longva_eval.needle.media import (
 )
 from longva_eval.needle.results import is_answer
 from longva_eval.questions.answers import read_choice
+from longva_eval.questions.documents import VIDEO_SUFFIXES
 from longva_eval.questions.outcomes import FAILED
 from longva_eval.text import parse_range, parse_whole_range
 
-VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi"}
 _KEPT = (
     "question_id", "test", "num_frames", "depth", "spread", "insert_index", "insert_indices",
     "distractor_indices", "times", "needle", "needle_name", "answer", "floor",
@@ -126,7 +126,7 @@ def doc_to_clip_file(doc: Mapping[str, Any]) -> list[str]:
     digests = [source["digest"] for source in _haystack(tuple(doc["haystack"])).sources]
     parts = [digests, _item(doc).describe(), vars(_cell(doc)), CLIP_FORMAT]
     name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16] + ".mp4"
-    path = _hf_home() / "vniah" / "clips" / name
+    path = hf_home() / "vniah" / "clips" / name
     if not path.is_file():
         write_clip(doc_to_pictures(doc), path)
     return [str(path)]
@@ -165,30 +165,23 @@ def process_forced(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, 
     return {"vniah_accuracy": _record(doc, outcome, generated, "teacher_forced") | shown}
 
 
-def process_generated_from_frames(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The score of a generated answer to frames that were handed over as pictures."""
-    return _generated(doc, results[0], "generated, frames as pictures")
+def _generated(scoring: str) -> Callable[[Mapping[str, Any], Sequence[str]], dict[str, Any]]:
+    def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
+        """The score of a generated answer."""
+        outcome = _outcome(doc, results[0])
+        return {"vniah_accuracy": _record(doc, outcome, results[0], f"generated, {scoring}")}
+
+    return process_results
 
 
-def process_generated_from_clip(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The score of a generated answer to a clip that the model sampled by itself."""
-    return _generated(doc, results[0], "generated, composed clip")
+process_generated_from_frames = _generated("frames as pictures")
+process_generated_from_clip = _generated("composed clip")
 
 
 def process_generated(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """The score of a generated answer to frames shown as the row wants it."""
-    if doc["show"] == "clip":
-        return process_generated_from_clip(doc, results)
-    return process_generated_from_frames(doc, results)
-
-
-def mean_score(items: Sequence[Mapping[str, Any]]) -> float:
-    """Share of right answers over the whole grid; unread answers count as wrong."""
-    return sum(float(item["score"]) for item in items) / len(items)
-
-
-def _generated(doc: Mapping[str, Any], text: str, scoring: str) -> dict[str, Any]:
-    return {"vniah_accuracy": _record(doc, _outcome(doc, text), text, scoring)}
+    is_clip = doc["show"] == "clip"
+    return (process_generated_from_clip if is_clip else process_generated_from_frames)(doc, results)
 
 
 def _outcome(doc: Mapping[str, Any], text: str) -> str:
@@ -242,7 +235,7 @@ def _item(doc: Mapping[str, Any]) -> Item:
 
 def _media_of(row: Mapping[str, Any]) -> tuple[list[Path], str]:
     """Haystack videos and the source of the needles that a grid names."""
-    folder = _hf_home() / "vniah"
+    folder = hf_home() / "vniah"
     needles = str(row.get("needles", "hf_home"))
     if needles == "embedded":
         needles = str(embedded.NEEDLES)
@@ -263,11 +256,6 @@ def _media_of(row: Mapping[str, Any]) -> tuple[list[Path], str]:
             "shared; the task vniah_small brings its own video."
         )
     return videos, needles
-
-
-def _hf_home() -> Path:
-    """lmms-eval's folder for the media of video tasks."""
-    return Path(os.path.expandvars(os.getenv("HF_HOME", "~/.cache/huggingface"))).expanduser()
 
 
 @functools.lru_cache(maxsize=8)

@@ -71,7 +71,7 @@ def test_every_form_has_the_same_scores(runs: list[Run]) -> None:
     rows = json.loads(render(tables, "json"))
     frame = runs_frame(runs).set_index(["run", "task", "metric"])
     page = {
-        (row.each.run.name, task): row.score
+        (row["each"].run.name, task): row["score"]
         for task, group in score_rows(shown_runs([PageRun(run=run) for run in runs]))
         for row in group
     }
@@ -132,9 +132,10 @@ def test_every_form_has_the_same_differences(runs: list[Run]) -> None:
     made, _ = differences(shown_runs([PageRun(run=run) for run in runs]))
     assert len(made) == len(rows)
     for row, drawn in zip(rows, made, strict=True):
-        assert drawn.difference == signed(row["value"], 1)
-        assert drawn.interval == interval(row)
-        assert (drawn.only_second, drawn.only_first) == (row["run_better"], row["baseline_better"])
+        assert drawn["difference"] == signed(row["value"], 1)
+        assert drawn["interval"] == interval(row)
+        assert drawn["only_second"] == row["run_better"]
+        assert drawn["only_first"] == row["baseline_better"]
     for form in ("terminal", "md", "html", "latex"):
         text = _plain(render([table], form, width=200))
         for row in rows:

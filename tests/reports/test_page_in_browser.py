@@ -38,7 +38,8 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = {"video": file, "frames": (0, 9, 19), "num_frames_total": 20}
     hostile = sample(
         60, text=HOSTILE, question=HOSTILE, options=(HOSTILE, "b", "c", "d"),
-        categories={"duration": HOSTILE}, facts={"option_probabilities": [0.7, 0.1, 0.1, 0.1]},
+        categories={"duration": HOSTILE},
+        facts={"option_probabilities": {"A": 0.7, "B": 0.1, "C": 0.1, "D": 0.1}},
     )  # fmt: skip
     first = write_run(tmp_path / "a", [*questions(20, 60, **given), hostile])
     second = write_run(tmp_path / "b", [*questions(45, 60), hostile], model=HOSTILE[:40])

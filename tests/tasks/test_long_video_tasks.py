@@ -13,7 +13,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import long_video_data as data
 import processes
@@ -26,7 +26,7 @@ from longva_eval.local.prepare import prepare, read_layouts
 from longva_eval.questions.documents import answer_letter, split_options
 from longva_eval.questions.outcomes import FAILED, category_rows, mean_score, share_answered
 from longva_eval.tasks.mmlongbench import mmlongbench
-from longva_eval.tasks.vdc.vdc import KINDS, caption_prompts, match_request
+from longva_eval.tasks.vdc.vdc import Kind, caption_prompts, match_request
 
 TASKS = TESTS.parent / "tasks"
 
@@ -672,7 +672,7 @@ def test_a_caption_is_judged_question_by_question(judge: type[_Judge]) -> None:
 
 def test_vdc_prompts_are_the_hosts_and_follow_from_the_video() -> None:
     module = utils("vdc")
-    for kind in KINDS:
+    for kind in get_args(Kind):
         prompt = getattr(module, f"doc_to_text_{kind}")({"video_name": "v1"})
         assert prompt in caption_prompts(kind)
         assert prompt == getattr(module, f"doc_to_text_{kind}")({"video_name": "v1"})
