@@ -73,6 +73,7 @@ def test_needles_are_selected_pressed_and_counted(tmp_path: Path) -> None:
     write_page([tmp_path], page, film_megabytes=0)
     text = page.read_text()
     assert "longva-tiny, kv press: random:0.5" in text
+    assert "for its interval" not in text, "cells of a study have none"
     assert "kv_press=random:0.5, frame_policy=scene" in text, "each point is a run of the page"
     before = (tmp_path / "scores.md").read_text()
     assert main([str(tmp_path / "study.yaml"), "--out", str(tmp_path)]) == 0
