@@ -230,7 +230,7 @@ def _differing(pairs: Sequence[tuple[Sample, Sample]]) -> dict[str, int | None]:
 
 def _frames_of(sample: Sample) -> object:
     videos = [as_mapping(video) for video in sample.facts.get("videos") or ()]
-    indices = [video.get("frame_indices", video.get("indices")) for video in videos]
+    indices = [video.get("frame_indices") for video in videos]
     return indices if indices and all(isinstance(each, list) for each in indices) else None
 
 

@@ -98,6 +98,7 @@ def _log(each: PageRun, task: TaskRun, strips: dict[str, Any]) -> Any:
     )
 
     run = each.run
+    host = str(run.results.get("lmms_eval_version") or "unknown")
     scorer = task.metric or "score"
     found, scale = score_of(task), task.scale
     numbers: dict[str, float | None] = {}
@@ -127,7 +128,7 @@ def _log(each: PageRun, task: TaskRun, strips: dict[str, Any]) -> Any:
                 sample_ids=[sample.id for sample in samples],
             ),
             config=EvalConfig(limit=int(run.limit) if run.limit and run.limit >= 1 else None),
-            packages={"longva-eval": __version__, "lmms-eval": _version(run)},
+            packages={"longva-eval": __version__, "lmms-eval": host},
             metadata={
                 "problems": [p.text for p in run.problems_of(task.name)],
                 "recipe": run.recipe,
@@ -149,10 +150,6 @@ def _log(each: PageRun, task: TaskRun, strips: dict[str, Any]) -> Any:
         stats=EvalStats(started_at=_created(run.date), completed_at=_created(run.date, run)),
         samples=samples,
     )
-
-
-def _version(run: Run) -> str:
-    return str(run.results.get("lmms_eval_version") or "unknown")
 
 
 def _created(date: str, until: Run | None = None) -> str:

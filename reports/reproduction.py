@@ -18,10 +18,10 @@ from longva_eval.reports.explain import warnings_of
 from longva_eval.reports.reading.needle_runs import read_needle_run
 from longva_eval.reports.reading.run import Run, TaskRun
 from longva_eval.reports.reading.runs import read_run
-from longva_eval.reports.reading.samples import Sample
 from longva_eval.reports.reading.scores import Score, score_of
-from longva_eval.reports.tables.benchmarks import Benchmark, benchmark_of, value_of
+from longva_eval.reports.tables.benchmarks import Benchmark, benchmark_of
 from longva_eval.reports.tables.grids import by_length
+from longva_eval.reports.tables.measured import Place, score_at
 from longva_eval.reports.tables.published import (
     PublishedRow,
     find_benchmark,
@@ -109,13 +109,14 @@ def reproduced(
             found += _of_grid(run, tasks, row)
             continue
         for place, column in enumerate(benchmark.columns):
-            own = [task for task in tasks if _is_of(task, column.benchmark or benchmark.name)]
+            name = column.benchmark or benchmark.name
+            own = [each for each in tasks if (b := benchmark_of(each.name)) and b.name == name]
             # What stands in for the data of a benchmark has its columns.
             task = own[0] if own else None if column.benchmark and len(tasks) > 1 else tasks[0]
             score, is_known = None, bool(own)
             if task is not None:
-                chosen = _part(task, benchmark, column.value)
-                score = score_of(task, chosen) if chosen else None
+                at = Place(column=place, task=task, shown=column, split=benchmark.split)
+                score = score_at(at)
                 is_known = is_known and _is_whole(run, task)
             paper = row.percent(place) if row else None
             found.append(
@@ -141,15 +142,6 @@ def _of_grid(run: Run, tasks: Sequence[TaskRun], row: PublishedRow | None) -> li
         )
         for length in lengths
     ]
-
-
-def _is_of(task: TaskRun, name: str) -> bool:
-    known = benchmark_of(task.name)
-    return known is not None and known.name == name
-
-
-def _part(task: TaskRun, benchmark: Benchmark, value: str) -> list[Sample]:
-    return [s for s in task.samples if not value or value_of(s, benchmark.split) == value]
 
 
 def _is_whole(run: Run, task: TaskRun) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from longva_eval.errors import DataError
+from longva_eval.questions.documents import letter_of
 from longva_eval.reports.reading.samples import Sample
 from longva_eval.reports.rules import official
 
@@ -178,10 +179,6 @@ def _rows_videomme(questions: Sequence[Sample], _read: Letters) -> list[RuleScor
 # ---- LongVideoBench -----------------------------------------------------------------------------
 
 
-def _build_longvideobench(questions: Sequence[Sample]) -> dict[str, str]:
-    return {str(question.question_id): question.generated for question in questions}
-
-
 def _check_texts(content: Any) -> list[str]:
     return [
         f"question {name}: the answer {text!r} is no text"
@@ -252,7 +249,8 @@ def _check_mmmu(content: Any) -> list[str]:
 
 
 def _mmmu_letter(question: Sample) -> str | None:
-    options = dict(zip(_letters(question), _bare(question), strict=True))
+    bare = [re.sub(r"^\(?[A-Z][.)]\s*", "", option) for option in question.options]
+    options = {letter_of(number): text for number, text in enumerate(bare)}
     return official.mmmu_letter(question.generated, options)
 
 
@@ -380,20 +378,11 @@ def _short(text: str) -> str:
     return shown if len(shown) <= 60 else f'{shown[:56]}..."'
 
 
-def _letters(question: Sample) -> list[str]:
-    return [chr(ord("A") + number) for number in range(len(question.options))]
-
-
-def _bare(question: Sample) -> list[str]:
-    """The options without their letters."""
-    return [re.sub(r"^\(?[A-Z][.)]\s*", "", option) for option in question.options]
-
-
 def _lettered(options: Sequence[str]) -> list[str]:
     """The options with their letters, as the template has them."""
     return [
-        option if option.startswith(f"{chr(65 + number)}.") else f"{chr(65 + number)}. {option}"
-        for number, option in enumerate(options)
+        option if option.startswith(f"{letter_of(n)}.") else f"{letter_of(n)}. {option}"
+        for n, option in enumerate(options)
     ]
 
 
@@ -432,7 +421,7 @@ BOARDS: Final[Mapping[str, Board]] = {
             name="longvideobench",
             title="LongVideoBench",
             tasks={"longva_longvideobench_test": 5341, "longva_longvideobench_val": 1337},
-            build=_build_longvideobench,
+            build=lambda questions: {str(q.question_id): q.generated for q in questions},
             check=_check_texts,
             rule=Rule(
                 letter=lambda q: official.longvideobench_letter(q.generated),

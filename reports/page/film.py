@@ -141,10 +141,10 @@ def plan_videos(files: Sequence[Path], videos: Sequence[Mapping[str, Any]]) -> S
     seen: list[tuple[SeenFrame, str]] = []
     expected = []
     for number, (file, video) in enumerate(zip(files, videos, strict=True), start=1):
-        indices = video.get("frame_indices", video.get("indices"))
+        indices = video.get("frame_indices")
         if not isinstance(indices, Sequence) or not all(_is_index(index) for index in indices):
             return "The run did not record which frames the model saw."
-        times = video.get("timestamps_seconds", video.get("timestamps"))
+        times = video.get("timestamps_seconds")
         timed = isinstance(times, Sequence) and len(times) == len(indices)
         total = video.get("num_frames_total")
         if isinstance(total, int):

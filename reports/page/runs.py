@@ -71,8 +71,7 @@ def read_page_runs(path: Path) -> list[PageRun]:
         try:
             return [PageRun(run=read_run(path), folder=folder)]
         except MediaError:
-            files = path.rglob("cells*.jsonl") if path.is_dir() else ()
-            found = sorted({file.parent for file in files if is_needle_folder(file.parent)})
+            found = sorted(file.parent for file in path.rglob("cells.jsonl"))
             if not found:
                 raise
     pairs = [read_needle_run(each) for each in found]

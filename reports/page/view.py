@@ -26,7 +26,7 @@ from longva_eval.reports.page.media import plan_film
 from longva_eval.reports.page.page import build_page
 from longva_eval.reports.page.rendering import render
 from longva_eval.reports.page.runs import PageRun
-from longva_eval.reports.reading.needle_runs import is_needle_folder, read_needle_run
+from longva_eval.reports.reading.needle_runs import read_needle_run
 from longva_eval.reports.reading.runs import read_runs
 from longva_eval.running.journal import UnfinishedRun, unfinished_runs
 
@@ -114,9 +114,8 @@ def _all_runs(folder: Path) -> list[PageRun]:
     except MediaError:  # none of lmms-eval
         runs = []
     for cells in sorted(folder.rglob("cells.jsonl")):
-        if is_needle_folder(cells.parent):
-            run, controls = read_needle_run(cells.parent)
-            runs.append(PageRun(run=run, controls=controls, folder=folder))
+        run, controls = read_needle_run(cells.parent)
+        runs.append(PageRun(run=run, controls=controls, folder=folder))
     return runs
 
 

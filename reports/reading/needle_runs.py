@@ -47,10 +47,8 @@ Grid = Mapping[tuple[int, float], list[Sample]]
 
 
 def is_needle_folder(path: Path) -> bool:
-    """Whether `longva-eval niah` has written, or begun to write, its results here."""
-    return path.is_dir() and any(
-        (path / name).is_file() for name in ("cells.jsonl", "cells.partial.jsonl")
-    )
+    """Whether `longva-eval niah` has written its results here."""
+    return (path / "cells.jsonl").is_file()
 
 
 def read_needle_run(path: Path) -> tuple[Run, Controls | None]:
@@ -64,13 +62,6 @@ def read_needle_run(path: Path) -> tuple[Run, Controls | None]:
     """
     problems: list[Problem] = []
     file = path / "cells.jsonl"
-    if not file.is_file():
-        file = path / "cells.partial.jsonl"
-        text = (
-            f"{path} holds cells.partial.jsonl only: the needle test was not finished, and what is "
-            "shown is the part of the grid that was answered."
-        )
-        problems.append(Problem(kind="truncated", text=text, task=NEEDLE_TASK))
     record = _read_mapping(path / "run.json", problems)
     needles = [as_mapping(needle) for needle in record.get("needles") or []]
     needles = [needle for needle in needles if not needle.get("rotation")]

@@ -656,32 +656,20 @@ def _outcome(text: str, score: float, record: Mapping[str, Any], is_right_or_wro
 
 def _frames(facts: Mapping[str, Any]) -> tuple[int | None, int | None, tuple[float, ...]]:
     """Frames asked and seen over all videos of a question, and their times."""
-    videos = [v for v in facts.get("videos") or () if isinstance(v, Mapping)]
+    videos = [as_mapping(video) for video in facts.get("videos") or ()]
 
-    def total(*names: str) -> int | None:
-        whole = next((n for name in names if (n := as_number(facts.get(name))) is not None), None)
-        if whole is not None:
-            return int(whole)
-        each = [
-            next((n for name in names if (n := as_number(v.get(name))) is not None), None)
-            for v in videos
-        ]
-        return (
-            int(sum(n for n in each if n is not None)) if any(n is not None for n in each) else None
-        )
+    def total(name: str) -> int | None:
+        given = [facts.get(name)] if name in facts else [v.get(f"num_{name}") for v in videos]
+        known = [number for value in given if (number := as_number(value)) is not None]
+        return int(sum(known)) if known else None
 
     times: list[float] = []
     for video in videos:
-        given = video.get("timestamps_seconds", video.get("timestamps"))
+        given = video.get("timestamps_seconds")
         # Hundreds a question: tested by adding them up, which is one pass in C.
         if isinstance(given, list) and _adds_up(given):
             times += given
-    seen = total("num_frames_seen", "frames_seen")
-    if seen is None:
-        indices = [v.get("frame_indices", v.get("indices")) for v in videos]
-        if any(isinstance(each, list) for each in indices):
-            seen = sum(len(each) for each in indices if isinstance(each, list))
-    return total("num_frames_asked", "frames_asked"), seen, tuple(times)
+    return total("frames_asked"), total("frames_seen"), tuple(times)
 
 
 # Small helpers ------------------------------------------------------------------------------------

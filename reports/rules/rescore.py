@@ -63,10 +63,6 @@ def _mlvu_dev(question: _Question) -> str | None:
     return before[-1:] if bracket else question.text
 
 
-def _ours(question: _Question) -> str | None:
-    return read_choice(question.text, question.options)
-
-
 def _vlmevalkit(date: str) -> Mapping[str, _Rule]:
     verbose = date >= "2026-06"
     return {
@@ -79,7 +75,7 @@ def _vlmevalkit(date: str) -> Mapping[str, _Rule]:
     }
 
 
-_OURS: Final = _Rule(read=_ours)
+_OURS: Final = _Rule(read=lambda q: read_choice(q.text, q.options))
 _HOST: Final = _Rule(read=lambda q: host_letter(q.text))
 _HOST_MMMU: Final = _Rule(read=lambda q: host_mmmu_letter(q.text, q.options), unread="drawn")
 _LONGVIDEOBENCH: Final = _Rule(read=lambda q: longvideobench_letter(q.text), unread="drawn")

@@ -29,7 +29,7 @@ from longva_eval.reports.tables.labels import params_of, run_labels
 from longva_eval.reports.tables.notes import Notes
 from longva_eval.reports.tables.rows import Draft, Value
 
-__all__ = ["Place", "further_metrics", "measured_drafts", "only"]
+__all__ = ["Place", "further_metrics", "measured_drafts", "only", "score_at"]
 
 _UNRANKED: Final = frozenset(["limit", "truncated", "damaged", "number of samples", "repeated"])
 """Problems that keep a run out of the ranking."""
@@ -75,12 +75,12 @@ def measured_drafts(
         row = _row_of(run, (label, name), tasks, reference, notes, beside_published)
         kept = replace(row, values={}, label="", marks=[], is_ranked=False)
         for place in places:
-            found = _score(place)
+            found = score_at(place)
             if found is not None:
                 row.values[place.column] = _value(found, place, row.facts)
             rest = [s for s in place.task.samples if s.outcome != "failed"]
             if len(rest) < len(place.task.samples):
-                without = _score(place, rest)
+                without = score_at(place, rest)
                 if without is not None:
                     facts = {**row.facts, "kind": "without failed"}
                     kept.values[place.column] = _value(without, place, facts)
@@ -146,7 +146,7 @@ def _row_of(
     )
 
 
-def _score(place: Place, samples: Sequence[Sample] | None = None) -> Score | None:
+def score_at(place: Place, samples: Sequence[Sample] | None = None) -> Score | None:
     """What a run has for a column, of all its questions or of some."""
     task, shown = place.task, place.shown
     if shown.value:

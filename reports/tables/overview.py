@@ -231,7 +231,6 @@ def _task_lines(run: Run, task: TaskRun, width: int) -> list[str]:
         blank = (Cell() for _ in range(3 + len(_shown_outcomes(task))))
         rows.append(Row(cells=(Cell(text=name), *blank), rule_above=True))
         rows += members
-    whole = score_of(task)
     unit = f"{task.unit}{'' if task.higher_is_better else ' ↓'}"
     columns = (
         Column(title="", is_number=False),
@@ -243,49 +242,48 @@ def _task_lines(run: Run, task: TaskRun, width: int) -> list[str]:
     table = Table(title="", columns=columns, rows=tuple(rows))
     lines += ["  " + line for line in render([table], "terminal", width=width - 2).splitlines()]
     lines += ["", *_outcome_bar(task, width)]
-    own = task.main_metric()
-    if whole is not None and whole.is_few:
-        text = f"few: {whole.few}, too few for a narrow interval; it leans on the worst case."
+    for text in [*_of_the_score(run, task), *_beside_the_score(task)]:
         lines += _wrap(text, width, "  ")
+    return lines + _worth_a_look(task, width)
+
+
+def _of_the_score(run: Run, task: TaskRun) -> list[str]:
+    """What the score is, its interval, and the task's further metrics."""
+    texts = []
+    whole, own = score_of(task), task.main_metric()
+    if whole is not None and whole.is_few:
+        texts.append(
+            f"few: {whole.few}, too few for a narrow interval; it leans on the worst case."
+        )
     further = [m for m in task.metrics if m.label in further_metrics(task)]
     if own is not None and (further or not own.higher_is_better):
         less = "" if own.higher_is_better else "; less is better (↓)"
-        lines += _wrap(f"The score is {own.label}{less}.", width, "  ")
-    lines += [f"  {_written(task, metric)}" for metric in further]
-    if (
-        own is not None
-        and own.percent is not None
-        and any(p.kind == "aggregate" for p in run.problems_of(task.name))
-    ):
-        text = f"The task's own score, {own.name}: {own.percent:.1f} %; see below."
-        lines += _wrap(text, width, "  ")
-    videos = len({question.cluster for question in task.samples})
-    source = task.read_from.get("cluster")
-    if source:
-        lines += _wrap(
-            f"Intervals are clustered by {videos:,} videos or pictures ({source}).", width, "  "
-        )
-    lines += _beside_the_score(task, width)
-    lines += _worth_a_look(task, width)
-    return lines
+        texts.append(f"The score is {own.label}{less}.")
+    texts += [_written(task, metric) for metric in further]
+    is_other = any(p.kind == "aggregate" for p in run.problems_of(task.name))
+    if own is not None and own.percent is not None and is_other:
+        texts.append(f"The task's own score, {own.name}: {own.percent:.1f} %; see below.")
+    if source := task.read_from.get("cluster"):
+        videos = len({question.cluster for question in task.samples})
+        texts.append(f"Intervals are clustered by {videos:,} videos or pictures ({source}).")
+    return texts
 
 
-def _beside_the_score(task: TaskRun, width: int) -> list[str]:
+def _beside_the_score(task: TaskRun) -> list[str]:
     """Rotations of the options, how often each letter is chosen, and calibration."""
-    lines: list[str] = []
+    texts: list[str] = []
     rotated = [scores for q in task.samples if q.is_scored and (scores := rotation_scores(q))]
     if rotated:
         every = sum(min(scores) for scores in rotated) / len(rotated)
         mean = sum(sum(scores) / len(scores) for scores in rotated) / len(rotated)
-        text = (
+        texts.append(
             f"Circular: {100 * every:.1f} % of {len(rotated):,} questions are right under every "
             f"rotation of the options; {100 * mean:.1f} % of all rotations are right."
         )
-        lines += _wrap(text, width, "  ")
     shares = letter_shares(task.samples)
     if len(shares) > 1 and all(len(letter) == 1 for letter in shares):
         told = ", ".join(f"{x} {100 * a:.0f} ({100 * b:.0f})" for x, (a, b) in shares.items())
-        lines += _wrap(f"Letters chosen, and right, in percent: {told}.", width, "  ")
+        texts.append(f"Letters chosen, and right, in percent: {told}.")
     found = calibration(task.samples)
     if found is not None:
         text = (
@@ -294,8 +292,8 @@ def _beside_the_score(task: TaskRun, width: int) -> list[str]:
         )
         if found.mass < 0.5:
             text += ": the model does not answer by letters, so that the error means little"
-        lines += _wrap(f"{text}.", width, "  ")
-    return lines
+        texts.append(f"{text}.")
+    return texts
 
 
 def _score_row(label: str, questions: Sequence[Sample], task: TaskRun) -> Row:
@@ -380,16 +378,14 @@ def _worth_a_look(task: TaskRun, width: int) -> list[str]:
     if repeating:
         lines += ["", f"  {repeating:,} answers repeat themselves."]
     slow = sorted((q for q in task.samples if q.seconds is not None), key=lambda q: -q.seconds)  # type: ignore[operator]  # filtered
-    long = sorted(
-        (q for q in task.samples if q.num_prompt_tokens),
-        key=lambda q: -(q.num_prompt_tokens or 0),
-    )
-    if slow:
-        shown = ", ".join(f"{_id(q)} ({q.seconds:.1f} s)" for q in slow[:3])
-        lines += ["", *_wrap(f"Slowest: {shown}", width, "  ")]
-    elif long:
-        shown = ", ".join(f"{_id(q)} ({q.num_prompt_tokens:,} tokens)" for q in long[:3])
-        lines += ["", *_wrap(f"Longest prompts: {shown}", width, "  ")]
+    told = [f"{_id(q)} ({q.seconds:.1f} s)" for q in slow]
+    if not slow:
+        long = [(q.num_prompt_tokens, q) for q in task.samples if q.num_prompt_tokens]
+        long.sort(key=lambda each: -each[0])
+        told = [f"{_id(q)} ({tokens:,} tokens)" for tokens, q in long]
+    if told:
+        title = "Slowest" if slow else "Longest prompts"
+        lines += ["", *_wrap(f"{title}: {', '.join(told[:3])}", width, "  ")]
     return lines
 
 

@@ -206,7 +206,8 @@ def published_rows(
         values = own[key]
         source = Source(key[0], key[1], _notes(values))
         for have, known, sources in merged:
-            if _same_setting(have, key) and _agree(known, values):
+            same = _compare(known, values)
+            if _same_setting(have, key) and same and all(same.values()):
                 sources.append(source)
                 if have[4] == key[4]:
                     for column, score in values.items():
@@ -227,7 +228,7 @@ def published_rows(
                 other is not key
                 and key[4] == other[4]
                 and _same_setting(other, key)
-                and _differ(values, others)
+                and False in _compare(values, others).values()
                 for other, others, _ in merged
             ),
         )
@@ -293,22 +294,16 @@ def _same_setting(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     )
 
 
-def _agree(one: Mapping[int, PublishedScore], other: Mapping[int, PublishedScore]) -> bool:
-    common = one.keys() & other.keys()
-    return bool(common) and all(
-        one[column].subset == other[column].subset
-        and _same_number(one[column].value, other[column].value)
-        for column in common
-    )
-
-
-def _differ(one: Mapping[int, PublishedScore], other: Mapping[int, PublishedScore]) -> bool:
-    """Whether two rows print two numbers for one thing."""
-    return any(
-        one[column].subset == other[column].subset
-        and not _same_number(one[column].value, other[column].value)
+def _compare(
+    one: Mapping[int, PublishedScore], other: Mapping[int, PublishedScore]
+) -> dict[int, bool | None]:
+    """Whether two rows print the same number, by common column; None for two different subsets."""
+    return {
+        column: _same_number(one[column].value, other[column].value)
+        if one[column].subset == other[column].subset
+        else None
         for column in one.keys() & other.keys()
-    )
+    }
 
 
 def _same_number(one: str, other: str) -> bool:

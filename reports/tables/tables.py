@@ -38,6 +38,7 @@ __all__ = [
 
 Format = Literal["terminal", "md", "latex", "html", "csv", "json"]
 FORMATS: Final[tuple[Format, ...]] = ("terminal", "md", "latex", "html", "csv", "json")
+_PLAIN: Final[dict[str, Any]] = {"indent": 1, "ensure_ascii": False, "allow_nan": False}
 NoteChoice = Literal["none", "short", "full"]
 """Of the notes below a table: none, all but the sources, all."""
 
@@ -132,7 +133,8 @@ def render(
     """
     if form in ("csv", "json"):
         data = [line for table in tables for row in table.rows for line in row.data]
-        return _csv(data) if form == "csv" else _json(data)
+        # null where nothing is known
+        return _csv(data) if form == "csv" else f"{json.dumps(data, **_PLAIN)}\n"
     if form == "latex":
         from longva_eval.reports.tables.latex import latex
 
@@ -183,10 +185,6 @@ def joined_marks(marks: Sequence[str]) -> str:
 def with_minus(text: str) -> str:
     """The text with real minus signs."""
     return re.sub(r"(?<!\w)-(?=\d)", "\u2212", text)
-
-
-def _indent(text: str) -> int:
-    return len(text) - len(text.lstrip(" "))
 
 
 # Terminal -----------------------------------------------------------------------------------------
@@ -292,14 +290,15 @@ def _markdown(table: Table) -> str:
 
 
 def _md_cell(cell: Cell) -> str:
-    text = _md(cell.text.lstrip(" "))
+    words = cell.text.lstrip(" ")
+    text = _md(words)
     text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(cell.rank, text)
     if cell.error:
         text += f" ±{_md(cell.error)}"
     if cell.remark:
         text += f" {_md(cell.remark)}"
     text += f"<sup>{_md(joined_marks(cell.marks))}</sup>" if cell.marks else ""
-    return "&nbsp;" * _indent(cell.text) + text
+    return "&nbsp;" * (len(cell.text) - len(words)) + text
 
 
 def _md(text: str) -> str:
@@ -325,8 +324,3 @@ def _csv_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "" if value is None else str(value)
-
-
-def _json(data: Sequence[Mapping[str, Any]]) -> str:
-    """A list of the same lines; null where nothing is known."""
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -442,7 +442,7 @@ def _official_score(part: Part, asked: Question, said: str, *, number: int) -> f
         return float((default if label is None else label) == _yes_or_no(str(asked.answer)))
     rule: dict[str, Callable[[str, Any], float]] = {
         "sub_em": _contains,
-        "soft_acc": _same_sum,
+        "soft_acc": lambda said, answer: float(sum(_counts(said)) == sum(answer)),
         "mc_acc": _letter,
         "cls_acc": _label,
     }
@@ -454,10 +454,6 @@ def _contains(said: str, answers: Any) -> float:
     for answer in [answers] if isinstance(answers, str) else answers:
         flat.extend(answer if isinstance(answer, list) else [answer])
     return float(any(_normal(str(answer)) in _normal(said) for answer in flat))
-
-
-def _same_sum(said: str, answer: Sequence[int]) -> float:
-    return float(sum(_counts(said)) == sum(answer))
 
 
 def _counts(said: str) -> list[float]:
