@@ -15,7 +15,7 @@ from pathlib import Path
 
 from longva_eval.needle.results import read_accuracies
 from longva_eval.reports.figures.curve import CurveLine, CurvePanel, draw_curves, save_figure
-from longva_eval.reports.figures.heatmap import HeatmapPanel, save_heatmaps
+from longva_eval.reports.figures.heatmap import needle_grid, save_heatmaps
 from longva_eval.reports.tables.compare import comparison_tables
 from longva_eval.reports.tables.published import find_benchmark, published_rows, read_published
 from longva_eval.reports.tables.tables import render
@@ -55,9 +55,9 @@ def main() -> None:
     draw_lengths(DOCS / "images/published_vniah_lengths.png")
     if options.needle_files:
         panels = [
-            HeatmapPanel(
+            needle_grid(
+                read_accuracies(options.needle_files / folder / "all_accuracies.json"),
                 title=title,
-                rows=read_accuracies(options.needle_files / folder / "all_accuracies.json"),
                 note="published: 5 needles a cell",
             )
             for folder, title in HEATMAPS

@@ -187,7 +187,7 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
         results: Evaluations by run.
         path: PNG to write.
     """
-    from longva_eval.reports.figures.heatmap import HeatmapPanel, save_heatmaps
+    from longva_eval.reports.figures.heatmap import needle_grid, save_heatmaps
 
     titles = {
         "long": "longva-tiny",
@@ -204,7 +204,7 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
             for column, frames in enumerate(grids[0]["num_frames"])
             for row, depth in enumerate(grids[0]["depths"])
         ]
-        panels.append(HeatmapPanel(title=title, rows=rows))
+        panels.append(needle_grid(rows, title=title))
     save_heatmaps(panels, path)
 
 

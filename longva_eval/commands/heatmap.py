@@ -10,7 +10,7 @@ from pathlib import Path
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.files import check_output
 from longva_eval.needle.results import read_accuracies
-from longva_eval.reports.figures.heatmap import HeatmapPanel, mean_accuracy, save_heatmaps
+from longva_eval.reports.figures.heatmap import mean_accuracy, needle_grid, save_heatmaps
 
 __all__ = ["main"]
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     panels = []
     for path, title in zip(files, titles, strict=True):
         rows = read_accuracies(path)
-        panels.append(HeatmapPanel(title=title, rows=rows))
+        panels.append(needle_grid(rows, title=title))
         print(f"{mean_accuracy(rows):.4f}  {title}  ({path})")
     save_heatmaps(panels, options.out, width=options.width)
     print(f"Wrote {options.out}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,11 +33,11 @@ from longva_eval.text import columns
 
 __all__ = [
     "COLOUR_MAP",
-    "HeatmapPanel",
     "accuracy_table",
     "draw_grids",
     "draw_heatmaps",
     "mean_accuracy",
+    "needle_grid",
     "needle_panel",
     "save_heatmaps",
 ]
@@ -50,23 +49,9 @@ _SMALLEST_POINTS: Final = 4.5
 _LARGEST_POINTS: Final = 8.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeatmapPanel:
-    """One model's needle grid."""
-
-    title: str
-    rows: Sequence[Mapping[str, float]]
-    """`Num. Frame`, `Frame Depth` (percent) and `Score` (0 to 1), as in `all_accuracies.json`; or
-    `Insert Index` (frames) in place of the depth, for a lattice."""
-    no_needle: Mapping[int, float] = field(default_factory=dict)
-    """Score of the same questions on a clean haystack, by number of frames: a row of its own."""
-    note: str = ""
-    """Small print below the title: needles, haystack, dtype."""
-
-
 def needle_panel(
     rows: Sequence[Mapping[str, float]], summary: Mapping[str, Any], *, title: str, note: str = ""
-) -> HeatmapPanel:
+) -> GridPanel:
     """A run of `longva-eval niah` with its controls.
 
     Args:
@@ -82,7 +67,47 @@ def needle_panel(
         note = f"{note}; needle alone {100 * controls['needle_only']:.0f} %, blind " + (
             f"{100 * controls['blind']:.0f} %"
         )
-    return HeatmapPanel(title=title, rows=rows, note=note.removeprefix("; "), no_needle=clean)
+    return needle_grid(rows, title=title, note=note.removeprefix("; "), no_needle=clean)
+
+
+def needle_grid(
+    rows: Sequence[Mapping[str, float]],
+    *,
+    title: str,
+    note: str = "",
+    no_needle: Mapping[int, float] | None = None,
+) -> GridPanel:
+    """One model's needle grid.
+
+    Args:
+        rows: `Num. Frame`, `Frame Depth` (percent) and `Score` (0 to 1), as in
+            `all_accuracies.json`; or `Insert Index` (frames) in place of the depth, for a lattice.
+        title: Of the panel.
+        note: Small print below the title: needles, haystack, dtype.
+        no_needle: Score of the same questions on a clean haystack, by number of frames: a row of
+            its own.
+    """
+    values, frames, depths = _grid(rows)
+    columns, lines = [f"{count:g}" for count in frames], [f"{depth:g}" for depth in depths]
+    cells = {
+        (lines[line], columns[column]): GridCell(share=float(value))
+        for (line, column), value in np.ndenumerate(values)
+        if not math.isnan(value)
+    }
+    apart = "no needle" if no_needle else ""
+    for count, share in (no_needle or {}).items():
+        if f"{count:g}" in columns:
+            cells[apart, f"{count:g}"] = GridCell(share=share)
+    return GridPanel(
+        title=title,
+        rows=[*lines, apart] if apart else lines,
+        columns=columns,
+        cells=cells,
+        row_title="Needle before frame" if _is_lattice(rows) else "Needle depth (%)",
+        column_title="Frames in the video",
+        row_apart=apart,
+        note=f"mean {100 * mean_accuracy(rows):.1f} %" + (note and f"; {note}"),
+    )
 
 
 def mean_accuracy(rows: Sequence[Mapping[str, float]]) -> float:
@@ -90,19 +115,16 @@ def mean_accuracy(rows: Sequence[Mapping[str, float]]) -> float:
     return math.fsum(row["Score"] for row in rows) / len(rows)
 
 
-def draw_heatmaps(panels: Sequence[HeatmapPanel], *, width: FigureWidth = "page") -> Figure:
+def draw_heatmaps(panels: Sequence[GridPanel], *, width: FigureWidth = "page") -> Figure:
     """Draw needle grids on one colour scale.
 
     Raises:
         ValueError: If there is no panel.
     """
-    grids = [_needle_grid(panel) for panel in panels]
-    return draw_grids(grids, label="Needles found (%)", low=0, high=100, width=width)
+    return draw_grids(panels, label="Needles found (%)", low=0, high=100, width=width)
 
 
-def save_heatmaps(
-    panels: Sequence[HeatmapPanel], *paths: Path, width: FigureWidth = "page"
-) -> None:
+def save_heatmaps(panels: Sequence[GridPanel], *paths: Path, width: FigureWidth = "page") -> None:
     """Draw the panels and write them; the format is that of each file's suffix (png, svg, pdf)."""
     save_figure(draw_heatmaps(panels, width=width), *paths)
 
@@ -271,30 +293,3 @@ def _grid(
         counts[place] += 1
     with np.errstate(invalid="ignore"):
         return sums / np.where(counts == 0, np.nan, counts), frames, depths
-
-
-def _needle_grid(panel: HeatmapPanel) -> GridPanel:
-    values, frames, depths = _grid(panel.rows)
-    columns = [f"{count:g}" for count in frames]
-    rows = [f"{depth:g}" for depth in depths]
-    cells = {
-        (rows[line], columns[column]): GridCell(share=float(value))
-        for (line, column), value in np.ndenumerate(values)
-        if not math.isnan(value)
-    }
-    apart = "no needle" if panel.no_needle else ""
-    cells |= {
-        (apart, f"{count:g}"): GridCell(share=share)
-        for count, share in panel.no_needle.items()
-        if f"{count:g}" in columns
-    }
-    return GridPanel(
-        title=panel.title,
-        rows=[*rows, apart] if apart else rows,
-        columns=columns,
-        cells=cells,
-        row_title="Needle before frame" if _is_lattice(panel.rows) else "Needle depth (%)",
-        column_title="Frames in the video",
-        row_apart=apart,
-        note=f"mean {100 * mean_accuracy(panel.rows):.1f} %" + (panel.note and f"; {panel.note}"),
-    )

@@ -105,15 +105,11 @@ def _counts_text(task: TaskRun) -> str:
 def _task_score(each: ShownRun, task: TaskRun) -> Score:
     kinds = dict.fromkeys(problem.kind for problem in each.run.problems_of(task.name))
     marks = tuple(_BADGES[kind] for kind in kinds if kind in _BADGES)
-    if is_hidden(task):
-        text = "The right answers are not public: nothing to score."
+    metric, whole = task.main_metric(), scores.score_of(task)
+    if is_hidden(task) or "predict only" in kinds or whole is None:
+        hidden = "The right answers are not public: nothing to score."
+        text = hidden if is_hidden(task) else "No score"
         return Score(text=text, is_known=False, marks=marks)
-    metric = task.main_metric()
-    if "predict only" in kinds or (not task.samples and metric is None):
-        return Score(text="No score", is_known=False, marks=marks)
-    whole = scores.score_of(task)
-    if whole is None:
-        return Score(text="No score", is_known=False, marks=marks)
     if not task.samples and metric is not None:
         error = ""
         if whole.standard_error is not None:

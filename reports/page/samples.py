@@ -87,18 +87,18 @@ def _option_probabilities(question: Sample) -> dict[str, float]:
     return found if all(0.0 <= value <= 1.0 for value in found.values()) else {}
 
 
+@dataclass
 class _Cutter:
     """Cuts texts at a length, and remembers whether it had to."""
 
-    def __init__(self, length: int) -> None:
-        self._length = length
-        self.has_cut = False
+    length: int
+    has_cut: bool = False
 
     def __call__(self, text: str) -> str:
-        if len(text) <= self._length:
+        if len(text) <= self.length:
             return text
         self.has_cut = True
-        return f"{text[: self._length]} … [{len(text) - self._length:,} characters left out]"
+        return f"{text[: self.length]} … [{len(text) - self.length:,} characters left out]"
 
 
 def _questions(run: Run, name: str) -> Sequence[Sample]:
@@ -110,10 +110,7 @@ def _task(
     name: str, runs: Sequence[Run], film: Film, strips: Mapping[int, str], cut: _Cutter
 ) -> dict[str, Any]:
     places = [place for place, run in enumerate(runs) if _questions(run, name)]
-    in_grid = any(
-        name in runs[place].tasks and grid_of(runs[place].tasks[name]) is not None
-        for place in places
-    )
+    in_grid = any(grid_of(runs[place].tasks[name]) is not None for place in places)
     by_key: dict[str, dict[int, Sample]] = {}
     for place in places:
         for question in _questions(runs[place], name):

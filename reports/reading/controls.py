@@ -65,12 +65,9 @@ class Calibration:
     """Whether a model is as often right as it is sure: of the option it finds likeliest."""
 
     num_questions: int
-    bins: tuple[tuple[float, float, int], ...]
-    """Ten equal bins of confidence, those that hold anything: mean confidence, share right, how
-    many questions."""
     error: float
-    """Expected calibration error: mean distance of the two, weighted by questions (Guo et al.,
-    arXiv:1706.04599)."""
+    """Expected calibration error: mean distance of the two in ten equal bins of confidence,
+    weighted by questions (Guo et al., arXiv:1706.04599)."""
     mass: float
     """Mean share of the probability that fell on any option's letter. Where it is small, the model
     does not answer by letters and the rest means little."""
@@ -78,7 +75,7 @@ class Calibration:
 
 def calibration(samples: Sequence[Sample]) -> Calibration | None:
     """The calibration of scored questions with option probabilities; None without any."""
-    bins: dict[int, list[tuple[float, bool]]] = {}
+    bins: dict[int, list[float]] = {}
     masses = []
     for sample in samples:
         given = as_mapping(sample.facts.get("option_probabilities"))
@@ -89,20 +86,11 @@ def calibration(samples: Sequence[Sample]) -> Calibration | None:
         confidence = float(given[letter])
         masses.append(float(mass))
         place = min(_BINS - 1, math.floor(confidence * _BINS))
-        bins.setdefault(place, []).append((confidence, letter == sample.answer))
+        bins.setdefault(place, []).append((letter == sample.answer) - confidence)
     if not masses:
         return None
-    rows = tuple(
-        (
-            math.fsum(c for c, _ in found) / len(found),
-            sum(right for _, right in found) / len(found),
-            len(found),
-        )
-        for _, found in sorted(bins.items())
-    )
     return Calibration(
         num_questions=len(masses),
-        bins=rows,
-        error=math.fsum(abs(sure - right) * n for sure, right, n in rows) / len(masses),
+        error=math.fsum(abs(math.fsum(found)) for found in bins.values()) / len(masses),
         mass=math.fsum(masses) / len(masses),
     )

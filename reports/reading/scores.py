@@ -30,16 +30,16 @@ class Score:
     higher_is_better: bool
     standard_error: float | None
     """Clustered; None where videos show no spread, or the run did not say."""
-    low: float | None
+    low: float | None = None
     """Of the 95 % interval; None where there is none."""
-    high: float | None
+    high: float | None = None
     num_questions: int
-    num_videos: int
+    num_videos: int = 0
     """0 where there are no samples."""
-    num_failed: int
-    num_with_miss: int
+    num_failed: int = 0
+    num_with_miss: int = 0
     """Videos with a question that is not wholly right."""
-    num_with_hit: int
+    num_with_hit: int = 0
     tries: int = 1
     """Answers to every question."""
     within: float | None = None
@@ -117,13 +117,7 @@ def score_of(
     if not scored:
         return None
     category = _main_category(scored) if over_categories and known.is_share else None
-    found = _measured(
-        known,
-        scored,
-        groups=[sample.categories.get(category, "") for sample in scored] if category else None,
-    )
-    if category:
-        found = replace(found, metric=f"{found.metric}, mean over {category}")
+    found = _measured(known, scored, category)
     tries = max(1, *(len(sample.tries) for sample in scored))
     if tries == 1 or known.label != task.metric:
         return found
@@ -222,20 +216,19 @@ def scores_in(task: TaskRun, metric: str) -> MetricScores | None:
     return None
 
 
-def _measured(
-    known: MetricScores, samples: Sequence[Sample], *, groups: Sequence[str] | None
-) -> Score:
+def _measured(known: MetricScores, samples: Sequence[Sample], category: str | None) -> Score:
+    """The mean over samples, or over the values of a category."""
     found = stats.estimate_mean(
         [known.by_key[sample.key] for sample in samples],
         [sample.cluster for sample in samples],
-        groups=groups,
+        groups=[sample.categories.get(category, "") for sample in samples] if category else None,
         is_share=known.is_share,
     )
     scale = known.scale
     return Score(
         value=scale * found.mean,
         unit="%" if scale == 100 else "",
-        metric=known.label,
+        metric=f"{known.label}, mean over {category}" if category else known.label,
         higher_is_better=known.higher_is_better,
         # One video, or videos that all agree, show no spread; that is not certainty.
         standard_error=scale * found.standard_error if found.standard_error else None,
@@ -259,13 +252,7 @@ def _as_written(task: TaskRun, metric: Metric) -> Score:
         metric=metric.label,
         higher_is_better=metric.higher_is_better,
         standard_error=100 * error if error else None,
-        low=None,
-        high=None,
         num_questions=task.num_asked or len(task.samples),
-        num_videos=0,
-        num_failed=0,
-        num_with_miss=0,
-        num_with_hit=0,
     )
 
 

@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex, to_rgb
 from longva_eval.cli import main
 from longva_eval.reports.figures.colours import COLOURS, colour_of, ink_on
 from longva_eval.reports.figures.curve import CurveLine, CurvePanel, draw_curves
-from longva_eval.reports.figures.heatmap import COLOUR_MAP, HeatmapPanel, draw_heatmaps
+from longva_eval.reports.figures.heatmap import COLOUR_MAP, draw_heatmaps, needle_grid
 from longva_eval.reports.figures.paper import FIGURE_WIDTHS, FigureWidth, save_figure
 from longva_eval.reports.study import write_study
 
@@ -92,7 +92,7 @@ def test_a_figure_has_the_width_of_its_place_and_nothing_sticks_out(width: Figur
                     note="A long note that has to be broken into lines. " * 4, width=width),
         draw_curves([CurvePanel(title=str(n), lines=LINES[:3]) for n in range(3)],
                     title="A model on a task", legend_title="RoPE", width=width),
-        draw_heatmaps([HeatmapPanel(title="A model", rows=GRID, note="5 needles a cell",
+        draw_heatmaps([needle_grid(GRID, title="A model", note="5 needles a cell",
                                     no_needle={200 * n: 0.1 for n in range(1, 16)})], width=width),
     ]  # fmt: skip
     for figure in figures:
@@ -120,7 +120,7 @@ def _is_text(artist: object) -> bool:
 
 @pytest.mark.slow
 def test_every_cell_of_the_papers_grid_has_its_number_in_a_column() -> None:
-    figure = draw_heatmaps([HeatmapPanel(title="m", rows=GRID)], width="column")
+    figure = draw_heatmaps([needle_grid(GRID, title="m")], width="column")
     texts = [text for text in figure.axes[0].texts if text.get_text().isdigit()]
     sizes = [text.get_fontsize() for text in texts]
     assert len(sizes) == 90

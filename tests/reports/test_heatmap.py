@@ -8,10 +8,10 @@ import pytest
 
 from longva_eval.reports.figures.heatmap import (
     COLOUR_MAP,
-    HeatmapPanel,
     accuracy_table,
     draw_heatmaps,
     mean_accuracy,
+    needle_grid,
     save_heatmaps,
 )
 
@@ -51,7 +51,7 @@ def test_the_mean_is_over_cells() -> None:
 
 
 def test_panels_share_one_scale_and_depth_0_is_at_the_top() -> None:
-    figure = draw_heatmaps([HeatmapPanel(title=str(n), rows=ROWS[: n + 2]) for n in range(3)])
+    figure = draw_heatmaps([needle_grid(ROWS[: n + 2], title=str(n)) for n in range(3)])
     shown = [axes for axes in figure.axes if axes.get_visible() and axes.patches]
     half = [
         patch.get_facecolor()
@@ -69,7 +69,7 @@ def test_no_panel_is_refused() -> None:
 
 @pytest.mark.slow
 def test_the_same_rows_give_the_same_svg(tmp_path: Path) -> None:
-    panel = HeatmapPanel(title="model", rows=ROWS, note="5 needles a cell")
+    panel = needle_grid(ROWS, title="model", note="5 needles a cell")
     save_heatmaps([panel], tmp_path / "a.svg", tmp_path / "new" / "b.svg")
     assert (tmp_path / "a.svg").stat().st_size > 5_000
     assert (tmp_path / "new" / "b.svg").is_file()
@@ -80,7 +80,7 @@ def test_small_print_is_broken_and_does_not_make_the_cells_narrow() -> None:
     """The controls of a needle test left half of the panel empty and ran into the colour scale."""
     rows = [{"Num. Frame": n, "Frame Depth": 0.0, "Score": 1.0} for n in (16, 64, 128)]
     note = "26 needles a cell; needle alone 100 %, blind 12 %, and what else there is to say of it"
-    plain, long = ([HeatmapPanel(title="m", rows=rows, note=text)] * 2 for text in ("a", note))
+    plain, long = ([needle_grid(rows, title="m", note=text)] * 2 for text in ("a", note))
     widths = []
     for panels in (plain, long):
         figure = draw_heatmaps(panels)
