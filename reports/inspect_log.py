@@ -10,6 +10,7 @@ interval beside it.
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import io
 import re
@@ -157,13 +158,11 @@ def _created(date: str, until: Run | None = None) -> str:
 
     lmms-eval writes 20261101_120000 without a time zone, a needle test an ISO date.
     """
-    try:
+    told = datetime.datetime(1970, 1, 1)
+    with contextlib.suppress(ValueError):
+        told = datetime.datetime.fromisoformat(date)
+    with contextlib.suppress(ValueError):
         told = datetime.datetime.strptime(date, "%Y%m%d_%H%M%S")
-    except ValueError:
-        try:
-            told = datetime.datetime.fromisoformat(date)
-        except ValueError:
-            told = datetime.datetime(1970, 1, 1)
     if told.tzinfo is None:
         told = told.replace(tzinfo=datetime.timezone.utc)
     if until is not None:

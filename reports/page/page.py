@@ -260,15 +260,12 @@ def _recipe(each: ShownRun) -> list[tuple[str, str]]:
 
 def _flat(value: Any, name: str) -> list[tuple[str, str]]:
     """Nested settings as lines."""
-    if isinstance(value, Mapping):
-        return [
-            line for key, inner in value.items() for line in _flat(inner, f"{name} {key}".strip())
-        ]
+    parts = value
     if isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value):
+        parts = dict(enumerate(value[:20], start=1))
+    if isinstance(parts, Mapping):
         return [
-            line
-            for number, inner in enumerate(value[:20], start=1)
-            for line in _flat(inner, f"{name} {number}")
+            line for key, inner in parts.items() for line in _flat(inner, f"{name} {key}".strip())
         ]
     if value in (None, "", [], ()):
         return []

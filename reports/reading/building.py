@@ -423,8 +423,8 @@ def _check(task: TaskRun, reading: Reading) -> list[Problem]:
         )
         problems.append(Problem(kind="tries", text=text, task=task.name))
         return problems  # the task's own score is of one answer
-    mean, metric = reading.mean(), task.main_metric()
-    own = None if metric is None else metric.percent
+    mean, metric = reading.mean_score(), task.main_metric()
+    own = metric.percent if metric is not None and task.is_share else None
     if mean is not None and own is not None and abs(own - 100 * mean) > 0.051:
         text = (
             f"{task.name}: its own score, {own:.1f} %, is not the mean over the questions read, "

@@ -164,27 +164,22 @@ def _read_files(path: Path) -> Run:
         return read_sheet(path)
     problems: list[Problem] = []
     stamp = _stamp(path)
-    if path.suffix == ".jsonl":
-        samples_paths = {_task_of(path): path}
-        results_path = path.with_name(f"{stamp}_results.json") if stamp else None
-        if results_path is not None and results_path.is_file():
-            path = results_path
-        else:
-            results_path = None
-            siblings = path.parent.glob(f"{stamp}_samples_*.jsonl") if stamp else []
-            samples_paths |= {_task_of(sibling): sibling for sibling in siblings}
-            text = (
-                f"{path} has no results file beside it: model, versions and settings are not "
-                "known. lmms-eval writes it before the samples; a copy may have left it behind."
-            )
-            problems.append(Problem(kind="no results", text=text))
-    else:
+    siblings = path.parent.glob(f"{stamp}_samples_*.jsonl") if stamp else []
+    samples_paths = {_task_of(sibling): sibling for sibling in siblings}
+    results_path = path.with_name(f"{stamp}_results.json")
+    if path.suffix != ".jsonl":
         results_path = path
-        samples_paths = {
-            _task_of(sibling): sibling
-            for sibling in (path.parent.glob(f"{stamp}_samples_*.jsonl") if stamp else [])
-        }
-    results = _read_results(results_path, samples_paths, problems) if results_path else {}
+    elif stamp and results_path.is_file():
+        samples_paths, path = {_task_of(path): path}, results_path
+    else:
+        samples_paths = {_task_of(path): path} | samples_paths
+        text = (
+            f"{path} has no results file beside it: model, versions and settings are not known. "
+            "lmms-eval writes it before the samples; a copy may have left it behind."
+        )
+        problems.append(Problem(kind="no results", text=text))
+    is_there = path == results_path
+    results = _read_results(path, samples_paths, problems) if is_there else {}
     samples = {
         task: _read_lines(file, task, problems) for task, file in sorted(samples_paths.items())
     }

@@ -213,19 +213,15 @@ class Reading:
                     records[place],
                     tries,
                     facts,
+                    self.is_share and self.higher_is_better,
                     key=keys[place],
                     question_id=ids[place],
                     cluster=clusters[place],
                     categories=categories[place],
-                    is_right_or_wrong=self.is_share and self.higher_is_better,
                     more_scores=self._more_scores(document, others),
                 )
             )
         self._say_what_is_missing(lines, sum(not tries for tries in scores))
-
-    def mean(self) -> float | None:
-        """Mean score of the scored questions, if it is a share."""
-        return self.mean_score() if self.is_share else None
 
     def mean_score(self) -> float | None:
         """Mean score of the scored questions; None without any."""
@@ -525,13 +521,8 @@ def _sample(
     record: Mapping[str, Any],
     tries: Sequence[float],
     facts: Mapping[str, Any],
-    *,
-    key: str,
-    question_id: str | None,
-    cluster: str,
-    categories: Mapping[str, str],
     is_right_or_wrong: bool,
-    more_scores: Mapping[str, float],
+    **own: Any,
 ) -> Sample:
     generated = record.get("generated")
     text = generated if isinstance(generated, str) else _text(line.get("filtered_resps"))
@@ -554,20 +545,16 @@ def _sample(
     counted = as_mapping(tokens[0]) if isinstance(tokens, list) and tokens else {}
     num_tokens = as_number(facts.get("num_prompt_tokens", counted.get("input_tokens")))
     return Sample(
-        key=key,
-        question_id=question_id,
+        **own,
         doc_id=line["doc_id"] if isinstance(line["doc_id"], int) else str(line["doc_id"]),
-        cluster=cluster,
         outcome=majority(str(outcome), tries),
         score=math.fsum(tries) / len(tries),
         tries=tuple(tries) if len(tries) > 1 else (),
-        more_scores=more_scores,
         answer=_right_answer(line, record),
         choice=_choice(record),
         generated=text,
         question=question,
         options=tuple(map(str, options)),
-        categories=categories,
         media=tuple(_text(item) for item in media) if isinstance(media, (list, tuple)) else (),
         prompt=prompt,
         frames_asked=asked,
