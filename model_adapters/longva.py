@@ -1,16 +1,14 @@
 """LongVA for lmms-eval: `lmms-eval --model longva --model_args pretrained=...`.
 
 A thin layer over `longva_eval.engine.session`: requests become prompts, prompts become answers,
-answers
-go back in the order the host wants. What differs from the adapter built into lmms-eval, which
-this one replaces (docs/differences.md lists it all):
+answers go back in the order the host wants. What differs from the adapter built into lmms-eval,
+which this one replaces (docs/differences.md lists it all):
 
 * needs no `longva` package, no CUDA, no flash-attn; runs in bfloat16, float32 or float16;
 * all requests of a call are seen together, so that questions on one video share its frames;
 * a video that cannot be read ends the run with its name, or fails by name with on_error=skip; it
   is never answered blind;
-* answers are on disk as they come, so that a run that dies is resumed
-  (longva_eval.running.journal);
+* answers are on disk as they come, so that a run that dies is resumed (running.journal);
 * several processes divide whole videos among them;
 * likelihoods are those of the answer's own tokens, for pictures and videos too;
 * the template is the tokenizer's own, not Vicuna's.
@@ -106,13 +104,15 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         self._log = RunLog(FailurePolicy(asked.on_error, asked.max_failed))
         self._journal_at, self._fresh = _journal_place(asked.journal), asked.fresh
         settings = asked.session_settings() | {"device": _own_device(asked.device)}
-        self._session = open_session(asked.pretrained, **settings, architectures=self.architectures)
-        self._own_frames = replace(self._session.frames, fps=asked.fps, policy="uniform")
-        self.device = self._session.checkpoint.device
+        self.session: Session = open_session(
+            asked.pretrained, **settings, architectures=self.architectures
+        )
+        self._own_frames = replace(self.session.frames, fps=asked.fps, policy="uniform")
+        self.device = self.session.checkpoint.device
         self._ignored_settings: set[str] = set()
         # Signs of life begin here: others may wait while this process loads its data.
         self._answering = Answering(
-            self._session, self._log, ranks=current_ranks(), prompt=self.prompt_of
+            self.session, self._log, ranks=current_ranks(), prompt=self.prompt_of
         )
         self._removes_journal = False
         self._requests: dict[str, Instance] = {}
@@ -127,12 +127,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     @property
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer."""
-        return self._session.checkpoint.tokenizer
-
-    @property
-    def session(self) -> Session:
-        """The open model."""
-        return self._session
+        return self.session.checkpoint.tokenizer
 
     @property
     def skips_failures(self) -> bool:
@@ -150,7 +145,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         Raises:
             SettingsError: If its settings do not fit the checkpoint.
         """
-        set_point(self._session, point, self._own_frames)
+        set_point(self.session, point, self._own_frames)
 
     def another_run(self, point: Point, *, journal: Path) -> LongVA:
         """This model for a run of its own at other settings; loaded once, counted from zero.
@@ -161,14 +156,14 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             SettingsError: If the settings do not fit the checkpoint.
         """
         self.set_point(point)
-        self._session.engine.counts = EngineCounts()
-        self._session.encoder.num_encoded = self._session.encoder.num_passes = 0
+        self.session.engine.counts = EngineCounts()
+        self.session.encoder.num_encoded = self.session.encoder.num_passes = 0
         other = copy.copy(self)
         other.task_dict = {}
         other._log = RunLog(self._log.policy)
         other._journal_at, other._fresh = str(journal), False
         other._answering = Answering(
-            self._session, other._log, ranks=self._answering.ranks, prompt=other.prompt_of
+            self.session, other._log, ranks=self._answering.ranks, prompt=other.prompt_of
         )
         other._requests, other._ignored_settings = {}, set()
         return other
@@ -179,7 +174,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         For studies over the number of frames: in some families a frame is smaller where there are
         more of them, and a study would compare two things at once.
         """
-        vision = self._session.vision
+        vision = self.session.vision
         if isinstance(vision, FamilyVision) and vision.family.size_depends_on_count:
             vision.size_for_frames = vision.size_for_frames or num_frames
 
@@ -198,11 +193,12 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         on = self._journal_at == "on"
         folder = run.journal_folder() if on else Path(self._journal_at).expanduser()
         self._removes_journal = folder is None
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
         def open_journal() -> Journal:
             return Journal(
-                folder or _user_cache() / "journal",
-                journal_settings(self._session.describe()),
+                folder or cache / "longva-eval" / "journal",
+                journal_settings(self.session.describe()),
                 fresh=self._fresh or run.fresh,
                 leader=leader,
                 refuse_others=folder is not None,
@@ -241,19 +237,19 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         `engine` and `journal` say what this very run did; the rest is the same however often a run
         was resumed.
         """
-        counts = self._session.engine.counts
+        counts = self.session.engine.counts
         answering = self._answering
         return {
             "model": self.model_id,
-            **self._session.describe(),
+            **self.session.describe(),
             "failures": self._log.policy.describe(),
             "outcomes": self._log.counts(),
             "engine": {
                 "tokens_asked": counts.tokens_asked,
                 "tokens_computed": counts.tokens_computed,
                 "smallest_chunk": counts.smallest_chunk,
-                "frames_encoded": self._session.encoder.num_encoded,
-                "media_read": self._session.encoder.num_passes,
+                "frames_encoded": self.session.encoder.num_encoded,
+                "media_read": self.session.encoder.num_passes,
             },
             "journal": {
                 "folder": None if answering.journal is None else str(answering.journal.folder),
@@ -287,7 +283,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             answering.journal.close()
         answering.ranks.close()
         answering.release()
-        del self._session
+        del self.session
         super().clean()
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
@@ -296,18 +292,17 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         A task that sets `score_column` in its generation settings gets, instead of plain text, a
         JSON object: the answer in that column of the document, scored as input token by token,
         and what the model says by itself (`longva_eval.engine.session.Session.force`). Where a
-        document
-        fails and `on_error` is `skip`, the text is `longva_eval.questions.outcomes.FAILED`.
+        document fails and `on_error` is `skip`, the text is `outcomes.FAILED`.
 
         Raises:
             MediaError: If a picture or video of a request cannot be read.
         """
         results = [GenerationResult(text="")] * len(requests)  # stays for what only fills up
         self.before_answers(requests)
-        jobs = self.jobs_of(requests, rotated=self._session.control == "circular")
+        jobs = self.jobs_of(requests, rotated=self.session.control == "circular")
         with self._progress(sum(map(len, jobs.values())), "Answering") as bar:
             done = functools.partial(bar.update, 1)
-            forced = functools.partial(_forced, self._session.vision.frames_per_unit)
+            forced = functools.partial(_forced, self.session.vision.frames_per_unit)
             for kind, written in ((GENERATE, _generated), (FORCE, forced)):
                 for number, value in self._answering.run(kind, jobs[kind], on_done=done).items():
                     if number < len(requests):
@@ -327,7 +322,11 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             SettingsError: If options are to be rotated, and a question has none that can be.
         """
         forced = [bool(_score_column(request)) for request in requests]
-        plain = self._jobs(requests, lambda number: not forced[number], self._generating)
+        plain = self._jobs(
+            requests,
+            lambda number: not forced[number],
+            lambda request: self._settings(request.args[1]).describe(),
+        )
         if rotated and any(forced):
             raise SettingsError("control=circular: the task scores a given answer, not a choice.")
         if rotated:
@@ -443,7 +442,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         return jobs
 
     def _refuse_circular(self, what: str) -> None:
-        if self._session.control == "circular":
+        if self.session.control == "circular":
             raise SettingsError(
                 f"control=circular: the task {what}; it lists no options to rotate."
             )
@@ -464,16 +463,14 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             )
         return [replace(job, rotation=by, context=options.rotated(by)) for by in range(len(texts))]
 
-    def _generating(self, request: Instance) -> dict[str, Any]:
-        return self._settings(request.args[1]).describe()
-
     def _forcing(self, request: Instance) -> dict[str, Any]:
         column = _score_column(request)
+        *_, doc_id, task, _ = request.args
         answer = self._doc(request).get(column)
         if not isinstance(answer, str) or not answer:
             raise SettingsError(
-                f"{_place(request)}: the task scores its column {column!r}, which holds "
-                f"{answer!r} instead of a text."
+                f"Task {task}, document {doc_id}: the task scores its column {column!r}, which "
+                f"holds {answer!r} instead of a text."
             )
         return {
             "expected": list(tokenize(self.tokenizer, answer)),
@@ -503,12 +500,12 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         placed = not (shows_video and self._row_says_image(job))
         question: tuple[str, ...] = ()
         query = ""
-        if self._session.frames.is_per_question:
+        if self.session.frames.is_per_question:
             doc = self._doc_of(job)
             query = str(doc.get("question") or "")
             ids = [str(doc[name]) for name in ("question_id", "qid", "id") if name in doc]
             question = (*ids, str(job.doc_id))
-        conversation = self._session.prompt(
+        conversation = self.session.prompt(
             job.context, found, fit=job.fit, placed=placed, question=question, query=query
         )
         return conversation, sum(map(_picture_bytes, found))
@@ -557,7 +554,7 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
 
     def _settings(self, gen_kwargs: Mapping[str, Any]) -> GenerationSettings:
         settings, ignored = parse_gen_kwargs(
-            gen_kwargs, self._session.checkpoint.generation_config, seed=self._session.seed
+            gen_kwargs, self.session.checkpoint.generation_config, seed=self.session.seed
         )
         for name in set(ignored) - self._ignored_settings:
             logger.warning("The task sets {}, which has no meaning for longva.", name)
@@ -587,11 +584,6 @@ def _letters(request: Instance) -> str:
     """Of the options that a question lists; none where it is no multiple choice."""
     options = find_options(request.args[0]) if isinstance(request.args[0], str) else None
     return options.letters if options is not None else ""
-
-
-def _place(request: Instance) -> str:
-    *_, doc_id, task, _ = request.args
-    return f"Task {task}, document {doc_id}"
 
 
 def _is_padding(request: Instance) -> bool:
@@ -632,10 +624,6 @@ def _journal_place(journal: str) -> str:
     if text.lower() in ("off", "false", "no", "none", ""):
         return "off"
     return "on" if text.lower() in ("on", "true", "yes") else text
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longva-eval"
 
 
 def _own_device(device: str) -> str:

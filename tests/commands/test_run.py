@@ -116,7 +116,7 @@ def test_a_prompt_beyond_the_context_can_fail_alone() -> None:
 
 def poison(model: LongVA, word: str) -> None:
     """Let a word's embedding overflow, as damaged weights or float16 do."""
-    checkpoint = model._session.checkpoint
+    checkpoint = model.session.checkpoint
     token = checkpoint.tokenizer.encode(word, add_special_tokens=False)[0]
     checkpoint.model.model.embed_tokens.weight.data[token] = float("nan")
 
