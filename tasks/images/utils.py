@@ -117,7 +117,10 @@ DOCVQA = PictureTask(
     metric="anls",
     score=anls,
 )
-_HIDDEN = {"read": partial(_read_span, with_answers=False), "columns": DOCVQA.columns[:-1]}
+_HIDDEN: dict[str, Any] = {
+    "read": partial(_read_span, with_answers=False),
+    "columns": DOCVQA.columns[:-1],
+}
 docvqa_docs, span_text, span_result = DOCVQA.docs, DOCVQA.text, DOCVQA.result
 docvqa_test_docs = replace(DOCVQA, name="DocVQA test", **_HIDDEN).docs
 infovqa_docs = replace(DOCVQA, name="InfoVQA").docs
