@@ -319,11 +319,10 @@ def make_strips(
 
 
 class _File(NamedTuple):
-    """What is known of a file after it was read: small pictures by frame, or what is wrong."""
+    """What was read of a file: small pictures by frame."""
 
     pictures: dict[int | None, Image.Image]
     num_frames: int
-    problem: str
 
 
 class _Workers:
@@ -333,32 +332,26 @@ class _Workers:
         self._own = threading.local()
         self._all: list[DecodeWorker] = []
 
-    def read(self, path: Path, indices: set[int | None]) -> _File:
-        """Small pictures of a file's frames, or of the picture that it is."""
+    def read(self, path: Path, indices: set[int | None]) -> _File | str:
+        """Small pictures of a file's frames, or of the picture that it is; or what is wrong."""
         try:
             if indices == {None}:
-                return _File({None: _open_small(path)}, 1, "")
+                return _File({None: _open_small(path)}, 1)
             if not hasattr(self._own, "worker"):
                 self._own.worker = DecodeWorker(seconds_per_block=_SECONDS_PER_BLOCK)
                 self._all.append(self._own.worker)
             worker: DecodeWorker = self._own.worker
             info = worker.probe_video(path)
             chosen = sorted(i for i in indices if i is not None and i < info.num_frames)
-            pictures = _read_small(worker, info, chosen)
+            frames = (frame for block in worker.read_frames(info, chosen) for frame in block)
+            pictures = [_small(Image.fromarray(frame)) for frame in frames]
         except MediaError as error:
-            return _File({}, 0, str(error))
-        return _File(pictures, info.num_frames, "")
+            return str(error)
+        return _File(dict(zip(chosen, pictures, strict=True)), info.num_frames)
 
     def close(self) -> None:
         for worker in self._all:
             worker.close()
-
-
-def _read_small(
-    worker: DecodeWorker, info: VideoInfo, chosen: Sequence[int]
-) -> dict[int | None, Image.Image]:
-    frames = (f for block in worker.read_frames(info, chosen) for f in block)
-    return {n: _small(Image.fromarray(frame)) for n, frame in zip(chosen, frames, strict=True)}
 
 
 def _open_small(path: Path) -> Image.Image:
@@ -375,7 +368,7 @@ def _small(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def _pack(plan: StripPlan, files: Mapping[Path, _File], share: int) -> Strip | str:
+def _pack(plan: StripPlan, files: Mapping[Path, _File | str], share: int) -> Strip | str:
     """A picture of a plan's frames in the first size that its share holds, or why there is none."""
     pictures = _pictures(plan, files)
     if isinstance(pictures, str):
@@ -390,22 +383,25 @@ def _pack(plan: StripPlan, files: Mapping[Path, _File], share: int) -> Strip | s
     return "Left out to keep the page small."
 
 
-def _pictures(plan: StripPlan, files: Mapping[Path, _File]) -> list[Image.Image] | str:
+def _pictures(plan: StripPlan, files: Mapping[Path, _File | str]) -> list[Image.Image] | str:
+    expected = dict(plan.expected)
+    read: dict[Path, _File] = {}
     for path in dict.fromkeys(frame.path for frame in plan.frames):
-        if files[path].problem:
-            return files[path].problem
-    for path, count in plan.expected:
-        if path in files and files[path].num_frames != count:
+        file = files[path]
+        if isinstance(file, str):
+            return file
+        if file.num_frames != expected.get(path, file.num_frames):
             return (
-                f"{path} has {files[path].num_frames:,} frames, the run saw one of {count:,}: it "
+                f"{path} has {file.num_frames:,} frames, the run saw one of {expected[path]:,}: it "
                 "is not the same file any more."
             )
+        read[path] = file
     pictures = []
     for path, index in plan.frames:
-        picture = files[path].pictures.get(index)
+        picture = read[path].pictures.get(index)
         if picture is None:
             return (
-                f"{path} has {files[path].num_frames:,} frames; the run saw frame {index}: it is "
+                f"{path} has {read[path].num_frames:,} frames; the run saw frame {index}: it is "
                 "not the same file any more."
             )
         pictures.append(picture)

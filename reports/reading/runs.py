@@ -183,16 +183,13 @@ def _read_files(path: Path) -> Run:
     samples = {
         task: _read_lines(file, task, problems) for task, file in sorted(samples_paths.items())
     }
-    run = build_run(path, results, samples, problems, date=stamp, seeds=_named_seeds(results))
+    # The host has four seeds, which are usually one number or its own defaults.
+    given = dict.fromkeys(seed for seed in seeds_of(results) if seed)
+    seeds = f"seed {'/'.join(given)}" if given else ""
+    run = build_run(path, results, samples, problems, date=stamp, seeds=seeds)
     if not run.tasks:
         raise MediaError(f"{path} holds no task: neither scores nor samples could be read.")
     return run
-
-
-def _named_seeds(results: Mapping[str, Any]) -> str:
-    """The seeds in words; the host has four, which are usually one number or its own defaults."""
-    given = [seed for seed in seeds_of(results) if seed]
-    return f"seed {'/'.join(dict.fromkeys(given))}" if given else ""
 
 
 def _task_of(path: Path) -> str:

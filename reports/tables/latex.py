@@ -90,7 +90,7 @@ def _latex(table: Table, start: int, keys: Mapping[tuple[str, str], str], notes:
     widths = [
         max(
             shown_width(column.title),
-            *(shown_width(_plain(row.cells[place])) for row in table.rows),
+            *(_width(row.cells[place]) for row in table.rows),
             0,
         )
         for place, column in enumerate(table.columns)
@@ -136,8 +136,8 @@ def _notes(notes: Sequence[Note]) -> list[str]:
     return [*lines, r"\end{minipage}"]
 
 
-def _plain(cell: Cell) -> str:
-    return " ".join(part for part in (cell.text, cell.error, cell.remark) if part)
+def _width(cell: Cell) -> int:
+    return shown_width(" ".join(part for part in (cell.text, cell.error, cell.remark) if part))
 
 
 def _tex_cell(cell: Cell, cited: Mapping[str, str], notes: NoteChoice) -> str:
