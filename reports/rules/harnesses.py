@@ -18,7 +18,7 @@ No torch, no lmms-eval.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 __all__ = ["host_letter", "host_mmmu_letter", "vlmevalkit_infer", "vlmevalkit_mlvu_letter"]
@@ -39,8 +39,8 @@ _REFUSALS: Final = (
 )  # fmt: skip
 
 
-def host_letter(text: str, letters: Iterable[str] = "ABCD") -> str | None:
-    """The letter that lmms-eval's shared rule reads; None if the text holds none of them.
+def host_letter(text: str) -> str | None:
+    """The letter, A to D, that lmms-eval's shared rule reads; None if the text holds none of them.
 
     The surest form wins: at the start, at the end, behind a phrase such as "the answer is" (the
     *last-placed first capital* behind any of them, also within a word), `(A)`, `A.`, `A:`, `A)`,
@@ -56,16 +56,15 @@ def host_letter(text: str, letters: Iterable[str] = "ABCD") -> str | None:
     behind = [found + len(p) for p in _BEFORE_ANSWERS if (found := lower.find(p)) >= 0]
     best: tuple[int, int] | None = None
     letter = None
-    for rank, each, place in _places(said, alone, behind, tuple(letters)):
+    for rank, each, place in _places(said, alone, behind):
         if best is None or (rank, place) > best:
             best, letter = (rank, place), each
     return letter
 
 
-def _places(
-    said: str, alone: str, behind: list[int], letters: tuple[str, ...]
-) -> list[tuple[int, str, int]]:
+def _places(said: str, alone: str, behind: list[int]) -> list[tuple[int, str, int]]:
     found = []
+    letters = "ABCD"
     for before, after, rank in _AROUND:
         found += [
             (rank, each, place)

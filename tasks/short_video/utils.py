@@ -43,12 +43,20 @@ def doc_to_target(doc: Mapping[str, Any]) -> str:
     return str(doc["answer"])
 
 
+def _visual_of(folder: str, entry: str) -> Callable[[Mapping[str, Any]], list[str]]:
+    def doc_to_visual(doc: Mapping[str, Any]) -> list[str]:
+        """The video's path."""
+        return [str(media_path(folder, doc["video"], entry=entry))]
+
+    return doc_to_visual
+
+
+nextqa_oe_visual = _visual_of(NEXTQA, "nextqa_oe_test")
+activitynetqa_visual = _visual_of(ACTIVITYNETQA, "activitynetqa")
+videochatgpt_visual = _visual_of(VIDEOCHATGPT, "videochatgpt_gen")  # Video-DD has the same videos
+
+
 # --- NExT-QA --------------------------------------------------------------------------------------
-
-
-def nextqa_oe_visual(doc: Mapping[str, Any]) -> list[str]:
-    """The video's path."""
-    return [str(media_path(NEXTQA, doc["video"], entry="nextqa_oe_test"))]
 
 
 def nextqa_oe_docs(dataset: Any) -> Any:
@@ -136,12 +144,6 @@ def activitynetqa_docs(dataset: Any) -> Any:
     return read_dataset(dataset, _read_activitynetqa, task="ActivityNet-QA", columns=columns)
 
 
-def activitynetqa_visual(doc: Mapping[str, Any]) -> list[str]:
-    """The video's path."""
-    path = media_path(ACTIVITYNETQA, doc["video"], entry="activitynetqa")
-    return [str(path)]
-
-
 def activitynetqa_text(doc: Mapping[str, Any]) -> str:
     """The question as a sentence, and how to answer."""
     question = f"{doc['question'].capitalize()}?"
@@ -201,11 +203,6 @@ videochatgpt_temporal_docs = _described_docs(
     "longva_videochatgpt_temporal", "Video-ChatGPT Temporal"
 )
 video_dd_docs = _described_docs("longva_video_dd", "Video-DD")
-
-
-def videochatgpt_visual(doc: Mapping[str, Any]) -> list[str]:
-    """The video's path; Video-DD has the same videos."""
-    return [str(media_path(VIDEOCHATGPT, doc["video"], entry="videochatgpt_gen"))]
 
 
 def videochatgpt_text(doc: Mapping[str, Any]) -> str:
