@@ -24,6 +24,7 @@ from longva_eval.errors import DataError, MediaError
 from longva_eval.host.patches import order_results
 from longva_eval.local.prepare import data_status, prepare
 from longva_eval.questions.outcomes import FAILED, category_rows
+from longva_eval.questions.pictures import open_picture
 from longva_eval.questions.text_metrics import anls, levenshtein_distance, relaxed_match
 
 TASKS = TESTS.parent / "tasks"
@@ -143,7 +144,7 @@ def test_pictures_of_a_question_come_in_the_order_of_their_numbers() -> None:
     assert len(sizes) == 3
     assert len(set(sizes)) == 3
     first = UTILS.mmmu_visual(music)[0]
-    assert first.tobytes() == UTILS.open_picture(data.picture(11), where="").tobytes()
+    assert first.tobytes() == open_picture(data.picture(11), where="").tobytes()
 
 
 # --- scores ---------------------------------------------------------------------------------------
