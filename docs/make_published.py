@@ -42,8 +42,8 @@ def main() -> None:
     options = parser.parse_args()
     scores = read_published()
     parts = [
-        "# Published tables\n\nAs printed by their authors; nothing was measured here. Other models, "
-        "and the source of each number: `longva-eval compare --published Video-MME`.\n"
+        "# Published tables\n\nAs printed by their authors; nothing was measured here. Other "
+        "models, and the source of each number: `longva-eval compare --published Video-MME`.\n"
         "Written by `python docs/make_published.py`.\n"
     ]
     for title, name, pictures in SECTIONS:
