@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--decode-seconds", type=float, metavar="S",
         help=f"CPU seconds that a frame takes to decode ({each}, of 640x360)")  # fmt: skip
     add("--dtype", default="bfloat16", choices=get_args(PlanDType), help="bfloat16 (default)")
-    add("--chunk-tokens", type=int, default=2048, help="prefill chunk (2048)")
+    add("--chunk-tokens", default="auto", help="prefill chunk (auto: as chosen on such a GPU)")
     add("--grid", metavar="FRAMES", help="V-NIAH haystack lengths: 200:3000:200 or 6,12,24")
     add("--depths", help=f"V-NIAH needle depths ({DEFAULT_DEPTHS})")
     add("--needles", "--num-needles", type=int, help=f"V-NIAH needles ({DEFAULT_NEEDLES})")

@@ -31,6 +31,7 @@ from longva_eval.model.attention import registered_name, try_backend
 from longva_eval.model.backends import (
     OF_TRANSFORMERS,
     attention_candidates,
+    chunk_numbers_per_token,
     installed_packages,
     resolve_chunk_tokens,
 )
@@ -249,8 +250,9 @@ def _chunk_tokens(checkpoint: Checkpoint, asked: SessionSettings) -> int:
     if device.type == "cuda":
         held = sum(each.numel() * each.element_size() for each in weights if each.device == device)
         memory = torch.cuda.get_device_properties(device).total_memory - held
-    # The MLP is the widest place: gate, up and their product, beside four of the residual stream.
-    width = 3 * int(config.intermediate_size) + 4 * int(config.hidden_size)
+    width = chunk_numbers_per_token(
+        intermediate_size=int(config.intermediate_size), hidden_size=int(config.hidden_size)
+    )
     return resolve_chunk_tokens(
         asked.chunk_tokens, memory_bytes=memory, bytes_per_token=width * weights[0].element_size()
     )

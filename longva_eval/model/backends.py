@@ -13,9 +13,11 @@ from longva_eval.errors import SettingsError
 
 __all__ = [
     "BACKENDS",
+    "CHUNK_ON_GPU",
     "OF_TRANSFORMERS",
     "PACKAGES",
     "attention_candidates",
+    "chunk_numbers_per_token",
     "installed_packages",
     "resolve_chunk_tokens",
 ]
@@ -30,7 +32,8 @@ BACKENDS = {
 OF_TRANSFORMERS = ("sdpa_masked", "eager", "flash_attention_2")
 """Its own ways: no branches side by side, no presses that watch, no positions of pairs."""
 PACKAGES = {"fa3": "fa3-fwd", "fa4": "flash-attn-4"}
-_CHUNK_ON_CPU, _CHUNK_ON_GPU, _SMALLEST_CHUNK = 2048, 8192, 1024
+CHUNK_ON_GPU = 8192
+_CHUNK_ON_CPU, _SMALLEST_CHUNK = 2048, 1024
 
 
 def installed_packages() -> frozenset[str]:
@@ -111,6 +114,17 @@ def _lacks(
     return ""
 
 
+def chunk_numbers_per_token(*, intermediate_size: int, hidden_size: int) -> int:
+    """Numbers that live beside the cache while a token of a chunk goes through a layer.
+
+    The MLP is the widest place: activated gate, up, and their product (three of
+    `intermediate_size`; gate and up alone are 32.7 GB for 432,000 tokens at once), with the
+    residual stream, its normalised copy, the output and the chunk's embeddings (four of
+    `hidden_size`). Attention is computed by kernels that keep no scores.
+    """
+    return 3 * intermediate_size + 4 * hidden_size
+
+
 def resolve_chunk_tokens(
     asked: str | int, *, memory_bytes: int | None, bytes_per_token: int
 ) -> int:
@@ -138,7 +152,7 @@ def resolve_chunk_tokens(
         return number
     if memory_bytes is None:
         return _CHUNK_ON_CPU
-    tokens = _CHUNK_ON_GPU
+    tokens = CHUNK_ON_GPU
     while tokens > _SMALLEST_CHUNK and tokens * bytes_per_token > memory_bytes // 8:
         tokens //= 2
     return tokens

@@ -14,6 +14,11 @@ from typing import Literal, get_args
 
 from longva_eval.embedded import RATES
 from longva_eval.errors import SettingsError
+from longva_eval.model.backends import (
+    CHUNK_ON_GPU,
+    chunk_numbers_per_token,
+    resolve_chunk_tokens,
+)
 from longva_eval.studies.shape import ModelShape
 
 __all__ = [
@@ -123,15 +128,22 @@ def logits_bytes(shape: ModelShape, num_positions: int) -> int:
 
 
 def activation_bytes(shape: ModelShape, chunk_tokens: int, *, dtype: PlanDType = "bfloat16") -> int:
-    """Bytes of what lives beside the cache while a chunk goes through a layer.
-
-    The MLP is the widest place: activated gate, up, and their product (three of
-    `intermediate_size`; gate and up alone are 32.7 GB for 432,000 tokens at once), with the
-    residual stream, its normalised copy, the output and the chunk's embeddings (four of
-    `hidden_size`). Attention is computed by kernels that keep no scores.
-    """
-    width = 3 * shape.intermediate_size + 4 * shape.hidden_size
+    """Bytes of what lives beside the cache while a chunk goes through a layer."""
+    width = chunk_numbers_per_token(
+        intermediate_size=shape.intermediate_size, hidden_size=shape.hidden_size
+    )
     return chunk_tokens * width * _bytes_per_number(dtype)
+
+
+def chunk_tokens_of(
+    asked: str | int, shape: ModelShape, gpu_bytes: int | None, *, dtype: PlanDType
+) -> int:
+    """Tokens of a chunk of prefill, by the rule of a run on such a GPU (None: one large enough)."""
+    return resolve_chunk_tokens(
+        asked,
+        memory_bytes=(gpu_bytes or 1 << 60) - weight_bytes(shape, dtype=dtype),
+        bytes_per_token=activation_bytes(shape, 1, dtype=dtype),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +172,7 @@ def plan_memory(
     num_tokens: int,
     *,
     dtype: PlanDType = "bfloat16",
-    chunk_tokens: int = 2048,
+    chunk_tokens: int = CHUNK_ON_GPU,
 ) -> MemoryPlan:
     """The memory of one prompt, prefilled in chunks, with logits only where they are read.
 
@@ -192,7 +204,7 @@ def max_frames(
     most: int = 1 << 16,
     text_tokens: int = PREFIX_TOKENS + QUESTION_TOKENS,
     dtype: PlanDType = "bfloat16",
-    chunk_tokens: int = 2048,
+    chunk_tokens: int = CHUNK_ON_GPU,
 ) -> int:
     """The most frames whose prompt fits this memory; 0 if not even one does, `most` at most.
 

@@ -25,6 +25,7 @@ from longva_eval.studies.cost import (
     MemoryPlan,
     PlanDType,
     attention_flops,
+    chunk_tokens_of,
     estimate_seconds,
     kv_bytes,
     linear_flops,
@@ -95,7 +96,8 @@ class PlanSettings:
     decode_seconds: float | None = None
     """CPU seconds that a frame takes to decode; those of each of `DECODE_SECONDS` if None."""
     dtype: PlanDType = "bfloat16"
-    chunk_tokens: int = 2048
+    chunk_tokens: str | int = "auto"
+    """As of a run."""
     grid: str | None = None
     """Haystack lengths: a range or a list."""
     depths: str | None = None
@@ -142,6 +144,13 @@ class PlanSettings:
             _parse_memory(self.gpu)
         if self.gpu_name is not None and self.gpu_name not in GPUS:
             raise SettingsError(f"--gpu-name {self.gpu_name!r} is unknown; use {', '.join(GPUS)}.")
+
+    @property
+    def gpu_bytes(self) -> int | None:
+        """Memory of the GPU that is asked about, if one is."""
+        if self.gpu is not None:
+            return _parse_memory(self.gpu)
+        return None if self.gpu_name is None else GPUS[self.gpu_name].memory_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +231,9 @@ def plan_text(settings: PlanSettings) -> str:
     of_grid = grid is not None and grid.longest_tokens >= num_tokens
     if grid is not None and of_grid:
         num_frames, num_tokens = grid.longest_frames, grid.longest_tokens
-    memory = plan_memory(
-        shape, num_tokens, dtype=settings.dtype, chunk_tokens=settings.chunk_tokens
-    )
+    gpu_bytes = settings.gpu_bytes
+    chunk_tokens = chunk_tokens_of(settings.chunk_tokens, shape, gpu_bytes, dtype=settings.dtype)
+    memory = plan_memory(shape, num_tokens, dtype=settings.dtype, chunk_tokens=chunk_tokens)
     frames = shape.frames_text(num_frames, composed=of_grid)
     needle = " (the needle counted)" if of_grid else ""
     headline = (
@@ -234,7 +243,7 @@ def plan_text(settings: PlanSettings) -> str:
     speed = _Speed.of(settings, num_tokens)
     vision = shape.vision_flops(num_frames, composed=of_grid)
     tables = [
-        _memory_table(shape, memory, num_tokens, settings),
+        _memory_table(shape, memory, num_tokens, chunk_tokens, settings),
         _prefill_table(shape, num_frames, num_tokens, vision, speed, settings.decode_seconds),
     ]
     if settings.test is not None:
@@ -247,7 +256,11 @@ def plan_text(settings: PlanSettings) -> str:
         tables.append(_grid_table(title, grid, speed))
     if settings.task is not None:
         tables.append(_task_table(shape, speed, settings))
-    verdict = _verdict(shape, memory, num_frames, num_tokens, settings)
+    if gpu_bytes is None:
+        verdict = _room(memory)
+    else:
+        how = (num_frames, num_tokens, chunk_tokens, settings.dtype)
+        verdict = _verdict(shape, memory, gpu_bytes, *how)
     return f"{headline}\n{_render(tables)}\n\n{verdict}"
 
 
@@ -255,10 +268,11 @@ def _memory_table(
     shape: ModelShape,
     memory: MemoryPlan,
     num_tokens: int,
+    chunk_tokens: int,
     settings: PlanSettings,
 ) -> _Table:
     per_token = kv_bytes(shape, 1, dtype=settings.dtype)
-    chunk = min(settings.chunk_tokens, num_tokens)
+    chunk = min(chunk_tokens, num_tokens)
     parts = [
         ("weights: language model, vision tower, projector", memory.weights),
         (f"KV cache: {num_tokens:,} tokens x {per_token:,} bytes", memory.kv_cache),
@@ -424,19 +438,25 @@ def _compare(label: str, naive: float, shared: float) -> tuple[str, ...]:
     return label, _digits(naive), _digits(shared), f"{naive / shared:.2f}x"
 
 
+def _room(memory: MemoryPlan) -> str:
+    """Which GPUs have room for it."""
+    room = ", ".join(name for name, gpu in GPUS.items() if memory.peak <= gpu.memory_bytes)
+    fits = f"it fits {room}" if room else "no GPU known here has that"
+    peak = f"{_gigabytes(memory.peak)} GB"
+    return f"Needs {peak} of GPU memory; {fits}. Pass --gpu to judge another."
+
+
 def _verdict(
-    shape: ModelShape, memory: MemoryPlan, num_frames: int, num_tokens: int, settings: PlanSettings
+    shape: ModelShape,
+    memory: MemoryPlan,
+    gpu_bytes: int,
+    num_frames: int,
+    num_tokens: int,
+    chunk_tokens: int,
+    dtype: PlanDType,
 ) -> str:
     """One plain sentence, and what to change if it does not fit."""
     peak = f"{_gigabytes(memory.peak)} GB"
-    if settings.gpu is not None:
-        gpu_bytes = _parse_memory(settings.gpu)
-    elif settings.gpu_name is not None:
-        gpu_bytes = GPUS[settings.gpu_name].memory_bytes
-    else:
-        room = ", ".join(name for name, gpu in GPUS.items() if memory.peak <= gpu.memory_bytes)
-        fits = f"it fits {room}" if room else "no GPU known here has that"
-        return f"Needs {peak} of GPU memory; {fits}. Pass --gpu to judge another."
     whole = f"{gpu_bytes / _GIGA:,.4g} GB"
     if memory.peak <= gpu_bytes:
         return (
@@ -447,20 +467,24 @@ def _verdict(
         f"{whole}. Change one of these:\n"
         + "\n".join(
             f"  - {change}"
-            for change in _changes(shape, gpu_bytes, num_frames, num_tokens, settings)
+            for change in _changes(shape, gpu_bytes, num_frames, num_tokens, chunk_tokens, dtype)
         )
     )
 
 
 def _changes(
-    shape: ModelShape, gpu_bytes: int, num_frames: int, num_tokens: int, settings: PlanSettings
+    shape: ModelShape,
+    gpu_bytes: int,
+    num_frames: int,
+    num_tokens: int,
+    chunk_tokens: int,
+    dtype: PlanDType,
 ) -> list[str]:
     """What would make it fit, cheapest first."""
 
     def peak(dtype: PlanDType, chunk_tokens: int) -> int:
         return plan_memory(shape, num_tokens, dtype=dtype, chunk_tokens=chunk_tokens).peak
 
-    dtype, chunk_tokens = settings.dtype, settings.chunk_tokens
     changes = []
     smaller = chunk_tokens
     while smaller > 256 and peak(dtype, smaller) > gpu_bytes:
