@@ -112,7 +112,7 @@ def random_session(
         own_rope_parameters=dict(config.rope_parameters),
     )
     vision = ClipVision(model=model, image_processor=checkpoint.image_processor)
-    encoder = VisualEncoder(vision)
+    encoder = VisualEncoder(vision, device=checkpoint.device)
     return Session(
         checkpoint=checkpoint,
         template=QWEN_1_5,

@@ -1,17 +1,20 @@
 """How long a GPU would wait for frames: real decoding beside a model that only sleeps.
 
-    python benchmarks/waiting.py [--videos 12] [--frames 384] [--ahead 4] [--tiny]
+    python benchmarks/waiting.py [--videos 12] [--frames 384] [--ahead 1024] [--cores N] [--tiny]
 
 Videos of 1, 2, ... minutes (640x360 H.264, made with ffmpeg as in decode.py), three questions on
-each, through the encoder and its decode process. In place of LongVA-7B a sleep: a frame takes what
-the tower took on an H200, a prompt what `longva-eval plan` says of the tokens that are new. Waiting
-is the time in which the encoder has no block to give. By the clock: for a machine with idle cores.
+each, through the encoder and its decode processes. In place of LongVA-7B a sleep: a frame takes
+what the tower took on an H200, a prompt what `longva-eval plan` says of the tokens that are new.
+Waiting is the time in which the encoder has no block to give. By the clock: for a machine with idle
+cores. The decoders' processor time says how many cores keep up with such a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,8 @@ from harness import machine
 from random_model import BODY_TINY, TOWER_TINY, random_session
 
 from longva_eval.engine import encoder
-from longva_eval.media.decode_worker import DecodeWorker
+from longva_eval.media.decode import own_cores
+from longva_eval.media.decode_worker import DecodeWorkers
 from longva_eval.media.frames import FramePolicy
 from longva_eval.studies.cost import (
     ATTENTION,
@@ -46,7 +50,9 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=384)
     parser.add_argument("--gpu", choices=GPUS, default="h200")
     parser.add_argument("--attention", choices=ATTENTION, default="sdpa")
-    parser.add_argument("--ahead", type=int, default=4, help="blocks of 32 frames read ahead (4)")
+    parser.add_argument("--ahead", type=int, default=1024, help="MiB of pixels read ahead (1024)")
+    parser.add_argument("--cores", type=int, default=own_cores(),
+        help="kept busy by several videos; 1: one video after the other (all)")  # fmt: skip
     parser.add_argument("--work", type=Path, default=Path("out/benchmarks"))
     parser.add_argument("--tiny", action="store_true", help="the smallest size, to see it work")
     options = parser.parse_args()
@@ -58,9 +64,11 @@ def main() -> None:
              for n in range(1, options.videos + 1)]  # fmt: skip
     session = random_session(BODY_TINY, tower=TOWER_TINY)
     session.frames = FramePolicy(max_frames=options.frames)
-    session.encoder = encoder.VisualEncoder(session.vision, blocks_ahead=options.ahead)
-    worker, looking = DecodeWorker(), DecodeWorker()
-    session.probe, session.read = looking.probe_video, worker.read_frames
+    session.encoder = encoder.VisualEncoder(
+        session.vision, bytes_ahead=options.ahead << 20, cores=options.cores
+    )
+    workers = DecodeWorkers()
+    session.probe, session.read = workers.probe_video, workers.read_frames
     waited: list[float] = []
     by_loader = encoder._Loader.next
 
@@ -90,6 +98,8 @@ def main() -> None:
     encoder._Loader.next = next_block  # type: ignore[method-assign,assignment]
     session.vision.tokens = tokens  # type: ignore[method-assign,assignment]
     first_video = 0.0
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)  # ffmpeg, so far
+    decoded_before = spent.ru_utime + spent.ru_stime
     began = time.perf_counter()
     try:
         session.encoder.expect(shown)
@@ -101,9 +111,11 @@ def main() -> None:
     finally:
         encoder._Loader.next = by_loader  # type: ignore[method-assign]
         session.encoder.stop()
-        worker.close()
-        looking.close()
-    whole = time.perf_counter() - began
+        whole = time.perf_counter() - began
+        workers.close()
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    decoding = spent.ru_utime + spent.ru_stime - decoded_before
+    computing = whole - sum(waited)
     print(f"{len(paths)} videos of 1 to {len(paths)} minutes, {frames} frames, {len(shown)} "
           f"questions; {options.gpu}, {options.attention}: {seconds[0]:.2f} s a video and "
           f"{seconds[1]:.3f} s a question")  # fmt: skip
@@ -111,6 +123,8 @@ def main() -> None:
           f"(wanted: below 10 %); after the first video {sum(waited) - first_video:.1f} s, "
           f"{(sum(waited) - first_video) / (whole - first_video):.1%}; "
           f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
+    print(f"decoders took {decoding:.1f} s of processor time, the model {computing:.1f} s: "
+          f"{math.ceil(decoding / computing)} cores keep up with it")  # fmt: skip
 
 
 if __name__ == "__main__":

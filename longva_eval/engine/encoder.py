@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import queue
-import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +12,18 @@ import torch
 from longva_eval.engine.feature_cache import FeatureCache
 from longva_eval.engine.vision import Vision
 from longva_eval.errors import CheckpointError, MediaError, SettingsError
-from longva_eval.media.sources import Source
+from longva_eval.media.ahead import Ahead
+from longva_eval.media.decode import own_cores
+from longva_eval.media.sources import Picture, Source
 from longva_eval.prompts.pieces import VisualPiece
 
 __all__ = ["VisualEncoder"]
+
+_BYTES_AHEAD = 1 << 30
+_LITTLE_AHEAD = 192 << 20
+"""Where the model is slower than any decoder: it never waits."""
+_MOST_VIDEOS = 8
+"""Decoded at once, in a process each."""
 
 
 @dataclass
@@ -26,14 +32,25 @@ class _Job:
 
     source: Source
     pieces: list[VisualPiece]
+    num_read: int = 0
+    """Pieces whose pixels have been read."""
+    num_taken: int = 0
+    """Pieces whose pixels have been asked for."""
+
+    @property
+    def cores(self) -> int:
+        """Parts of it that can still be decoded side by side."""
+        left = len(self.pieces) - self.num_read
+        return -(-getattr(self.source, "num_parts", 1) * left // max(1, len(self.pieces)))
 
 
 class VisualEncoder:
     """Visual tokens of pieces: each computed once, decoded ahead, and kept while it is needed.
 
-    A caller that knows what it will ask for says so (`expect`). A thread then reads frames of the
+    A caller that knows what it will ask for says so (`expect`). Threads then read frames of the
     next videos while the model works, all frames of one video in one pass, whatever prompts they
-    stand in; and tokens are let go after their last use.
+    stand in; and tokens are let go after their last use. A video is begun while the ones before it
+    leave a core unused.
 
     Args:
         vision: How the model sees.
@@ -41,7 +58,10 @@ class VisualEncoder:
         keep_bytes: Tokens kept in memory; beyond it the least recently used go first.
         keep_all: Keep tokens beyond their last expected use, for later calls.
         cache: Tokens on disk.
-        blocks_ahead: Blocks of at most 32 frames that are read before they are asked for.
+        device: Of the model. A GPU must not wait for frames: all cores decode for it, far ahead.
+        bytes_ahead: Of pixels that are read before they are asked for, as they go through the
+            vision tower; 1 GiB for a GPU, else 192 MiB.
+        cores: That several videos may keep busy; for a GPU all that the process has, else 1.
     """
 
     def __init__(
@@ -52,7 +72,9 @@ class VisualEncoder:
         keep_bytes: int = 4 << 30,
         keep_all: bool = False,
         cache: FeatureCache | None = None,
-        blocks_ahead: int = 4,
+        device: torch.device | None = None,
+        bytes_ahead: int | None = None,
+        cores: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise SettingsError(f"vision_batch_size={batch_size} must be at least 1.")
@@ -60,7 +82,10 @@ class VisualEncoder:
         self._batch_size = batch_size
         self._keep_bytes = keep_bytes
         self._cache = cache
-        self._blocks_ahead = blocks_ahead
+        self._device = device or torch.device("cpu")
+        is_gpu = self._device.type == "cuda"
+        self._bytes_ahead = bytes_ahead or (_BYTES_AHEAD if is_gpu else _LITTLE_AHEAD)
+        self._cores = cores or (own_cores() if is_gpu else 1)
         self._kept: dict[str, torch.Tensor] = {}
         self._kept_bytes = 0
         self._uses_left: Counter[str] = Counter()
@@ -98,7 +123,7 @@ class VisualEncoder:
             for key in [key for key in self._kept if key not in self._uses_left]:
                 self._drop(key)
         if jobs:
-            self._loader = _Loader(self._vision, list(jobs.values()), self._blocks_ahead)
+            self._loader = _Loader(self, list(jobs.values()))
             self.num_passes += len(jobs)
 
     def stop(self) -> None:
@@ -164,47 +189,43 @@ class VisualEncoder:
         return tokens
 
     def _read_now(self, pieces: Sequence[VisualPiece]) -> None:
-        """Read what was not expected, or was let go; one pass for each picture or video.
-
-        Reading ahead pauses: the reader may be a process that serves one at a time.
-        """
-        if not pieces:
-            return
-        waiting = self._loader.jobs_left() if self._loader is not None else []
-        self.stop()
+        """Read what was not expected, or was let go; one pass for each picture or video."""
         jobs: dict[str, _Job] = {}
         for piece in pieces:
             jobs.setdefault(piece.source.media_key, _Job(piece.source, [])).pieces.append(piece)
-        try:
-            for job in jobs.values():
-                job.pieces.sort(key=lambda piece: piece.item)
-                self.num_passes += 1
-                first = 0
-                items = [piece.item for piece in job.pieces]
-                for pixels in self._vision.pixel_values(job.source, items):
-                    first += len(self._encode_block(job, first, pixels))
-                if first < len(job.pieces):
-                    name = job.pieces[first].key
-                    raise MediaError(f"{name} was not among what its file gave.")
-        finally:
-            if waiting:
-                self._loader = _Loader(self._vision, waiting, self._blocks_ahead)
+        for job in jobs.values():
+            job.pieces.sort(key=lambda piece: piece.item)
+            self.num_passes += 1
+            for pixels in self._pixels(job):
+                self._encode_block(job, pixels)
+            if job.num_taken < len(job.pieces):
+                raise _never_came(job)
+
+    def _pixels(self, job: _Job) -> Iterator[torch.Tensor]:
+        """The pixels of a job's pieces, in batches of the vision tower."""
+        items = [piece.item for piece in job.pieces]
+        blocks = self._vision.pixel_values(job.source, items)
+        if isinstance(job.source, Picture):  # its tiles may be one piece
+            yield from blocks
+        else:
+            yield from _batches(blocks, self._batch_size)
 
     def _take_block(self, loader: _Loader) -> None:
-        job, first, content = loader.next()
+        job, content = loader.next()
         if isinstance(content, MediaError):
-            for piece in job.pieces[first:]:
+            for piece in job.pieces[job.num_taken :]:
                 self._failed[piece.key] = content
                 loader.forget(piece.key)
             return
-        for piece in self._encode_block(job, first, content):
+        for piece in self._encode_block(job, content):
             loader.forget(piece.key)
 
-    def _encode_block(self, job: _Job, first: int, pixels: torch.Tensor) -> list[VisualPiece]:
-        """Compute and keep the tokens of the pieces from `first` on; returns those pieces."""
+    def _encode_block(self, job: _Job, pixels: torch.Tensor) -> list[VisualPiece]:
+        """Compute and keep the tokens of the next pieces of a job; returns those pieces."""
         tokens = self._vision.tokens(job.source, pixels, batch_size=self._batch_size)
         self.num_encoded += len(pixels)
-        done = job.pieces[first : first + len(tokens)]
+        done = job.pieces[job.num_taken :][: len(tokens)]
+        job.num_taken += len(done)
         for piece, value in zip(done, tokens, strict=True):
             if value.shape[0] != piece.num_tokens:
                 raise CheckpointError(
@@ -236,79 +257,76 @@ class VisualEncoder:
 
 
 class _Loader:
-    """Reads pixels of jobs, one after the other, in a thread with a bounded queue."""
+    """Reads pixels of jobs in threads, in order and within bounds."""
 
-    def __init__(self, vision: Vision, jobs: Sequence[_Job], blocks_ahead: int) -> None:
-        self._vision = vision
-        self._jobs = jobs
+    def __init__(self, encoder: VisualEncoder, jobs: Sequence[_Job]) -> None:
+        self._encoder = encoder
         self._coming = {piece.key for job in jobs for piece in job.pieces}
-        self._next_piece = {id(job): 0 for job in jobs}
-        self._blocks: queue.Queue[tuple[_Job, torch.Tensor | BaseException | None]]
-        self._blocks = queue.Queue(maxsize=max(1, blocks_ahead))
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="decode-ahead", daemon=True)
-        self._thread.start()
+        cores = encoder._cores
+        self._ahead = Ahead(
+            jobs,
+            self._read,
+            threads=min(cores, len(jobs), _MOST_VIDEOS),
+            room=encoder._bytes_ahead,
+            size=lambda pixels: pixels.nbytes,
+            may_begin=lambda others: sum(min(job.cores, cores) for job in others) < cores,
+            name="decode-ahead",
+        )
 
     def has(self, key: str) -> bool:
         """Whether this piece is still to come."""
         return key in self._coming
 
-    def jobs_left(self) -> list[_Job]:
-        """The pieces that are still to come."""
-        left = [
-            _Job(job.source, [piece for piece in job.pieces if piece.key in self._coming])
-            for job in self._jobs
-        ]
-        return [job for job in left if job.pieces]
-
     def forget(self, key: str) -> None:
         """The piece has come, or never will."""
         self._coming.discard(key)
 
-    def next(self) -> tuple[_Job, int, torch.Tensor | MediaError]:
-        """The next block: its job, the first of its pieces, and pixels or what went wrong."""
-        job, content = self._blocks.get()
-        first = self._next_piece[id(job)]
-        if isinstance(content, MediaError):
-            return job, first, content
-        if isinstance(content, BaseException):
-            raise content
-        if content is None:  # the source gave fewer blocks than it has pieces
-            name = job.pieces[first].key
-            return job, first, MediaError(f"{name} was not among what its file gave.")
-        self._next_piece[id(job)] += self._vision.count_pieces(job.source, len(content))
-        return job, first, content
+    def next(self) -> tuple[_Job, torch.Tensor | MediaError]:
+        """The next batch of a job's pixels, or why there is none."""
+        while (given := self._ahead.next()) is not None:
+            if given.result is not None:
+                return given.job, given.result
+            if isinstance(given.error, MediaError):
+                return given.job, given.error
+            if given.error is not None:
+                raise given.error
+            if given.job.num_taken < len(given.job.pieces):
+                return given.job, _never_came(given.job)
+        raise AssertionError("a piece that is to come comes, or fails")
 
     def stop(self) -> None:
-        """End the thread, leaving what it has read."""
-        self._stopped.set()
-        while self._thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                self._blocks.get(timeout=0.05)
-        self._thread.join()
+        """End the threads, leaving what they have read."""
+        self._ahead.stop()
 
-    def _run(self) -> None:
-        for job in self._jobs:
-            given = 0
-            try:
-                items = [piece.item for piece in job.pieces]
-                for pixels in self._vision.pixel_values(job.source, items):
-                    given += self._vision.count_pieces(job.source, len(pixels))
-                    if not self._put(job, pixels):
-                        return
-            except BaseException as error:  # handed over and raised where it is asked for
-                if not self._put(job, error):
-                    return
-                continue
-            if given < len(job.pieces) and not self._put(job, None):
-                return
+    def _read(self, job: _Job) -> Iterator[torch.Tensor]:
+        device = self._encoder._device
+        on_gpu = device.type == "cuda"
+        with contextlib.ExitStack() as stack:
+            if on_gpu:  # in the model's own stream it would wait for the prefill that is going on
+                stream = torch.cuda.Stream(device=device)  # type: ignore[no-untyped-call]
+                stack.enter_context(torch.cuda.stream(stream))
+            for pixels in self._encoder._pixels(job):
+                job.num_read += self._encoder._vision.count_pieces(job.source, len(pixels))
+                # They wait in the host's memory, from where they are copied fast.
+                yield pixels.cpu().pin_memory() if on_gpu else pixels
 
-    def _put(self, job: _Job, content: torch.Tensor | BaseException | None) -> bool:
-        while not self._stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                self._blocks.put((job, content), timeout=0.05)
-                return True
-        return False
+
+def _batches(blocks: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
+    """The same rows, in batches of this size, the last one of fewer."""
+    kept: list[torch.Tensor] = []
+    for block in blocks:
+        kept.append(block)
+        if (rows := sum(map(len, kept))) >= size:
+            whole = torch.cat(kept) if len(kept) > 1 else block
+            full = rows - rows % size
+            yield from torch.split(whole[:full], size)
+            kept = [whole[full:]] if full < rows else []
+    if kept:
+        yield torch.cat(kept)
+
+
+def _never_came(job: _Job) -> MediaError:
+    return MediaError(f"{job.pieces[job.num_taken].key} was not among what its file gave.")
 
 
 def _whole(piece: VisualPiece) -> VisualPiece:

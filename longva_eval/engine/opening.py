@@ -23,7 +23,7 @@ from longva_eval.families.loading import load_checkpoint
 from longva_eval.families.template import FamilyTemplate, Thinking
 from longva_eval.families.vision import FamilyVision
 from longva_eval.media.decode import DecodeBackend, read_frames
-from longva_eval.media.decode_worker import DecodeWorker
+from longva_eval.media.decode_worker import DecodeWorkers
 from longva_eval.media.frames import FramePolicy, Looks
 from longva_eval.media.images import ImageAspectRatio, PatchMerge
 from longva_eval.media.probe import probe_video
@@ -194,7 +194,10 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
             identity=f"{identity}/{asked.backend}",
             max_bytes=asked.feature_cache_bytes,
         )
-    encoder = VisualEncoder(vision, batch_size=asked.vision_batch_size, cache=cache)
+    encoder = VisualEncoder(
+        vision, batch_size=asked.vision_batch_size, cache=cache, device=checkpoint.device
+    )
+    workers = DecodeWorkers()
     session = Session(
         checkpoint=checkpoint,
         **parts,
@@ -206,8 +209,8 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
         seed=asked.seed,
         branches=asked.branches,
         control=check_control(asked.control),
-        probe=DecodeWorker().probe_video if asked.decode_process else probe_video,
-        read=DecodeWorker().read_frames if asked.decode_process else read_frames,
+        probe=workers.probe_video if asked.decode_process else probe_video,
+        read=workers.read_frames if asked.decode_process else read_frames,
         looks=looks,
         encoder=encoder,
         engine=PrefixEngine(

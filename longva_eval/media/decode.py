@@ -17,14 +17,11 @@ Imports no torch: the process that decodes (`longva_eval.media.decode_worker`) s
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import os
 import queue
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import av
@@ -32,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longva_eval.errors import MediaError, SettingsError
+from longva_eval.media.ahead import Ahead
 from longva_eval.media.files import check_unchanged, printable
 from longva_eval.media.packets import decode_row, decoder_of, needed_rows, open_video
 from longva_eval.media.probe import DisplayMatrix, VideoInfo, display_matrix, probe_video
@@ -42,13 +40,13 @@ Frames = npt.NDArray[np.uint8]
 """(num_frames, height, width, 3), uint8 RGB."""
 DecodeBackend = Literal["auto", "decord", "torchcodec", "pyav"]
 _BLOCK_FRAMES = 32
-_BLOCK_BYTES = 256 << 20
-"""Of larger frames (beyond 1080p) fewer are in a block."""
+_BLOCK_BYTES = 32 << 20
+"""Of larger frames (beyond 640 x 480) fewer are in a block."""
 _most_threads = 8
 _LONGEST_ROW = 1000
 """Packets. Rows that are decoded side by side are held in memory."""
-_WAITING_BYTES = 64 << 20
-"""Of pictures of a row that wait for their turn."""
+_WAITING_BYTES = 16 << 20
+"""For each thread, of pictures that wait for their turn."""
 
 
 def read_frames(
@@ -182,8 +180,8 @@ def _read_with_pyav(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
     targets = frozenset(awaited)
     wanted = targets.union(others.tolist())
     pictures: dict[int, npt.NDArray[np.uint8]] = {}
-    block: list[npt.NDArray[np.uint8]] = []
-    size = _block_frames(info)
+    size, given, filled = _block_frames(info), 0, 0
+    block: Frames | None = None
     shape = None
     try:
         with contextlib.ExitStack() as stack:
@@ -193,15 +191,17 @@ def _read_with_pyav(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
                 threads = 1
             opened = [stack.enter_context(open_video(info.path, identity)) for _ in range(threads)]
             streams = [container.streams[info.stream_index] for container in opened]
+            decoders = [decoder_of(stream) for stream in streams]
+            for decoder in decoders[1:] and decoders:  # FFmpeg's own threads would come on top
+                decoder.thread_count = 1
             found = _decoded(
                 needed_rows(opened[0], streams[0], rows),
-                [decoder_of(stream) for stream in streams],
+                decoders,
                 lambda decoder, row: (
                     (number, _to_rgb(frame, display_matrix(frame) or info.display_matrix))
                     for number, frame in decode_row(decoder, row, wanted)
                     if number in targets
                 ),
-                waiting=max(1, _WAITING_BYTES // (3 * info.width_pixels * info.height_pixels + 1)),
             )
             for number, picture in stack.enter_context(contextlib.closing(found)):
                 shape = shape or picture.shape
@@ -214,10 +214,14 @@ def _read_with_pyav(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
                 while order and order[0] in pictures:
                     picture = pictures.pop(order[0])
                     for _ in range(counts[order.popleft()]):
-                        block.append(picture)
-                        if len(block) == size:
-                            yield np.stack(block)
-                            block = []
+                        if block is None:
+                            block = np.empty((min(size, len(indices) - given), *shape), np.uint8)
+                        block[filled] = picture
+                        filled += 1
+                        if filled == len(block):
+                            given += filled
+                            yield block
+                            block, filled = None, 0
     except (av.FFmpegError, OSError, ValueError) as error:
         raise MediaError(f"{info.path} cannot be decoded: {error}") from error
     if order:
@@ -225,17 +229,13 @@ def _read_with_pyav(info: VideoInfo, indices: list[int]) -> Iterator[Frames]:
             f"{info.path} cannot be decoded: its decoder leaves out frame {order[0]}. Re-encode "
             "it: ffmpeg -i IN OUT.mp4"
         )
-    if block:
-        yield np.stack(block)
 
 
 def _decoded(
     rows: Iterable[Iterable[Any]],
     decoders: Sequence[Any],
-    decode: Callable[[Any, Iterable[Any]], Iterator[Any]],
-    *,
-    waiting: int,
-) -> Generator[Any, None, None]:
+    decode: Callable[[Any, Iterable[Any]], Iterator[tuple[int, npt.NDArray[np.uint8]]]],
+) -> Generator[tuple[int, npt.NDArray[np.uint8]], None, None]:
     """What `decode` gives for each row, in order; several rows at once if there are decoders."""
     if len(decoders) == 1:
         for row in rows:
@@ -244,44 +244,30 @@ def _decoded(
     free: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for decoder in decoders:
         free.put(decoder)
-    is_over = threading.Event()
 
-    def put(results: queue.Queue[Any], result: Any) -> None:
-        while not is_over.is_set():
-            with contextlib.suppress(queue.Full):
-                results.put(result, timeout=0.05)
-                return
-
-    def work(row: list[Any], results: queue.Queue[Any]) -> None:
+    def work(row: list[Any]) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
         decoder = free.get()
         try:
-            for result in decode(decoder, row):
-                put(results, result)
-                if is_over.is_set():
-                    return
-            put(results, None)
-        except BaseException as error:  # raised where the row's turn comes
-            put(results, error)
+            yield from decode(decoder, row)
         finally:
             free.put(decoder)
 
-    with ThreadPoolExecutor(len(decoders), thread_name_prefix="decode") as pool:
-        coming: deque[queue.Queue[Any]] = deque()
-        left = iter(rows)
-        try:
-            while True:
-                for row in itertools.islice(left, 2 * len(decoders) - len(coming)):
-                    coming.append(queue.Queue(waiting))
-                    pool.submit(work, list(row), coming[-1])
-                if not coming:
-                    return
-                while (result := coming[0].get()) is not None:
-                    if isinstance(result, BaseException):
-                        raise result
-                    yield result
-                coming.popleft()
-        finally:
-            is_over.set()
+    ahead = Ahead(
+        map(list, rows),
+        work,
+        threads=len(decoders),
+        room=len(decoders) * _WAITING_BYTES,
+        size=lambda found: found[1].nbytes,
+        name="decode",
+    )
+    try:
+        while (given := ahead.next()) is not None:
+            if given.error is not None:
+                raise given.error
+            if given.result is not None:
+                yield given.result
+    finally:
+        ahead.stop()
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
-"""Decoding in a process of its own, so that a decoder that hangs or crashes costs one video.
+"""Decoding in processes of its own, so that a decoder that hangs or crashes costs one video.
 
 `DecodeWorker` starts `python -m longva_eval.media.decode_worker` and asks it for a look at a file,
 or for frames. A file that makes a decoder loop or end the process (damaged streams do) becomes a
 `MediaError` with its name; the next video gets a fresh worker. The worker imports no torch unless
-torchcodec decodes.
+torchcodec decodes, and ends with the process that started it. `DecodeWorkers` has as many as are
+asked at once.
 
 Being a process of its own also lets it hear what FFmpeg says. Decoders conceal damage: they fill
 what they cannot read from neighbouring pictures, return the frame as if nothing had been, and write
@@ -17,8 +18,11 @@ bytes of a block of frames where it announces one.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
+import queue
 import re
 import select
 import subprocess
@@ -42,7 +46,7 @@ from longva_eval.media.files import FileIdentity, check_unchanged, identify, pri
 from longva_eval.media.packets import CHECKING_DECODERS, WHEN_OPENED, Gap
 from longva_eval.media.probe import VideoInfo, probe_video
 
-__all__ = ["DecodeWorker", "shared_worker"]
+__all__ = ["DecodeWorker", "DecodeWorkers", "shared_workers"]
 
 _MESSAGE = re.compile(r"^\[([\w,-]+) @ 0x[0-9a-f]+\] (.+)$", re.MULTILINE)
 """A line of FFmpeg's log: who speaks, and what is said."""
@@ -67,7 +71,6 @@ class DecodeWorker:
         self._process: subprocess.Popen[bytes] | None = None
         self._end: weakref.finalize[..., DecodeWorker] | None = None
         self._buffer = b""
-        self._probed: dict[tuple[Path, FileIdentity], VideoInfo] = {}
 
     def probe_video(self, path: str | Path) -> VideoInfo:
         """As `longva_eval.media.probe.probe_video`.
@@ -76,9 +79,6 @@ class DecodeWorker:
             MediaError: Also if a demuxer crashed, or took longer than the limit.
         """
         path = Path(path).absolute()
-        key = (path, identify(path, kind="video"))
-        if key in self._probed:
-            return self._probed[key]
         finished = False
         patience = self._limit + (_START_SECONDS if self._process is None else 0)
         try:
@@ -87,14 +87,13 @@ class DecodeWorker:
             if "error" in answer:
                 finished = True
                 raise MediaError(answer["error"])
-            seconds = np.frombuffer(self._bytes(8 * answer["num_frames"], path, self._limit))
+            seconds = np.empty(answer["num_frames"])
+            self._fill(seconds, path, self._limit)
             finished = True
         finally:
             if not finished:
                 self.close()
-        info = _from_json(answer, path, seconds)
-        self._probed[key] = info
-        return info
+        return _from_json(answer, path, seconds)
 
     def read_frames(
         self, info: VideoInfo, indices: Sequence[int], *, backend: DecodeBackend = "auto"
@@ -123,9 +122,10 @@ class DecodeWorker:
                 if "shape" not in answer:
                     finished = True
                     return
-                shape = answer["shape"]
-                data = self._bytes(int(np.prod(shape)), info.path, patience)
-                yield np.frombuffer(data, dtype=np.uint8).reshape(shape)
+                block = np.empty(answer["shape"], dtype=np.uint8)
+                self._fill(block, info.path, patience)
+                yield block
+                del block  # not to be held beside the next one
         finally:
             if not finished:  # it is in the middle of something: the next video starts afresh
                 self.close()
@@ -158,20 +158,24 @@ class DecodeWorker:
     def _answer(self, path: Path, seconds: float) -> dict[str, Any]:
         until = time.monotonic() + seconds
         while b"\n" not in self._buffer:
-            self._buffer += self._receive(1 << 16, path, until)
+            received = bytearray(1 << 16)
+            self._buffer += received[: self._receive(received, path, until)]
         line, _, self._buffer = self._buffer.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def _bytes(self, count: int, path: Path, seconds: float) -> bytes:
+    def _fill(self, array: npt.NDArray[Any], path: Path, seconds: float) -> None:
+        """Receive an array's bytes."""
         until = time.monotonic() + seconds
-        data = bytearray(self._buffer[:count])
-        self._buffer = self._buffer[count:]
-        while len(data) < count:
-            data += self._receive(min(1 << 20, count - len(data)), path, until)
-        return bytes(data)
+        into = array.reshape(-1).view(np.uint8).data
+        here = self._buffer[: len(into)]
+        self._buffer = self._buffer[len(here) :]
+        into[: len(here)] = here
+        into = into[len(here) :]
+        while len(into):
+            into = into[self._receive(into, path, until) :]
 
-    def _receive(self, size: int, path: Path, until: float) -> bytes:
+    def _receive(self, into: bytearray | memoryview, path: Path, until: float) -> int:
         assert self._process is not None
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
@@ -181,10 +185,10 @@ class DecodeWorker:
                 f"{printable(path)}: the decoder gave nothing for {self._limit:.0f} s and was "
                 "ended. Is the file damaged, or the disk very slow?"
             )
-        data = os.read(pipe, size)
-        if not data:
+        count = os.readv(pipe, [into])
+        if not count:
             raise self._crashed(path)
-        return data
+        return count
 
     def _crashed(self, path: Path) -> MediaError:
         status = self._process.wait(timeout=10) if self._process is not None else None
@@ -195,15 +199,55 @@ class DecodeWorker:
         )
 
 
-_shared = threading.local()
+class DecodeWorkers:
+    """As `DecodeWorker`, for several threads: each request goes to a process that is free.
+
+    Args:
+        seconds_per_block: As of `DecodeWorker`.
+    """
+
+    def __init__(self, *, seconds_per_block: float = 600.0) -> None:
+        self._limit = seconds_per_block
+        self._free: list[DecodeWorker] = []
+        self._probed: dict[tuple[Path, FileIdentity], VideoInfo] = {}
+
+    def probe_video(self, path: str | Path) -> VideoInfo:
+        """As `DecodeWorker.probe_video`; cached until the file changes."""
+        path = Path(path).absolute()
+        key = (path, identify(path, kind="video"))
+        if key not in self._probed:
+            with self._worker() as worker:
+                self._probed[key] = worker.probe_video(path)
+        return self._probed[key]
+
+    def read_frames(
+        self, info: VideoInfo, indices: Sequence[int], *, backend: DecodeBackend = "auto"
+    ) -> Iterator[Frames]:
+        """As `DecodeWorker.read_frames`."""
+        with self._worker() as worker:
+            yield from worker.read_frames(info, indices, backend=backend)
+
+    def close(self) -> None:
+        """End the processes that nobody is using."""
+        while self._free:
+            self._free.pop().close()
+
+    @contextlib.contextmanager
+    def _worker(self) -> Iterator[DecodeWorker]:
+        try:
+            worker = self._free.pop()  # the one used last: its process is there
+        except IndexError:
+            worker = DecodeWorker(seconds_per_block=self._limit)
+        try:
+            yield worker
+        finally:
+            self._free.append(worker)
 
 
-def shared_worker() -> DecodeWorker:
-    """The worker of this thread, for those who keep none themselves."""
-    if not hasattr(_shared, "worker"):
-        _shared.worker = DecodeWorker()
-    worker: DecodeWorker = _shared.worker
-    return worker
+@functools.cache
+def shared_workers() -> DecodeWorkers:
+    """The workers of this process, for those who keep none themselves."""
+    return DecodeWorkers()
 
 
 def _end_process(process: subprocess.Popen[bytes]) -> None:
@@ -228,7 +272,7 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     def say(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message).encode() + b"\n")
 
-    for line in requests:
+    for line in _until_the_end(requests):
         request = json.loads(line)
         try:
             info = probe_video(request["path"])
@@ -255,6 +299,20 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         else:
             say({})
         answers.flush()
+
+
+def _until_the_end(requests: IO[bytes]) -> Iterator[bytes]:
+    """Requests; when there can be no more this process ends, whatever it is decoding."""
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in requests:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        yield lines.get()
 
 
 class _Messages:

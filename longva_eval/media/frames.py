@@ -235,12 +235,12 @@ def read_frames(path: str | Path, policy: FramePolicy | None = None) -> FrameBat
         MediaError: If the video cannot be read, is damaged at these frames, or pictures are
             missing in it.
     """
-    from longva_eval.media.decode_worker import shared_worker
+    from longva_eval.media.decode_worker import shared_workers
 
-    worker = shared_worker()
-    info = worker.probe_video(path)
-    sample = sample_frames(info, policy or FramePolicy(), read=worker.read_frames)
-    blocks = list(worker.read_frames(info, sample.indices))
+    workers = shared_workers()
+    info = workers.probe_video(path)
+    sample = sample_frames(info, policy or FramePolicy(), read=workers.read_frames)
+    blocks = list(workers.read_frames(info, sample.indices))
     return FrameBatch(
         pixels=np.concatenate(blocks), indices=sample.indices, seconds=sample.timestamps_seconds
     )

@@ -93,6 +93,8 @@ class VideoInfo:
     presentation_seconds: npt.NDArray[np.float64] = field(repr=False, compare=False)
     """(num_frames,) when each frame is shown, ascending. 0 is where the file starts, which may be
     before its first frame if its sound starts earlier: the clock of players and subtitles."""
+    num_starts: int = field(default=1, repr=False)
+    """Places at which decoding may start."""
     stream_index: int = field(default=0, repr=False)
     packets: PacketIndex | None = field(default=None, repr=False, compare=False)
     """None if it was looked at in another process."""
@@ -179,6 +181,7 @@ def _probe(path: Path, identity: FileIdentity) -> VideoInfo:
             and _is_plainly_ordered(packets, header)
         ),
         presentation_seconds=seconds,
+        num_starts=len(look.starts),
         stream_index=stream_index,
         packets=PacketIndex(len(packets), look.shown, look.starts),
     )

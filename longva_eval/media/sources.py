@@ -50,6 +50,11 @@ class VideoFrames:
         return self.sample.indices
 
     @property
+    def num_parts(self) -> int:
+        """Parts that can be decoded side by side, at most."""
+        return min(len(self.items), self.info.num_starts)
+
+    @property
     def seconds(self) -> tuple[float, ...]:
         """When each of the frames is shown, exactly."""
         return tuple(float(self.info.presentation_seconds[item]) for item in self.items)

@@ -13,7 +13,6 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from PIL import Image
 from longva_eval import embedded
 from longva_eval.engine.conversation import ClipPart, ComposedClip
 from longva_eval.errors import MediaError, SettingsError
-from longva_eval.media.decode_worker import DecodeWorker
+from longva_eval.media.decode_worker import shared_workers
 from longva_eval.media.frames import one_per_second
 from longva_eval.media.images import open_image, pad_to_square
 from longva_eval.media.probe import probe_video
@@ -345,11 +344,6 @@ def _parts(frames: Sequence[tuple[Path, int] | Image.Image]) -> list[ClipPart]:
     return parts
 
 
-@cache
-def _worker() -> DecodeWorker:
-    return DecodeWorker()
-
-
 def clip_pictures(clip: ComposedClip) -> list[Image.Image]:
     """The frames of a clip as pictures, decoded now.
 
@@ -362,7 +356,8 @@ def clip_pictures(clip: ComposedClip) -> list[Image.Image]:
             pictures.append(part)
             continue
         path, indices = part
-        for block in _worker().read_frames(_worker().probe_video(path), indices):
+        workers = shared_workers()
+        for block in workers.read_frames(workers.probe_video(path), indices):
             pictures.extend(Image.fromarray(frame) for frame in block)
     return pictures
 

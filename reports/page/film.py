@@ -17,7 +17,6 @@ import io
 import math
 import os
 import statistics
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from longva_eval.errors import MediaError
-from longva_eval.media.decode_worker import DecodeWorker
+from longva_eval.media.decode_worker import DecodeWorkers
 from longva_eval.media.files import image_digest
 from longva_eval.media.frames import one_per_second
 from longva_eval.media.probe import VideoInfo
@@ -292,7 +291,7 @@ def make_strips(
         if number in kept:
             together.setdefault(frozenset(frame.path for frame in plan.frames), []).append(key)
     share = budget_bytes // max(1, len(kept))
-    workers = _Workers()
+    workers = DecodeWorkers(seconds_per_block=_SECONDS_PER_BLOCK)
 
     def strips_of(keys: Sequence[str]) -> dict[str, Strip | str]:
         """Of plans that show the same files."""
@@ -300,7 +299,7 @@ def make_strips(
         for key in keys:
             for path, index in unique[key].frames:
                 wanted.setdefault(path, set()).add(index)
-        files = {path: workers.read(path, indices) for path, indices in wanted.items()}
+        files = {path: _read(workers, path, indices) for path, indices in wanted.items()}
         return {key: _pack(unique[key], files, share) for key in keys}
 
     # A process costs a second to start: no more of them than there are jobs.
@@ -325,33 +324,18 @@ class _File(NamedTuple):
     num_frames: int
 
 
-class _Workers:
-    """A decoding process for each thread that asks for a video."""
-
-    def __init__(self) -> None:
-        self._own = threading.local()
-        self._all: list[DecodeWorker] = []
-
-    def read(self, path: Path, indices: set[int | None]) -> _File | str:
-        """Small pictures of a file's frames, or of the picture that it is; or what is wrong."""
-        try:
-            if indices == {None}:
-                return _File({None: _open_small(path)}, 1)
-            if not hasattr(self._own, "worker"):
-                self._own.worker = DecodeWorker(seconds_per_block=_SECONDS_PER_BLOCK)
-                self._all.append(self._own.worker)
-            worker: DecodeWorker = self._own.worker
-            info = worker.probe_video(path)
-            chosen = sorted(i for i in indices if i is not None and i < info.num_frames)
-            frames = (frame for block in worker.read_frames(info, chosen) for frame in block)
-            pictures = [_small(Image.fromarray(frame)) for frame in frames]
-        except MediaError as error:
-            return str(error)
-        return _File(dict(zip(chosen, pictures, strict=True)), info.num_frames)
-
-    def close(self) -> None:
-        for worker in self._all:
-            worker.close()
+def _read(workers: DecodeWorkers, path: Path, indices: set[int | None]) -> _File | str:
+    """Small pictures of a file's frames, or of the picture that it is; or what is wrong."""
+    try:
+        if indices == {None}:
+            return _File({None: _open_small(path)}, 1)
+        info = workers.probe_video(path)
+        chosen = sorted(i for i in indices if i is not None and i < info.num_frames)
+        frames = (frame for block in workers.read_frames(info, chosen) for frame in block)
+        pictures = [_small(Image.fromarray(frame)) for frame in frames]
+    except MediaError as error:
+        return str(error)
+    return _File(dict(zip(chosen, pictures, strict=True)), info.num_frames)
 
 
 def _open_small(path: Path) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import struct
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -111,14 +112,15 @@ def test_a_bound_on_memory_costs_work_not_answers(open_golden: Golden) -> None:
     assert tight.num_encoded > 6
 
 
-def test_a_broken_video_fails_where_it_is_asked_for(open_golden: Golden) -> None:
+@pytest.mark.parametrize("cores", [1, 3])
+def test_a_broken_video_fails_where_it_is_asked_for(open_golden: Golden, cores: int) -> None:
     def read(info: VideoInfo, indices: Sequence[int], *, backend: str) -> Iterator[Frames]:
         if info.path == PORTRAIT:
             raise MediaError("portrait cannot be decoded")
         yield from read_frames(info, indices, backend="decord")
 
     good, bad = (pieces_of(open_golden, read, path, 4, 5) for path in (LANDSCAPE, PORTRAIT))
-    encoder = VisualEncoder(open_golden.session.vision)
+    encoder = VisualEncoder(open_golden.session.vision, cores=cores)
     encoder.expect([bad, good, bad])
     for _ in range(2):
         with pytest.raises(MediaError, match="portrait cannot be decoded"):
@@ -127,12 +129,31 @@ def test_a_broken_video_fails_where_it_is_asked_for(open_golden: Golden) -> None
     encoder.stop()
 
 
+def test_several_videos_at_once_change_nothing_but_the_time(open_golden: Golden) -> None:
+    """The second video is read although the first one does not come to its end."""
+    both = threading.Barrier(2, timeout=20)
+
+    def read(info: VideoInfo, indices: Sequence[int], *, backend: str) -> Iterator[Frames]:
+        both.wait()
+        yield from read_frames(info, indices)
+
+    def asked(read: ReadFrames) -> list[list[VisualPiece]]:
+        return [pieces_of(open_golden, read, path, *range(20)) for path in (LANDSCAPE, PORTRAIT)]
+
+    one = VisualEncoder(open_golden.session.vision)
+    several = VisualEncoder(open_golden.session.vision, cores=32, bytes_ahead=1)
+    one.expect(asked(read_frames))
+    several.expect(asked(read))
+    for first, second in zip(asked(read_frames), asked(read), strict=True):
+        torch.testing.assert_close(several.encode(second), one.encode(first), atol=0, rtol=0)
+    for encoder in (one, several):
+        encoder.stop()
+
+
 @pytest.mark.slow
 def test_stopping_early_leaves_no_thread(open_golden: Golden) -> None:
-    import threading
-
     reader = CountingReader()
-    encoder = VisualEncoder(open_golden.session.vision, blocks_ahead=1)
+    encoder = VisualEncoder(open_golden.session.vision, bytes_ahead=1)
     encoder.expect([pieces_of(open_golden, reader, LANDSCAPE, *range(180))])
     encoder.stop()
     assert not [thread for thread in threading.enumerate() if thread.name == "decode-ahead"]

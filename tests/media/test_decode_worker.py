@@ -15,7 +15,7 @@ from conftest import OPEN
 
 from longva_eval.errors import MediaError
 from longva_eval.media.decode import read_frames
-from longva_eval.media.decode_worker import DecodeWorker
+from longva_eval.media.decode_worker import DecodeWorker, DecodeWorkers
 from longva_eval.media.probe import probe_video
 
 pytestmark = pytest.mark.process
@@ -120,7 +120,35 @@ def test_a_look_from_the_other_process_is_the_same(worker: DecodeWorker, tmp_pat
         worker.probe_video(broken)
     with pytest.raises(MediaError, match="cannot be opened"):
         worker.probe_video(tmp_path / "missing.mp4")
-    assert worker.probe_video(VIDEO) is seen
+
+
+def test_several_videos_at_once_have_a_process_each() -> None:
+    workers = DecodeWorkers()
+    info = workers.probe_video(VIDEO)
+    assert workers.probe_video(VIDEO) is info
+    expected = np.concatenate(list(read_frames(info, range(0, 120, 3))))
+    asked = [workers.read_frames(info, range(0, 120, 3)) for _ in range(2)]
+    first = [next(each) for each in asked]  # both are in the middle of it
+    assert not workers._free
+    for block, rest in zip(first, asked, strict=True):
+        np.testing.assert_array_equal(np.concatenate([block, *rest]), expected)
+    used = list(workers._free)
+    assert len({worker._process.pid for worker in used if worker._process}) == 2
+    workers.close()
+    assert all(worker._process is None for worker in used)
+
+
+def test_a_worker_ends_when_nobody_can_ask_it_any_more() -> None:
+    """As when the process that started it was killed: also in the middle of a request."""
+    worker = DecodeWorker()
+    frames = worker.read_frames(probe_video(VIDEO), range(180))
+    next(frames)
+    process = worker._process
+    assert process is not None
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
+    process.stdin = None  # nothing is left to be flushed
 
 
 def test_what_a_decoder_conceals_is_an_error(worker: DecodeWorker, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hard_videos import FILM
 from video_files import RATE, Clip, pictures, write_video
 
 from longva_eval.errors import MediaError
-from longva_eval.media.decode_worker import DecodeWorker, shared_worker
+from longva_eval.media.decode_worker import DecodeWorker, shared_workers
 from longva_eval.media.files import file_digest
 from longva_eval.media.frames import FramePolicy, one_per_second, read_frames, sample_frames
 from longva_eval.media.probe import probe_video
@@ -153,7 +153,7 @@ def test_an_unusual_video_shows_its_frames_at_their_times(tmp_path: Path, name: 
     np.testing.assert_allclose(steps, np.median(steps), atol=0.002)
     some = [1, len(numbers) // 2, len(numbers) - 1]
     info = probe_video(path)
-    blocks = list(shared_worker().read_frames(info, some))
+    blocks = list(shared_workers().read_frames(info, some))
     np.testing.assert_array_equal(np.concatenate(blocks), found.pixels[some])
 
 
@@ -169,7 +169,7 @@ def test_a_video_is_turned_and_mirrored_as_its_display_matrix_says(
     np.testing.assert_array_equal(found.pixels, expected)
     for backend in ("decord", "torchcodec"):
         with pytest.raises(MediaError, match="is turned"):
-            list(shared_worker().read_frames(probe_video(path), [0], backend=backend))
+            list(shared_workers().read_frames(probe_video(path), [0], backend=backend))
 
 
 REFUSED: dict[str, tuple[Make, str]] = {
