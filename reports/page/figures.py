@@ -34,6 +34,7 @@ from longva_eval.reports.reading.needle_runs import (
     is_lattice,
 )
 from longva_eval.reports.reading.runs import Run, TaskRun
+from longva_eval.reports.reading.samples import as_number
 from longva_eval.reports.reading.study import (
     OVERALL,
     StudyPoint,
@@ -274,25 +275,26 @@ def _grid_cell(found: float, asked: int, where: str, what: str) -> GridCell:
 
 def _control_sentences(controls: Controls) -> list[str]:
     sentences = []
-    if not controls.can_be_told:
+    reach, told = controls.reach, controls.told
+    frames, threshold = as_number(reach.get("frames")), as_number(reach.get("threshold"))
+    if reach.get("can_be_told") is False:
         sentences.append("Effective frames: too few needles to tell.")
-    elif controls.threshold is not None:
-        at_least = f"{100 * controls.threshold:.0f} %"
+    elif threshold is not None:
+        at_least = f"{100 * threshold:.0f} %"
         sentences.append(
             f"Effective frames: none of these lengths has a lower bound above {at_least}."
-            if controls.effective_frames is None
-            else f"Effective frames {controls.effective_frames:,}"
-            f"{' or more' if controls.is_at_least else ''}: up to there the lower bound of a "
-            f"length stays above {at_least}."
+            if frames is None
+            else f"Effective frames {frames:,.0f}{' or more' if reach.get('is_at_least') else ''}: "
+            f"up to there the lower bound of a length stays above {at_least}."
         )
-    shares: dict[str, Any] = {
-        "needle only": controls.needle_only, "no needle": controls.no_needle,
-        "blind": controls.blind,
-    }  # fmt: skip
-    told = [f"{name} {100 * value:.1f} %" for name, value in shares.items() if value is not None]
-    if told:
-        sentences.append(f"Controls: {', '.join(told)}.")
-    if controls.known_without_seeing:
-        names = ", ".join(controls.known_without_seeing)
+    shares = [
+        f"{name.replace('_', ' ')} {100 * share:.1f} %"
+        for name in ("needle_only", "no_needle", "blind")
+        if (share := as_number(told.get(name))) is not None
+    ]
+    if shares:
+        sentences.append(f"Controls: {', '.join(shares)}.")
+    if known := told.get("known_without_seeing"):
+        names = ", ".join(map(str, known))
         sentences.append(f"Answered without being seen, so they prove nothing: {names}.")
     return sentences

@@ -97,7 +97,7 @@ class Strip:
     """One picture with the frames side by side."""
 
     data: bytes
-    mime: str
+    """WebP."""
     labels: tuple[str, ...]
     needle: int | None
     num_seen: int
@@ -108,7 +108,7 @@ class Strip:
 def strip_json(strip: Strip) -> dict[str, Any]:
     """A strip as the page's script reads it."""
     return {
-        "mime": strip.mime,
+        "mime": "image/webp",
         "labels": strip.labels,
         "needle": strip.needle,
         "seen": strip.num_seen,
@@ -409,7 +409,6 @@ def _encode(
     sheet.save(out, "WEBP", quality=quality, method=4)
     return Strip(
         data=out.getvalue(),
-        mime="image/webp",
         labels=tuple(plan.labels[place] for place in places),
         needle=None if plan.needle is None else list(places).index(plan.needle),
         num_seen=plan.num_seen,

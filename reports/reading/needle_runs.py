@@ -29,17 +29,12 @@ NEEDLE_TASK: Final = "V-NIAH"
 class Controls:
     """What a grid must be compared with, from `summary.json` and `controls.jsonl`."""
 
-    needle_only: float | None
-    no_needle: float | None
-    blind: float | None
+    told: Mapping[str, Any]
+    """Of the summary: shares by control, and the needles that were known without being seen."""
+    reach: Mapping[str, Any]
+    """Of the summary: effective frames."""
     no_needle_by_frames: Mapping[int, tuple[float, int]]
     """Right answers and questions on the clean haystack."""
-    known_without_seeing: tuple[str, ...]
-    effective_frames: int | None
-    is_at_least: bool
-    threshold: float | None
-    can_be_told: bool
-    """False if there are too few needles for effective frames."""
 
 
 Grid = Mapping[tuple[int, float], list[Sample]]
@@ -186,18 +181,7 @@ def _read_controls(path: Path, problems: list[Problem]) -> Controls | None:
     if (path / "controls.jsonl").is_file():
         read_lines(path / "controls.jsonl", lambda row: count(as_mapping(row)))
     reach = as_mapping(summary.get("effective_frames"))
-    frames = as_number(reach.get("frames"))
-    return Controls(
-        needle_only=as_number(controls.get("needle_only")),
-        no_needle=as_number(controls.get("no_needle")),
-        blind=as_number(controls.get("blind")),
-        no_needle_by_frames=clean,
-        known_without_seeing=tuple(map(str, controls.get("known_without_seeing") or ())),
-        effective_frames=None if frames is None else int(frames),
-        is_at_least=bool(reach.get("is_at_least")),
-        threshold=as_number(reach.get("threshold")),
-        can_be_told=reach.get("can_be_told") is not False,
-    )
+    return Controls(told=controls, reach=reach, no_needle_by_frames=clean)
 
 
 def _read_mapping(path: Path, problems: list[Problem]) -> Mapping[str, Any]:

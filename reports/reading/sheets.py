@@ -113,8 +113,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         if path.suffix.lower() == ".json":
             rows = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise MediaError(f"{path} is no list of rows: no sheet of VLMEvalKit.")
         elif path.suffix.lower() == ".tsv":
             rows = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False).to_dict("records")
         else:
@@ -124,15 +122,15 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             f"{path} needs openpyxl to be read: pip install openpyxl. Or let VLMEvalKit write tsv "
             "(PRED_FORMAT=tsv)."
         ) from error
-    except MediaError:
-        raise
     except Exception as error:  # pandas, openpyxl and zipfile raise many types
         raise MediaError(
             f"{path} cannot be read ({type(error).__name__}: {error!s:.200})."
         ) from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise MediaError(f"{path} is no list of rows: no sheet of VLMEvalKit.")
     if not rows:
         raise MediaError(f"{path} has no rows.")
-    return list(rows)
+    return rows
 
 
 def _line(task: str, number: int, row: Mapping[str, Any]) -> dict[str, Any] | None:
