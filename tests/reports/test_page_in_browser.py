@@ -57,6 +57,10 @@ def show(browser: Browser) -> Iterator[Show]:
     def opened(path: Path, fragment: str = "", width: int = 1200) -> Tab:
         tabs.append(open_tab(browser, path.as_uri() + fragment, width=width, height=900))
         expect(tabs[-1].page.locator("#count")).not_to_be_empty()
+        # A browser goes to the fragment when it draws, which may be after the load event.
+        tabs[-1].page.evaluate(
+            "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
         return tabs[-1]
 
     yield opened

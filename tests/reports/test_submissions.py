@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -68,6 +69,13 @@ def write_run(
     return folder
 
 
+def made_once(make: Callable[..., list[dict[str, Any]]]) -> Callable[..., list[dict[str, Any]]]:
+    """Records of the same arguments are read once; each call gives its own."""
+    text = functools.cache(lambda *given: json.dumps(make(*given)))
+    return lambda *given: json.loads(text(*given))
+
+
+@made_once
 def videomme_records(
     answer_of: Callable[[int, str], str] = lambda _, right: right,
 ) -> list[dict[str, Any]]:
@@ -244,6 +252,7 @@ def test_mlvu_gets_letters_and_shows_what_its_script_would_have_handed_in(tmp_pa
     assert "more than a letter" in difference.reason
 
 
+@made_once
 def mmmu_records(count: int, split: str, answer: str = "B") -> list[dict[str, Any]]:
     records = []
     for n in range(count):
@@ -266,7 +275,7 @@ def mmmu_records(count: int, split: str, answer: str = "B") -> list[dict[str, An
 
 @pytest.mark.slow
 def test_mmmu_gets_letters_and_open_answers(tmp_path: Path) -> None:
-    records = mmmu_records(10500, "test", answer="")
+    records = mmmu_records(10500, "test", "")
     done = submitted(tmp_path, "mmmu", "longva_mmmu_test", records, metric="answered")
     answers = content(done)
     assert len(answers) == 10500

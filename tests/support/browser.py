@@ -13,8 +13,9 @@ import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed: pip install '.[dev]'")
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+expect.set_options(timeout=60_000)  # 5 s are too few where others use the machine too
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 

@@ -683,7 +683,7 @@
     });
     if (!follow()) {
       const later = window.requestIdleCallback || ((run) => setTimeout(run, 50));
-      later(start);
+      later(start, { timeout: 1000 });  // also where nothing is ever idle
     }
   }
 })();
