@@ -17,7 +17,7 @@ from longva_eval.needle.results import read_accuracies
 from longva_eval.reports.figures.curve import CurveLine, CurvePanel, draw_curves, save_figure
 from longva_eval.reports.figures.heatmap import needle_grid, save_heatmaps
 from longva_eval.reports.tables.compare import comparison_tables
-from longva_eval.reports.tables.published import find_benchmark, published_rows, read_published
+from longva_eval.reports.tables.published import find_benchmark, published_rows, published_scores
 from longva_eval.reports.tables.tables import render
 
 DOCS = Path(__file__).parent
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--needle-files", type=Path)
     options = parser.parse_args()
-    scores = read_published()
+    scores = published_scores()
     parts = [
         "# Published tables\n\nAs printed by their authors; nothing was measured here. Other "
         "models, and the source of each number: `longva-eval compare --published Video-MME`.\n"
@@ -68,7 +68,7 @@ def main() -> None:
 
 def draw_frames(path: Path) -> None:
     """LongVA's Video-MME scores against the number of frames, from its own table."""
-    benchmark = find_benchmark("Video-MME", scores := read_published())
+    benchmark = find_benchmark("Video-MME", scores := published_scores())
     rows, _ = published_rows(scores, benchmark, subtitles=("w/o",))
     rows = [r for r in rows if r.model == "LongVA" and "LongVA Table 4" in r.sources[0].table]
     lines = [
@@ -86,7 +86,7 @@ def draw_frames(path: Path) -> None:
 
 def draw_lengths(path: Path) -> None:
     """Needles found by length; five needles are too few for intervals."""
-    scores = read_published()
+    scores = published_scores()
     rows, _ = published_rows(scores, find_benchmark("V-NIAH", scores))
     lines = []
     for row in rows:

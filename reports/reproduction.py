@@ -26,7 +26,7 @@ from longva_eval.reports.tables.published import (
     PublishedRow,
     find_benchmark,
     published_rows,
-    read_published,
+    published_scores,
 )
 from longva_eval.reports.tables.tables import Table, render, text_table
 
@@ -180,7 +180,7 @@ def write_reproduction(
     """
     scores = [
         score
-        for score in read_published()
+        for score in published_scores()
         if score.model == model and score.source_table.startswith(source)
     ]
     table = find_benchmark(benchmark, scores)

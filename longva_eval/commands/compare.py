@@ -15,7 +15,7 @@ from longva_eval.reports.reading.runs import find_results, read_run
 from longva_eval.reports.tables.compare import comparison_tables
 from longva_eval.reports.tables.latex import bibliography
 from longva_eval.reports.tables.paired import paired_tables
-from longva_eval.reports.tables.published import find_benchmark, read_published
+from longva_eval.reports.tables.published import find_benchmark, published_scores
 from longva_eval.reports.tables.tables import FORMATS, Format, Table, render
 
 __all__ = ["main"]
@@ -124,7 +124,7 @@ def _tables(options: argparse.Namespace) -> list[Table]:
             runs = [baseline, *runs]
     settings: dict[str, Any] = {"by": options.by}
     if options.published:
-        scores = read_published()
+        scores = published_scores()
         settings |= {
             "scores": scores,
             "benchmark": find_benchmark(options.published, scores),

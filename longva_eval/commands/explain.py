@@ -18,7 +18,7 @@ from longva_eval.reports.tables.published import (
     PublishedRow,
     find_benchmark,
     published_rows,
-    read_published,
+    published_scores,
 )
 from longva_eval.studies.recipes import RECIPES, find_recipe
 from longva_eval.text import columns, plain
@@ -134,7 +134,7 @@ def _cut(text: str) -> str:
 
 
 def _beside_published(run: Run, options: argparse.Namespace) -> int:
-    scores = read_published()
+    scores = published_scores()
     benchmark = find_benchmark(options.published, scores)
     tasks = [task for task in run.tasks.values() if benchmark_of(task.name) is benchmark]
     if not tasks:

@@ -10,7 +10,7 @@ from longva_eval.errors import SettingsError
 from longva_eval.reports.figures.panels import CurveLine, CurvePanel, GridCell, GridPanel
 from longva_eval.reports.reading.study import OVERALL, Curve, StudyRuns, TaskCurves
 from longva_eval.reports.tables.benchmarks import benchmark_of
-from longva_eval.reports.tables.published import find_benchmark, published_rows, read_published
+from longva_eval.reports.tables.published import find_benchmark, published_rows, published_scores
 
 if TYPE_CHECKING:
     from longva_eval.reports.figures.paper import FigureWidth
@@ -34,7 +34,7 @@ def published_lines(task: TaskCurves, published: str) -> tuple[dict[str, CurveLi
     benchmark = benchmark_of(task.task)
     if published == "auto" and benchmark is None:
         return {}, f"No published curve belongs to {task.task}; --published NAME draws one."
-    scores = read_published()
+    scores = published_scores()
     if published != "auto" or benchmark is None:
         benchmark = find_benchmark(published, scores)
     subtitles = ("w/" if "subtitle" in task.task else "w/o",) if benchmark.subtitles else ()

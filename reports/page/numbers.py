@@ -18,7 +18,7 @@ from longva_eval.reports.tables.benchmarks import benchmark_of
 from longva_eval.reports.tables.compare import comparison_tables
 from longva_eval.reports.tables.measured import further_metrics
 from longva_eval.reports.tables.paired import paired_tables, signed
-from longva_eval.reports.tables.published import read_published
+from longva_eval.reports.tables.published import published_scores
 from longva_eval.reports.tables.tables import Note, Table
 
 __all__ = [
@@ -227,7 +227,7 @@ def published_tables(shown: Sequence[ShownRun]) -> list[Table]:
     """The published table of each benchmark of the runs with them in it, as `compare` has it."""
     names = {name: benchmark_of(name) for name in all_tasks(shown)}
     known = {benchmark.name: benchmark for benchmark in names.values() if benchmark is not None}
-    scores = read_published() if known else []
+    scores = published_scores() if known else []
     tables = []
     for benchmark in known.values():
         having = [

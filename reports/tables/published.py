@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import functools
 import math
 import re
 from collections import Counter
@@ -29,6 +30,7 @@ __all__ = [
     "Source",
     "find_benchmark",
     "published_rows",
+    "published_scores",
     "read_published",
 ]
 
@@ -105,8 +107,14 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def read_published(path: Path = SCORES) -> list[PublishedScore]:
-    """All published scores.
+@functools.cache
+def published_scores() -> Sequence[PublishedScore]:
+    """Those of the package, read once."""
+    return tuple(read_published(SCORES))
+
+
+def read_published(path: Path) -> list[PublishedScore]:
+    """All published scores of a file.
 
     Names of models and frame rates that sources spell in several ways (`Qwen2VL`, `1fps`) get the
     spelling of most.

@@ -21,7 +21,7 @@ from longva_eval.errors import DataError, SettingsError
 from longva_eval.local.layouts import find_layouts
 from longva_eval.reports.reading.runs import read_run
 from longva_eval.reports.reproduction import Reproduced, reproduced
-from longva_eval.reports.tables.published import find_benchmark, published_rows, read_published
+from longva_eval.reports.tables.published import find_benchmark, published_rows, published_scores
 from longva_eval.studies.targets import TARGETS
 
 pytestmark = [
@@ -183,7 +183,7 @@ def overall(folder: Path, right: int, number: int) -> Reproduced:
     ]
     write_host_run(folder, {"videomme": lines}, results={"videomme": {"acc,none": right / number}})
     target = TARGETS["table4"]
-    scores = [s for s in read_published() if s.source_table.startswith(target.source)]
+    scores = [s for s in published_scores() if s.source_table.startswith(target.source)]
     benchmark = find_benchmark("Video-MME", scores)
     printed, _ = published_rows(scores, benchmark, models=[target.model])
     return reproduced([("384", read_run(folder))], benchmark, printed)[-1]

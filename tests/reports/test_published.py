@@ -14,13 +14,14 @@ from longva_eval.reports.tables.published import (
     SCORES,
     find_benchmark,
     published_rows,
+    published_scores,
     read_published,
 )
 
 
 @pytest.fixture(scope="module")
 def scores():
-    return read_published()
+    return published_scores()
 
 
 def rows_of(scores, name, **settings):
