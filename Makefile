@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # 200 processes of the tests would each compile this package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo study test quick check newest oldest lock clean
+.PHONY: help setup demo study test quick quick-tests check newest oldest lock clean
 
 help:
 	@echo "make demo     run the suite's main job on what ships with it, and look at the result"
@@ -54,16 +54,18 @@ test: check
 	@echo "== All tests =="
 	@$(BIN)/python -m pytest -n auto --dist loadfile
 
-quick: check
+quick: $(STAMP)
+	@$(MAKE) --no-print-directory --jobs 2 check quick-tests
+
+quick-tests:
 	@echo "== Quick tests =="
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not process and not browser and not slow" --hypothesis-profile quick
+	@$(BIN)/python -m pytest -q --forks -m "not process and not browser and not slow" --hypothesis-profile quick
 
 check: $(STAMP)
 	@echo "== Lint and types =="
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy -p longva_eval -p training
-	@$(BIN)/mypy benchmarks
+	@$(BIN)/mypy -p longva_eval -p training $(patsubst benchmarks/%.py,-m %,$(wildcard benchmarks/*.py))
 
 newest oldest: $(STAMP)
 	@$(BIN)/python .ci/other_versions.py $@

@@ -5,7 +5,8 @@
 Makes an environment in .venv-newest or .venv-oldest, runs an evaluation through lmms-eval and the
 tests that start no process, and prints how its packages differ from the tested set
 (requirements.lock). If something fails, packages are put back to their tested versions, half of the
-suspects at a time, until it works: that names the package that broke it.
+suspects at a time, until it works (of tests, those that failed): that names the package that broke
+it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 UV = Path(sys.executable).with_name("uv")
 RESOLUTION = {"newest": "highest", "oldest": "lowest-direct"}
-TEST_TOOLS = ("hypothesis", "pytest", "pytest-timeout", "pytest-xdist")
+TEST_TOOLS = ("hypothesis", "pytest", "pytest-timeout")
 """The newest of these in both environments: their age is not what is tried."""
 
 _READ_LOCK = """
@@ -63,7 +65,8 @@ def main() -> int:
     print(f"{about}; {len(changed)} packages differ from the tested set:")
     print("\n".join(f"  {name} {tested[name]} -> {here[name]}" for name in changed), flush=True)
     failed = False
-    for name, check in {"an evaluation": evaluation, "quick tests": quick_tests}.items():
+    checks: dict[str, Check] = {"an evaluation": evaluation, "quick tests": quick_tests}
+    for name, check in checks.items():
         start = time.monotonic()
         log = check(python)
         seconds = time.monotonic() - start
@@ -71,7 +74,11 @@ def main() -> int:
         if log is not None:
             failed = True
             print("\n".join(f"  | {line}" for line in log.strip().splitlines()[-30:]), flush=True)
-            broke = culprits(python, check, {name: (here[name], tested[name]) for name in changed})
+            tests = set(re.findall(r"(?m)^(?:FAILED|ERROR) (tests/[\w/.]+(?:::\w+)?)", log))
+            again = partial(quick_tests, only=sorted(tests)) if tests else check
+            # Tested versions need packages that these do not, such as CUDA's in another version.
+            put(python, [f"{name}=={tested[name]}" for name in tested if name not in here])
+            broke = culprits(python, again, {name: (here[name], tested[name]) for name in changed})
             if broke:
                 print(f"  These broke it: {', '.join(f'{n} {here[n]}' for n in broke)}")
             else:
@@ -97,11 +104,11 @@ def evaluation(python: Path) -> str | None:
         )  # fmt: skip
 
 
-def quick_tests(python: Path) -> str | None:
-    """The tests of `make quick`."""
+def quick_tests(python: Path, *, only: Sequence[str] = ()) -> str | None:
+    """The tests of `make quick`, or some of them."""
     return failure(
-        python, "-m", "pytest", "-q", "-n", "auto", "--dist", "loadfile", "-p", "no:cacheprovider",
-        "-m", "not process and not browser and not slow", "--hypothesis-profile", "quick",
+        python, "-m", "pytest", "-q", "--forks", "-p", "no:cacheprovider",
+        "-m", "not process and not browser and not slow", "--hypothesis-profile", "quick", *only,
     )  # fmt: skip
 
 

@@ -46,7 +46,15 @@ def _refuse_processes(event: str, arguments: tuple[Any, ...]) -> None:
         pytest.fail(f"This test starts a process; mark it `process`: {arguments[1]}")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--forks", action="store_true", help="a process per core that shares imports")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.forks:
+        from forks import Forks
+
+        config.pluginmanager.register(Forks())
     if not config.getoption("numprocesses", None):
         import torch
 
