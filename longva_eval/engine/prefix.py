@@ -15,9 +15,9 @@ alone *through the same cuts*. Both ways then run the same kernels on the same s
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from loguru import logger
@@ -34,8 +34,10 @@ from longva_eval.errors import (
     ResourceError,
     SettingsError,
 )
+from longva_eval.families.layout import FamilyModel
 from longva_eval.model.attention import WatchedAttention
 from longva_eval.model.checkpoint import ByType
+from longva_eval.model.llava_next import ClipModel
 from longva_eval.model.modeling import execution_device
 from longva_eval.model.positions import PositionPolicy
 from longva_eval.prompts.pieces import Piece, Prompt, TextPiece, VisualPiece
@@ -67,32 +69,7 @@ _MEMORY_ADVICE = (
 )
 
 
-class LanguageModel(Protocol):
-    """What the engine needs of a model."""
-
-    @property
-    def config(self) -> Any: ...
-
-    @property
-    def model(self) -> Any:
-        """`embed_tokens` and `rotary_emb`."""
-        ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    @property
-    def lm_head(self) -> Callable[[torch.Tensor], torch.Tensor]: ...
-
-    def positions(self, prompt: Prompt) -> torch.Tensor | None:
-        """(axes, tokens) positions of a whole prompt; None if they count."""
-        ...
-
-    def run_layers(
-        self, rows: torch.Tensor, positions: torch.Tensor, cache: Any, is_visual: torch.Tensor
-    ) -> torch.Tensor:
-        """Hidden states (tokens, hidden_size) of new rows; the cache grows by them."""
-        ...
+LanguageModel = ClipModel | FamilyModel
 
 
 class VisualTokens(Protocol):
@@ -531,7 +508,8 @@ class PrefixEngine:
         no_visual = torch.zeros(len(rows), dtype=torch.bool)  # not on a GPU: it is looked at
         self._tell_types(no_visual)
         hidden = self._model.run_layers(rows, positions.to(rows.device), cache, no_visual)
-        return self._model.lm_head(hidden).float()
+        logits: torch.Tensor = self._model.lm_head(hidden).float()
+        return logits
 
     def _place(self, prompt: Prompt) -> None:
         """The positions of a prompt whose beginning may be in the cache."""

@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -51,6 +51,7 @@ from longva_eval.engine.recipe import package_versions
 from longva_eval.engine.selector import Selector, load_selector
 from longva_eval.engine.vision import Vision
 from longva_eval.errors import MediaError, NumericalError, PromptError, SettingsError
+from longva_eval.families.template import FamilyTemplate
 from longva_eval.media.decode import DecodeBackend, read_frames
 from longva_eval.media.frames import FramePolicy, FrameSample, Looks, sample_frames
 from longva_eval.media.images import ImageAspectRatio, open_image
@@ -64,6 +65,7 @@ from longva_eval.model.positions import PositionPolicy
 from longva_eval.model.rope import RopeSettings
 from longva_eval.model.settings import check_attention
 from longva_eval.prompts.pieces import (
+    ChatTemplate,
     Piece,
     Prompt,
     TextPiece,
@@ -83,41 +85,8 @@ PICTURE_SUFFIXES = {
 }  # fmt: skip
 _MOST_ROOM = 4096
 """Tokens that room is made for before an answer begins; longer ones make more as they come."""
-
-
-class Template(Protocol):
-    """How a conversation becomes a prompt: `ChatTemplate` and its like."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def assistant_end(self) -> str:
-        """What an answer is closed with."""
-        ...
-
-    @property
-    def placeholders(self) -> tuple[str, ...]:
-        """What stands for something to see in a question."""
-        ...
-
-    def place(
-        self, text: str, kinds: Sequence[Literal["picture", "video"]]
-    ) -> tuple[str, list[int]]:
-        """The question with a placeholder for each picture and video, and their order in it."""
-        ...
-
-    def render(self, turns: Sequence[Turn]) -> str:
-        """The conversation up to the point where the assistant is to speak."""
-        ...
-
-    def build(self, tokenizer: Any, text: str, visuals: Sequence[Sequence[VisualPiece]]) -> Prompt:
-        """The pieces of a rendered conversation."""
-        ...
-
-    def clip(self, tokenizer: Any, question: str, pieces: Sequence[Piece]) -> Prompt:
-        """The prompt for a question about one video, or about texts in its place."""
-        ...
+Template = ChatTemplate | FamilyTemplate
+"""How a conversation becomes a prompt."""
 
 
 @dataclass(kw_only=True)
@@ -253,12 +222,10 @@ class Session:
             frames=tuple(samples),
             num_tokens_cut=cut,
             subtitles=subtitles,
-            compared=self._compared(query) if any(each.scores for each in samples) else None,
+            compared={"text": query, "tokens_cut": self.selector.text(query)[1]}
+            if self.selector is not None and any(each.scores for each in samples)
+            else None,
         )
-
-    def _compared(self, query: str) -> dict[str, Any]:
-        assert self.selector is not None
-        return {"text": query, "tokens_cut": self.selector.text(query)[1]}
 
     def generate(
         self,
@@ -299,12 +266,9 @@ class Session:
             asked = letters[place] if letters else ""
             return self._decoding(visit, queries[place].prompt, chosen[place], asked)
 
-        answers = {}
         decoded = range(len(queries))
-        for index, answer in self._visit(queries, read, room, only, keep_going, decoded):
-            answers[index] = answer
-            on_answer(index, answer)
-        return [answers[index] for index in sorted(answers)]
+        found = self._visit(queries, read, room, only, keep_going, decoded)
+        return _collected(found, on_answer)
 
     def score(
         self,
@@ -338,13 +302,9 @@ class Session:
                 all_tokens=scores, continuation=merge_scores(scores, first=num_continuation)
             )
 
-        results = {}
         queries = [query for query, *_ in asked]
-        scored_here = range(len(queries))
-        for index, result in self._visit(queries, read, 0, only, keep_going, scored=scored_here):
-            results[index] = result
-            on_answer(index, result)
-        return [results[index] for index in sorted(results)]
+        found = self._visit(queries, read, 0, only, keep_going, scored=range(len(queries)))
+        return _collected(found, on_answer)
 
     def force(
         self,
@@ -499,19 +459,16 @@ class Session:
 
     def describe(self) -> dict[str, Any]:
         """How every number of this session was made."""
+        frames = self.frames.describe()
+        if self.selector is not None:
+            frames["selector"] = self.selector.describe()
+        if self.model_frames is not None:
+            frames["rule"] = "the processor's own sample_frames"
         return {
             **self.checkpoint.describe(),
             "attn_implementation": self.attention,
             "conv_template": self.template.name,
-            "frames": {
-                **self.frames.describe(),
-                **({} if self.selector is None else {"selector": self.selector.describe()}),
-                **(
-                    {}
-                    if self.model_frames is None
-                    else {"rule": "the processor's own sample_frames"}
-                ),
-            },
+            "frames": frames,
             "video_decode_backend": self.backend,
             **self.vision.describe(),
             "seed": self.seed,
@@ -576,11 +533,16 @@ class Session:
             asked = (sample, self.control, self.seed, self.backend, self.read)
             how = (*asked, self.vision.describe())
             if self._latest is None or self._latest[0] is not info or self._latest[1] != how:
-                made = self._in_order(self.vision.pieces(self._video(info, sample)), sample)
+                frames = VideoFrames(info=info, sample=sample, backend=self.backend, read=self.read)
+                made = self._in_order(self.vision.pieces(frames), sample)
                 self._latest = (info, how, made)
             pieces, sample = self._latest[2]
             return list(pieces), sample
-        if isinstance(item, (list, tuple)) and item and all(map(_is_image, item)):
+        if (
+            isinstance(item, (list, tuple))
+            and item
+            and all(isinstance(each, Image.Image) for each in item)
+        ):
             stack = FrameStack(pictures=tuple(map(open_image, item)))
             sample = _sample_of_stack(len(item))
             if self.control == "single-frame":
@@ -599,13 +561,6 @@ class Session:
             units, order = shuffled(units, self.seed)
             sample = replace(sample, order=order)
         return self.vision.video(units, composed=composed), sample
-
-    def _video(
-        self, info: VideoInfo, sample: FrameSample, aspect: ImageAspectRatio | None = None
-    ) -> VideoFrames:
-        return VideoFrames(
-            info=info, sample=sample, backend=self.backend, read=self.read, how=aspect
-        )
 
     def units(self, clip: ComposedClip) -> tuple[list[VisualPiece], int]:
         """The pieces of a clip's frames, and how many frames it has.
@@ -635,7 +590,10 @@ class Session:
                 num_frames_asked=len(indices),
                 num_frames_total=info.num_frames,
             )
-            pieces.extend(self.vision.pieces(self._video(info, sample, clip.aspect)))
+            source = VideoFrames(
+                info=info, sample=sample, backend=self.backend, read=self.read, how=clip.aspect
+            )
+            pieces.extend(self.vision.pieces(source))
         return pieces, len(pieces) * self.vision.frames_per_unit
 
     def clip_prompt(self, question: str, pieces: Sequence[Piece]) -> Prompt:
@@ -792,8 +750,15 @@ def _scored(visit: Visit, logits: Any, token_ids: Sequence[int]) -> TokenScores:
     return replace(scores, kv_tokens=held, kv_bytes=visit.kv_bytes * held // visit.kv_tokens)
 
 
-def _is_image(item: object) -> bool:
-    return isinstance(item, Image.Image)
+def _collected(
+    found: Iterable[tuple[int, Any]], on_answer: Callable[[int, Any], None]
+) -> list[Any]:
+    """Answers in the order of their prompts; `on_answer` hears of each as it comes."""
+    answers = {}
+    for index, answer in found:
+        answers[index] = answer
+        on_answer(index, answer)
+    return [answers[index] for index in sorted(answers)]
 
 
 def _sample_of_stack(count: int) -> FrameSample:
@@ -809,7 +774,7 @@ def _sample_of_stack(count: int) -> FrameSample:
 def is_picture(item: object) -> bool:
     """Whether an item is a picture, or names one."""
     is_path = isinstance(item, (str, Path)) and Path(item).suffix.lower() in PICTURE_SUFFIXES
-    return is_path or _is_image(item)
+    return is_path or isinstance(item, Image.Image)
 
 
 def _without_last_visuals(prompt: Prompt, excess: int) -> Prompt:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from transformers import CLIPImageProcessorPil
 from transformers.models.llava_next.modeling_llava_next import unpad_image
 
 from longva_eval.errors import SettingsError
+from longva_eval.families.vision import FamilyVision
 from longva_eval.media.device_pixels import can_prepare, prepare_on
 from longva_eval.media.images import (
     ImageAspectRatio,
@@ -36,7 +37,8 @@ from longva_eval.media.images import (
     parse_grid_pinpoints,
 )
 from longva_eval.media.sources import Picture, Source
-from longva_eval.model.modeling import PoolMode, VisionLanguageModel, pool_visual_tokens
+from longva_eval.model.llava_next import ClipModel
+from longva_eval.model.modeling import PoolMode, pool_visual_tokens
 from longva_eval.prompts.pieces import VisualPiece
 
 __all__ = ["ClipVision", "Preparation", "Vision", "read_frame_pooling"]
@@ -45,44 +47,6 @@ _UNIRES_POOL_STRIDE = 2
 _ANYRES_MAX_TILES = 4
 """LongVA-AnyRes keeps LLaVA-NeXT's bound of 2 x 2 tiles (and 1 x n, n x 1 within four), where the
 checkpoint's list of canvases goes beyond it."""
-
-
-class Vision(Protocol):
-    """How a model sees."""
-
-    @property
-    def frames_per_unit(self) -> int:
-        """Frames that are encoded together, as one piece."""
-        ...
-
-    def pieces(self, source: Source, *, num_pictures: int = 1) -> list[VisualPiece]:
-        """The pieces of a picture or video in order, known without decoding all of it.
-
-        `num_pictures` stand in the same prompt.
-        """
-        ...
-
-    def video(self, units: Sequence[VisualPiece], *, composed: bool = False) -> list[VisualPiece]:
-        """Pieces of frames, in a row, as one video; composed ones are shown one a second."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """How every picture and frame is prepared and encoded."""
-        ...
-
-    def pixel_values(self, source: Source, items: Sequence[Any]) -> Iterator[torch.Tensor]:
-        """Blocks of prepared pixels, for these pieces in order; one row a frame or tile."""
-        ...
-
-    def count_pieces(self, source: Source, num_rows: int) -> int:
-        """How many pieces a block with this many rows makes."""
-        ...
-
-    def tokens(
-        self, source: Source, pixels: torch.Tensor, *, batch_size: int
-    ) -> list[torch.Tensor]:
-        """The (num_tokens, hidden_size) visual tokens of a block's pieces."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -125,7 +89,7 @@ def read_frame_pooling(text: str, side: int) -> tuple[int, int] | None:
 class ClipVision:
     """A CLIP tower and a projector over square grids."""
 
-    model: VisionLanguageModel
+    model: ClipModel
     image_processor: CLIPImageProcessorPil
     aspect: ImageAspectRatio = "anyres"
     """How pictures are prepared that do not say it themselves; frames are `crop`."""
@@ -136,8 +100,10 @@ class ClipVision:
     """Every K-th frame is pooled by `pool_stride`, those between by S: (K, S)."""
 
     frames_per_unit: ClassVar[int] = 1
+    """Frames that are encoded together, as one piece."""
 
     def video(self, units: Sequence[VisualPiece], *, composed: bool = False) -> list[VisualPiece]:
+        """Pieces of frames, in a row, as one video; composed ones are shown one a second."""
         del composed
         if self.progressive is None:
             return list(units)  # nothing depends on what stands beside a frame
@@ -158,6 +124,10 @@ class ClipVision:
         return replace(piece, key=key, num_tokens=side * side, source=source)
 
     def pieces(self, source: Source, *, num_pictures: int = 1) -> list[VisualPiece]:
+        """The pieces of a picture or video in order, known without decoding all of it.
+
+        `num_pictures` stand in the same prompt.
+        """
         del num_pictures
         aspect: ImageAspectRatio = self.aspect if isinstance(source, Picture) else "crop"
         how = Preparation(source.how or aspect, self.pool_stride, self.pool_mode)
@@ -203,12 +173,14 @@ class ClipVision:
             yield made
 
     def count_pieces(self, source: Source, num_rows: int) -> int:
+        """How many pieces a block with this many rows makes."""
         is_one = isinstance(source, Picture) and not self._is_cut_into_pieces(source)
         return 1 if is_one else num_rows
 
     def tokens(
         self, source: Source, pixels: torch.Tensor, *, batch_size: int
     ) -> list[torch.Tensor]:
+        """The (num_tokens, hidden_size) visual tokens of a block's pieces."""
         how: Preparation = source.how
         pooling: dict[str, Any] = {"pool_stride": how.pool_stride, "pool_mode": how.pool_mode}
         is_frame = not isinstance(source, Picture)
@@ -313,3 +285,7 @@ class ClipVision:
             column = newline.to(stitched)[:, None, None].expand(-1, stitched.shape[1], 1)
             stitched = torch.cat([stitched, column], dim=2)
         return torch.cat([base, stitched.flatten(1).transpose(0, 1)])
+
+
+Vision = ClipVision | FamilyVision
+"""How a model sees."""

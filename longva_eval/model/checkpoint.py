@@ -14,7 +14,8 @@ import torch
 from transformers import CLIPImageProcessorPil, GenerationConfig
 
 from longva_eval.errors import SettingsError
-from longva_eval.model.modeling import PlainDecoder, VisionLanguageModel, execution_device
+from longva_eval.model.llava_next import ClipModel
+from longva_eval.model.modeling import PlainDecoder, execution_device
 from longva_eval.model.positions import PositionPolicy
 from longva_eval.model.rope import RopeSettings, describe_rope, resolve_rope_parameters
 from longva_eval.prompts.pieces import VisualPiece
@@ -130,7 +131,7 @@ _C = TypeVar("_C", bound=Checkpoint)
 class ClipCheckpoint(Checkpoint):
     """A checkpoint of LongVA or LLaVA-NeXT."""
 
-    model: VisionLanguageModel
+    model: ClipModel
     image_processor: CLIPImageProcessorPil
     """The Pillow-based CLIP processor: the one the original's numbers were made with."""
     media_tokens: MediaTokens | None = None

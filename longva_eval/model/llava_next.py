@@ -23,9 +23,14 @@ from torch import nn
 from transformers import LlavaNextVideoForConditionalGeneration
 
 from longva_eval.model.config_files import kept_tower_layers
-from longva_eval.model.modeling import ClipFeatures, PlainDecoder, own_parameter
+from longva_eval.model.modeling import (
+    ClipFeatures,
+    LongVAForCausalLM,
+    PlainDecoder,
+    own_parameter,
+)
 
-__all__ = ["LlavaNext"]
+__all__ = ["ClipModel", "LlavaNext"]
 
 
 class LlavaNext(PlainDecoder, ClipFeatures, nn.Module):
@@ -48,7 +53,6 @@ class LlavaNext(PlainDecoder, ClipFeatures, nn.Module):
         # The last hidden state is then the selected one, and nothing beyond it is computed.
         tower.encoder.layers = tower.encoder.layers[:kept]
         self.pools_before_projection = isinstance(inner, LlavaNextVideoForConditionalGeneration)
-        """Whether frames of a video are pooled before the projector instead of after it."""
 
     @property
     def config(self) -> Any:
@@ -90,3 +94,7 @@ class LlavaNext(PlainDecoder, ClipFeatures, nn.Module):
     @property
     def vision_parts(self) -> tuple[Any, Any]:
         return self.inner.model.vision_tower, self.inner.model.multi_modal_projector
+
+
+ClipModel = LongVAForCausalLM | LlavaNext
+"""A language model with a CLIP tower and a projector."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -39,79 +39,12 @@ __all__ = [
     "LongVAForCausalLM",
     "PlainDecoder",
     "PoolMode",
-    "VisionLanguageModel",
     "execution_device",
     "own_parameter",
     "pool_visual_tokens",
 ]
 
 PoolMode = Literal["average", "max"]
-
-
-class VisionLanguageModel(Protocol):
-    """What the suite needs of a model: `LongVAForCausalLM`, `LlavaNext` in `llava_next`."""
-
-    pools_before_projection: bool
-    """Whether frames of a video are pooled before the projector instead of after it."""
-
-    @property
-    def config(self) -> Any:
-        """The language model's configuration, with LongVA's `mm_*` keys beside it."""
-        ...
-
-    @property
-    def model(self) -> Any:
-        """Language model: `embed_tokens`, `rotary_emb`, and a call with embeddings and a cache."""
-        ...
-
-    @property
-    def lm_head(self) -> Any: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def vision_config(self) -> Any:
-        """Configuration of the CLIP tower, its layers cut at the selected one."""
-        ...
-
-    @property
-    def patches_per_side(self) -> int:
-        """Patches along one side of a frame."""
-        ...
-
-    @property
-    def image_newline(self) -> torch.Tensor | None:
-        """What AnyRes puts after each row of a picture, (hidden_size,)."""
-        ...
-
-    def vision_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """All that visual tokens depend on, by name."""
-        ...
-
-    def encode_pixels(
-        self,
-        pixel_values: torch.Tensor,
-        *,
-        pool_stride: int | None = None,
-        pool_mode: PoolMode = "average",
-    ) -> torch.Tensor:
-        """Projected patch features of frames or tiles, see `LongVAForCausalLM.encode_pixels`.
-
-        With a stride they are pooled before the projector.
-        """
-        ...
-
-    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
-
-    def positions(self, prompt: Any) -> torch.Tensor | None: ...
-
-    def run_layers(
-        self, rows: torch.Tensor, positions: torch.Tensor, cache: Any, is_visual: torch.Tensor
-    ) -> torch.Tensor: ...
 
 
 @functools.cache
@@ -160,6 +93,9 @@ class ClipFeatures:
     """Visual tokens of a CLIP tower that ends at the selected layer, and a projector of MLPs."""
 
     vision_config: Any
+
+    pools_before_projection: bool
+    """Whether frames of a video are pooled before the projector instead of after it."""
 
     @property
     def vision_parts(self) -> tuple[Any, Any]:
