@@ -25,7 +25,10 @@ from longva_eval.prompts.pieces import (
     Turn,
     VisualPiece,
     hash_text,
+    interleave,
+    split_ids,
     tokenize,
+    tokenize_whole,
 )
 
 __all__ = ["FamilyTemplate", "Thinking"]
@@ -73,10 +76,6 @@ class FamilyTemplate:
     def placeholders(self) -> tuple[str, ...]:
         """What stands for something to see in a question."""
         return (IMAGE_PLACEHOLDER,)
-
-    @property
-    def _tokenizer(self) -> Any:
-        return self.family.processor.tokenizer
 
     @property
     def assistant_end(self) -> str:
@@ -194,24 +193,8 @@ class FamilyTemplate:
                 "The checkpoint's chat template leaves out "
                 f"{sum(map(len, waiting.values()))} of the pictures and videos of the question."
             )
-        # transformers' own rule for templates that write the beginning of sequence themselves.
-        begins = bool(tokenizer.bos_token) and expanded.startswith(tokenizer.bos_token)
-        ids = tokenize(tokenizer, expanded, add_special_tokens=not begins)
-        pads = set(tokenizer.convert_tokens_to_ids(list(self.family.pads)))
-        pieces: list[Piece] = []
-        part: list[int] = []
-        waiting_runs = iter(runs)
-        for token_id in ids:
-            if token_id not in pads:
-                part.append(token_id)
-                continue
-            if part:
-                pieces.append(TextPiece(tuple(part)))
-                part = []
-            pieces.extend(next(waiting_runs))
-        if part:
-            pieces.append(TextPiece(tuple(part)))
-        return Prompt(tuple(pieces))
+        pads = tokenizer.convert_tokens_to_ids(list(self.family.pads))
+        return interleave(split_ids(tokenize_whole(tokenizer, expanded), pads), runs)
 
 
 def _content(text: str) -> list[dict[str, str]]:

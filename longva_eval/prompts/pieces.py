@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Literal
 
 from jinja2 import TemplateError  # torch depends on it, and transformers renders with it
@@ -34,15 +35,19 @@ __all__ = [
     "as_text",
     "build_prompt",
     "hash_text",
-    "join_placeholders",
+    "interleave",
     "load_template",
     "place_images",
     "placeholder_ids",
+    "render_template",
+    "split_ids",
+    "take_apart",
     "tokenize",
+    "tokenize_whole",
 ]
 
 IMAGE_PLACEHOLDER = "<image>"
-_MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
 # Around and within a token that is only its letters: private characters, never seen by a model.
 _LITERAL_START, _LITERAL_END, _WITHIN = "\ue0f0", "\ue0f1", "\ue0f2"
 _LITERAL = re.compile(f"({_LITERAL_START}[^{_LITERAL_END}]*{_LITERAL_END})")
@@ -155,14 +160,9 @@ class ChatTemplate:
     user_end: str
     assistant_start: str
     assistant_end: str
-
-    @property
-    def before_question(self) -> str:
-        return self.system + self.user_start
-
-    @property
-    def after_question(self) -> str:
-        return self.user_end + self.assistant_start
+    """What an answer is closed with."""
+    history_start: str = ""
+    """What earlier answers begin with, and the one that is asked for does not."""
 
     def place(
         self, text: str, kinds: Sequence[Literal["picture", "video"]]
@@ -197,8 +197,9 @@ class ChatTemplate:
         As in the original's needle test, nothing stands between the frames and the question, and
         the three texts are tokenised on their own.
         """
-        after = tokenize(tokenizer, question) + tokenize(tokenizer, self.after_question)
-        return tokenize(tokenizer, self.before_question), after
+        after = tokenize(tokenizer, self.user_end + self.assistant_start)
+        before = tokenize(tokenizer, self.system + self.user_start)
+        return before, tokenize(tokenizer, question) + after
 
     @property
     def placeholders(self) -> tuple[str, ...]:
@@ -210,10 +211,15 @@ class ChatTemplate:
         text = self.system
         for role, content in turns:
             if role == "user":
-                text += self.user_start + content + self.user_end
+                text += self.opening(content) + content + self.user_end
             else:
-                text += self.assistant_start + content + self.assistant_end
+                text += self.assistant_start + self.history_start + content + self.assistant_end
         return text + self.assistant_start
+
+    def opening(self, content: str) -> str:
+        """What a user's turn begins with."""
+        del content
+        return self.user_start
 
 
 QWEN_1_5 = ChatTemplate(
@@ -258,59 +264,92 @@ def load_template(name: str, tokenizer: Any) -> ChatTemplate:
 
 
 def _from_tokenizer(tokenizer: Any) -> ChatTemplate:
-    """Take a tokenizer's own chat template apart by rendering it with marks."""
+    """Take a tokenizer's own chat template apart."""
 
-    def render(roles: Sequence[str], *, prompt: bool) -> str:
-        messages = [{"role": role, "content": _MARK} for role in roles]
-        try:
-            text: str = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=prompt
-            )
-        except (TemplateError, ValueError, TypeError) as error:
-            raise SettingsError(
-                f"The tokenizer's chat template cannot be rendered ({error}); pass "
-                f"conv_template={QWEN_1_5.name}."
-            ) from error
-        return text
+    def refuse(what: str) -> SettingsError:
+        return SettingsError(
+            f"The tokenizer's chat template {what}; pass conv_template={QWEN_1_5.name}."
+        )
 
-    once = render(["user"], prompt=False)
-    asked = render(["user"], prompt=True)
-    twice = render(["user", "assistant", "user"], prompt=False)
-    before, _, user_end = once.partition(_MARK)
-    assistant_start = asked[len(once) :]
-    parts = twice.split(_MARK)
-    if not asked.startswith(once) or len(parts) != 4 or parts[0] != before:
-        raise SettingsError(
-            "The tokenizer's chat template is not a plain sequence of turns; pass "
-            f"conv_template={QWEN_1_5.name}."
-        )
-    if parts[1] != user_end + assistant_start:
-        raise SettingsError(
-            "The tokenizer's chat template opens an answer in two ways; pass "
-            f"conv_template={QWEN_1_5.name}."
-        )
-    # Between an answer and the next question stand the end of the one and the start of the other;
-    # the latter is what the system message is followed by.
-    between = parts[2]
-    shared = next(
-        n for n in range(len(between), -1, -1) if before.endswith(between[-n:] if n else "")
-    )
-    user_start = between[len(between) - shared :]
-    system = before[: len(before) - len(user_start)]
-    template = ChatTemplate(
-        name=f"tokenizer ({hash_text(asked)})",
-        system=system,
-        user_start=user_start,
-        user_end=user_end,
-        assistant_start=assistant_start,
-        assistant_end=between[: len(between) - shared],
-    )
+    def render(*roles: str, prompt: bool = False) -> str:
+        messages = [{"role": role, "content": MARK} for role in roles]
+        return render_template(tokenizer, messages, refuse, prompt=prompt)
+
+    parts = take_apart(render, tokenizer, refuse)
+    if parts["history_start"]:
+        raise refuse("opens an answer in two ways")
+    name = f"tokenizer ({hash_text(render('user', prompt=True))})"
+    template = ChatTemplate(name=name, **parts)
     # With an answer in it: templates may differ in nothing but the end of an answer.
-    turns: list[Turn] = [("user", _MARK), ("assistant", _MARK), ("user", _MARK)]
+    turns: list[Turn] = [("user", MARK), ("assistant", MARK), ("user", MARK)]
     for known in _TEMPLATES.values():
         if template.render(turns) == known.render(turns):
             return known
     return template
+
+
+def render_template(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    refuse: Callable[[str], SettingsError],
+    *,
+    prompt: bool,
+    template: str | None = None,
+) -> str:
+    """Messages as a chat template writes them, the tokenizer's own if `template` is None.
+
+    Raises:
+        SettingsError: What `refuse` makes of it, if it cannot be rendered.
+    """
+    try:
+        text: str = tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=prompt
+        )
+    except (TemplateError, ValueError, TypeError) as error:
+        raise refuse(f"cannot be rendered ({error})") from error
+    return text
+
+
+def take_apart(
+    render: Callable[..., str], tokenizer: Any, refuse: Callable[[str], SettingsError]
+) -> dict[str, str]:
+    """The fields of a `ChatTemplate`, from conversations in which all that is said is `MARK`.
+
+    Args:
+        render: The conversation of these roles; up to the next answer with `prompt=True`.
+        tokenizer: The checkpoint's.
+        refuse: Makes the error.
+
+    Raises:
+        SettingsError: If the template is no sequence of turns that are alike.
+    """
+    once, asked = render("user"), render("user", prompt=True)
+    parts = render("user", "assistant", "user").split(MARK)
+    before, _, user_end = once.partition(MARK)
+    if not asked.startswith(once) or len(parts) != 4 or parts[0] != before or parts[3] != user_end:
+        raise refuse("is not a plain sequence of turns")
+    assistant_start = asked[len(once) :]
+    opening = user_end + assistant_start
+    history_start = parts[1][len(opening) :]
+    # Templates may put a space or a new line before the answers of earlier turns.
+    if not parts[1].startswith(opening) or history_start.strip():
+        raise refuse("opens an answer in two ways")
+    # Between an answer and the next question stand the end of the one and the start of the other;
+    # the latter is what the system message is followed by.
+    between = parts[2]
+    first = before.removeprefix(tokenizer.bos_token or "")  # `<s>` is no part of `</s>`
+    shared = next(
+        n for n in range(len(between), -1, -1) if first.endswith(between[-n:] if n else "")
+    )
+    user_start = between[len(between) - shared :]
+    return {
+        "system": before[: len(before) - len(user_start)],
+        "user_start": user_start,
+        "user_end": user_end,
+        "assistant_start": assistant_start,
+        "assistant_end": between[: len(between) - shared],
+        "history_start": history_start,
+    }
 
 
 def hash_text(text: str) -> str:
@@ -336,12 +375,7 @@ def place_images(text: str, *, num_pictures: int, num_videos: int) -> str:
             f"The question has {found} {IMAGE_PLACEHOLDER} placeholders, but {num_pictures} "
             f"pictures and {num_videos} videos come with it: {text[:120]!r}"
         )
-    return join_placeholders([IMAGE_PLACEHOLDER] * wanted, " ", "\n") + text
-
-
-def join_placeholders(tokens: Sequence[str], between: str, after: str) -> str:
-    """Placeholders as they stand before a question."""
-    return between.join(tokens) + after
+    return " ".join([IMAGE_PLACEHOLDER] * wanted) + "\n" + text
 
 
 def as_text(text: str, tokens: Iterable[str]) -> str:
@@ -378,15 +412,19 @@ def tokenize(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> 
     return tuple(ids)
 
 
-def placeholder_ids(
-    prompt: Prompt, visuals: Sequence[Sequence[VisualPiece]], *, image_id: int = -200
-) -> list[int]:
-    """Token ids with one `image_id` for each picture or video, as the original writes them.
+def tokenize_whole(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Token ids of a text that a template wrote, with the tokenizer's beginning of sequence."""
+    # A template may write that itself; transformers' rule.
+    begins = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    return tokenize(tokenizer, text, add_special_tokens=not begins)
+
+
+def placeholder_ids(prompt: Prompt, visuals: Sequence[Sequence[VisualPiece]]) -> list[int]:
+    """Token ids with one -200 for each picture or video, as the original writes them.
 
     Args:
         prompt: Made by `build_prompt`, whole.
         visuals: What it was made with.
-        image_id: The original's placeholder.
     """
     ids: list[int] = []
     lengths = iter([len(pieces) for pieces in visuals])
@@ -397,7 +435,7 @@ def placeholder_ids(
             continue
         if left == 0:
             left = next(lengths)
-            ids.append(image_id)
+            ids.append(-200)
         left -= 1
     return ids
 
@@ -414,15 +452,33 @@ def build_prompt(tokenizer: Any, text: str, visuals: Sequence[Sequence[VisualPie
         PromptError: If there are more or fewer placeholders than pictures and videos.
     """
     parts = text.split(IMAGE_PLACEHOLDER)
+    return interleave([tokenize(tokenizer, part) for part in parts], visuals)
+
+
+def interleave(parts: Sequence[Sequence[int]], visuals: Sequence[Sequence[VisualPiece]]) -> Prompt:
+    """Texts, by their token ids, with pictures and videos between them.
+
+    Raises:
+        PromptError: If there are more or fewer places than pictures and videos.
+    """
     if len(parts) - 1 != len(visuals):
         raise PromptError(
             f"The prompt has {len(parts) - 1} {IMAGE_PLACEHOLDER} placeholders for "
             f"{len(visuals)} pictures and videos."
         )
     pieces: list[Piece] = []
-    for number, part in enumerate(parts):
-        if ids := tokenize(tokenizer, part):
-            pieces.append(TextPiece(ids))
-        if number < len(visuals):
-            pieces.extend(visuals[number])
+    for ids, visual in zip_longest(parts, visuals, fillvalue=()):
+        pieces += [TextPiece(tuple(ids))] if ids else []
+        pieces += visual
     return Prompt(tuple(pieces))
+
+
+def split_ids(ids: Sequence[int], places: Collection[int]) -> list[list[int]]:
+    """Token ids, divided at each of the ids in `places`."""
+    parts: list[list[int]] = [[]]
+    for token_id in ids:
+        if token_id in places:
+            parts.append([])
+        else:
+            parts[-1].append(token_id)
+    return parts

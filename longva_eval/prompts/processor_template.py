@@ -16,20 +16,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jinja2 import TemplateError
-
 from longva_eval.errors import PromptError, SettingsError
 from longva_eval.prompts.pieces import (
+    MARK,
     QWEN_1_5,
     ChatTemplate,
-    Piece,
     Prompt,
-    TextPiece,
-    Turn,
     VisualPiece,
     hash_text,
-    join_placeholders,
-    tokenize,
+    interleave,
+    render_template,
+    split_ids,
+    take_apart,
+    tokenize_whole,
 )
 
 __all__ = [
@@ -38,7 +37,6 @@ __all__ = [
     "load_processor_template",
 ]
 
-_MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
 Kind = Literal["picture", "video"]
 
 
@@ -67,8 +65,6 @@ class ProcessorTemplate(ChatTemplate):
     """Between the last of them and the question."""
     pictures_first: bool = True
     """Whether the template shows pictures before videos, whatever order they are given in."""
-    history_start: str = ""
-    """What earlier answers begin with, and the one that is asked for does not."""
 
     @property
     def placeholders(self) -> tuple[str, ...]:
@@ -76,16 +72,9 @@ class ProcessorTemplate(ChatTemplate):
         tokens = (self.media.picture, self.media.video)
         return tuple(token for token in tokens if token is not None)
 
-    def render(self, turns: Sequence[Turn]) -> str:
-        """The conversation up to the point where the assistant is to speak."""
-        text = self.system
-        for role, content in turns:
-            if role == "user":
-                shows = content.startswith(self.placeholders)
-                text += (self.media_start if shows else self.user_start) + content + self.user_end
-            else:
-                text += self.assistant_start + self.history_start + content + self.assistant_end
-        return text + self.assistant_start
+    def opening(self, content: str) -> str:
+        """What a user's turn begins with."""
+        return self.media_start if content.startswith(self.placeholders) else self.user_start
 
     def place(self, text: str, kinds: Sequence[Kind]) -> tuple[str, list[int]]:
         """The question with a placeholder for each picture and video, and their order in it."""
@@ -105,19 +94,7 @@ class ProcessorTemplate(ChatTemplate):
 
     def build(self, tokenizer: Any, text: str, visuals: Sequence[Sequence[VisualPiece]]) -> Prompt:
         """Tokenise the whole text and put the visual pieces where its placeholders are."""
-        parts = self._tokenize(tokenizer, text)
-        if len(parts) - 1 != len(visuals):
-            raise PromptError(
-                f"The prompt has {len(parts) - 1} placeholders for {len(visuals)} pictures and "
-                "videos."
-            )
-        pieces: list[Piece] = []
-        for number, part in enumerate(parts):
-            if part:
-                pieces.append(TextPiece(part))
-            if number < len(visuals):
-                pieces.extend(visuals[number])
-        return Prompt(tuple(pieces))
+        return interleave(self._tokenize(tokenizer, text), visuals)
 
     def around_video(
         self, tokenizer: Any, question: str
@@ -125,25 +102,16 @@ class ProcessorTemplate(ChatTemplate):
         """Token ids before the frames of a video and after them."""
         placed, _ = self.place(question, ["video"])
         before, after = self._tokenize(tokenizer, self.render([("user", placed)]))
-        return before, after
+        return tuple(before), tuple(after)
 
     def _token(self, kind: Kind) -> str:
         video = self.media.video or self.media.picture
         return self.media.picture if kind == "picture" else video
 
-    def _tokenize(self, tokenizer: Any, text: str) -> list[tuple[int, ...]]:
+    def _tokenize(self, tokenizer: Any, text: str) -> list[list[int]]:
         """Token ids of the text, divided at its placeholders."""
-        # A template may write the beginning of sequence itself; transformers' rule.
-        begins = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-        ids = tokenize(tokenizer, text, add_special_tokens=not begins)
         places = {tokenizer.convert_tokens_to_ids(token) for token in self.placeholders}
-        parts: list[list[int]] = [[]]
-        for token_id in ids:
-            if token_id in places:
-                parts.append([])
-            else:
-                parts[-1].append(token_id)
-        return [tuple(part) for part in parts]
+        return split_ids(tokenize_whole(tokenizer, text), places)
 
 
 def load_processor_template(name: str, tokenizer: Any, media: MediaTokens) -> ProcessorTemplate:
@@ -202,71 +170,25 @@ _NAMED = {template.name: template for template in (VICUNA_V1, MISTRAL_INSTRUCT, 
 
 def _take_apart(template: str, tokenizer: Any, media: MediaTokens) -> ProcessorTemplate:
     """Find the parts of a template by rendering it with marks and with pictures."""
-
-    def render(*turns: tuple[str, Sequence[Kind]], prompt: bool = False) -> str:
-        types = {"picture": "image", "video": "video"}
-        messages = [
-            {
-                "role": role,
-                "content": [
-                    *({"type": types[kind]} for kind in kinds),
-                    {"type": "text", "text": _MARK},
-                ],
-            }
-            for role, kinds in turns
-        ]
-        try:
-            text: str = tokenizer.apply_chat_template(
-                messages,
-                chat_template=template,
-                tokenize=False,
-                add_generation_prompt=prompt,
-            )
-        except (TemplateError, ValueError, TypeError) as error:
-            raise SettingsError(
-                f"The checkpoint's chat template cannot be rendered ({error}); pass "
-                f"conv_template={', '.join(_NAMED)}."
-            ) from error
-        return text
+    types = {"picture": "image", "video": "video"}
 
     def refuse(what: str) -> SettingsError:
         return SettingsError(
             f"The checkpoint's chat template {what}; pass conv_template={', '.join(_NAMED)}."
         )
 
-    once = render(("user", []))
-    asked = render(("user", []), prompt=True)
-    twice = render(("user", []), ("assistant", []), ("user", []))
-    before, _, user_end = once.partition(_MARK)
-    parts = twice.split(_MARK)
-    if not asked.startswith(once) or len(parts) != 4 or parts[0] != before or parts[3] != user_end:
-        raise refuse("is not a plain sequence of turns")
-    assistant_start = asked[len(once) :]
-    opening = user_end + assistant_start
-    history_start = parts[1][len(opening) :]
-    # Templates may put a space or a new line before the answers of earlier turns.
-    if not parts[1].startswith(opening) or history_start.strip():
-        raise refuse("opens an answer in two ways")
-    # Between an answer and the next question stand the end of the one and the start of the other;
-    # the latter is what the system message is followed by.
-    between = parts[2]
-    first = before.removeprefix(tokenizer.bos_token or "")  # `<s>` is no part of `</s>`
-    shared = next(
-        n for n in range(len(between), -1, -1) if first.endswith(between[-n:] if n else "")
-    )
-    user_start = between[len(between) - shared :]
-    system = before[: len(before) - len(user_start)]
-    found = _find_media(render, media, system, refuse)
+    def render(*roles: str, kinds: Sequence[Kind] = (), prompt: bool = False) -> str:
+        shown = [{"type": types[kind]} for kind in kinds]
+        content = [*shown, {"type": "text", "text": MARK}]
+        messages = [{"role": role, "content": content} for role in roles]
+        return render_template(tokenizer, messages, refuse, prompt=prompt, template=template)
+
+    parts: dict[str, Any] = take_apart(render, tokenizer, refuse)
     return ProcessorTemplate(
         name=f"processor ({hash_text(template)})",
-        system=system,
-        user_start=user_start,
-        user_end=user_end,
-        assistant_start=assistant_start,
-        assistant_end=between[: len(between) - shared],
-        history_start=history_start,
+        **parts,
         media=media,
-        **found,
+        **_find_media(render, media, parts["system"], refuse),
     )
 
 
@@ -280,10 +202,10 @@ def _find_media(
     tokens = {"picture": media.picture, "video": media.video or media.picture}
 
     def shown(*kinds: Kind) -> str:
-        text = render(("user", kinds))
-        if text.count(_MARK) != 1 or not text.startswith(system):
+        text = render("user", kinds=kinds)
+        if text.count(MARK) != 1 or not text.startswith(system):
             raise refuse("does not show pictures before the question")
-        return text[len(system) :].partition(_MARK)[0]
+        return text[len(system) :].partition(MARK)[0]
 
     one, two = shown("picture"), shown("picture", "picture")
     media_start, token, after = one.partition(media.picture)
@@ -292,7 +214,7 @@ def _find_media(
     between = two.split(media.picture)[1]
 
     def expected(*kinds: Kind) -> str:
-        return media_start + join_placeholders([tokens[kind] for kind in kinds], between, after)
+        return media_start + between.join(tokens[kind] for kind in kinds) + after
 
     wrong = two != expected("picture", "picture")
     pictures_first = True
