@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
-from longva_eval.engine.conversation import Conversation, Failure, Media
-from longva_eval.engine.generation import Generation, GenerationSettings
+from longva_eval.engine.conversation import Conversation, Media
+from longva_eval.engine.generation import GenerationSettings
 from longva_eval.engine.session import Session
 from longva_eval.errors import SettingsError
 from longva_eval.families.layout import FamilyCheckpoint
@@ -30,7 +30,7 @@ from longva_eval.model.backends import attention_candidates, installed_packages
 from longva_eval.prompts.pieces import TextPiece
 from longva_eval.prompts.visits import Query
 
-__all__ = ["Comparison", "compare", "reference_inputs", "summary_of", "verify", "verify_attention"]
+__all__ = ["Comparison", "reference_inputs", "summary_of", "verify", "verify_attention"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +69,20 @@ def verify(
     Raises:
         SettingsError: If the session is of a model that transformers has no class for.
     """
-    cases, texts = _cases(video, mixed=_checkpoint(session).family.mixes_pictures_and_videos)
-    return compare(
-        session,
-        list(cases),
-        texts,
-        list(cases.values()),
-        max_new_tokens=max_new_tokens,
-        model=model,
-    )
+    family = _checkpoint(session).family
+    cases, texts = _cases(video, mixed=family.mixes_pictures_and_videos)
+    settings = _settings(session, max_new_tokens)
+    conversations = [session.prompt(*asked) for asked in zip(texts, cases.values(), strict=True)]
+    thought, session.thought = session.thought, None  # a thought is compared as an answer
+    answers = _ask(session, conversations, settings)
+    session.thought = thought
+    found = []
+    for case, text, conversation, answer in zip(cases, texts, conversations, answers, strict=True):
+        inputs = reference_inputs(session, conversation, text, cases[case])
+        reference = _reference(family.model if model is None else model, inputs, settings)
+        equal = _ids(session, conversation) == inputs["input_ids"][0].tolist()
+        found.append(_comparison(case, conversation, answer, reference, prompts_equal=equal))
+    return found
 
 
 def verify_attention(
@@ -104,37 +109,67 @@ def verify_attention(
         dtype=str(model.model.dtype).removeprefix("torch."),
     )
     cases, texts = _cases(video, mixed=False)
-    asked = [session.prompt(text, items) for text, items in zip(texts, cases.values(), strict=True)]
-    ends = session._settings_for(None, 1)[0].end_token_ids
-    settings = GenerationSettings(max_new_tokens=max_new_tokens, end_token_ids=ends)
-    ours = session.attention
-    seconds, tokens, logits = [], [], []
+    conversations = [session.prompt(*asked) for asked in zip(texts, cases.values(), strict=True)]
+    settings = _settings(session, max_new_tokens)
+    ours, answers = session.attention, []
     for name in (ours, against):
         session.change_attention(name)
-        began = time.perf_counter()
-        answers = session.generate(asked, settings)
-        seconds.append((time.perf_counter() - began) / len(cases))
-        tokens.append([_answered(answer).token_ids for answer in answers])
-        visits = session.engine.visit([Query(each.prompt) for each in asked])
-        logits.append({visit.index: visit.logits[-1].clone() for visit in visits})
+        answers.append(_ask(session, conversations, settings))
     session.change_attention(ours)
+    return list(map(_comparison, cases, conversations, *answers))
+
+
+class _Asked(NamedTuple):
+    """What came of a question."""
+
+    tokens: Sequence[int]
+    logits: torch.Tensor
+    """(vocabulary,) after the prompt."""
+    seconds: float
+
+
+def _settings(session: Session, max_new_tokens: int) -> GenerationSettings:
+    ends = session._settings_for(None, 1)[0].end_token_ids
+    return GenerationSettings(max_new_tokens=max_new_tokens, end_token_ids=ends)
+
+
+def _ask(
+    session: Session, conversations: Sequence[Conversation], settings: GenerationSettings
+) -> list[_Asked]:
+    """Ask all questions together."""
+    began = time.perf_counter()
+    answers = session.generate(conversations, settings)
+    seconds = (time.perf_counter() - began) / len(conversations)
+    visits = session.engine.visit([Query(each.prompt) for each in conversations])
+    logits = {visit.index: visit.logits[-1].clone() for visit in visits}
     found = []
-    for number, case in enumerate(cases):
-        one, other = logits[0][number], logits[1][number]
-        best = other.topk(2).values
-        found.append(
-            Comparison(
-                case=case,
-                num_prompt_tokens=asked[number].prompt.num_tokens,
-                prompts_equal=True,
-                logit_difference=float((one - other).abs().max()),
-                margin=float(best[0] - best[1]),
-                flips=_differing(tokens[0][number], tokens[1][number]),
-                seconds=seconds[0],
-                reference_seconds=seconds[1],
-            )
-        )
+    for number, answer in enumerate(answers):
+        if isinstance(answer, Exception):
+            raise answer
+        found.append(_Asked(answer.token_ids, logits[number], seconds))
     return found
+
+
+def _comparison(
+    case: str,
+    conversation: Conversation,
+    ours: _Asked,
+    reference: _Asked,
+    *,
+    prompts_equal: bool = True,
+) -> Comparison:
+    best = reference.logits.topk(2).values
+    difference = ours.logits.to(reference.logits.device) - reference.logits
+    return Comparison(
+        case=case,
+        num_prompt_tokens=conversation.prompt.num_tokens,
+        prompts_equal=prompts_equal,
+        logit_difference=float(difference.abs().max()),
+        margin=float(best[0] - best[1]),
+        flips=_differing(ours.tokens, reference.tokens),
+        seconds=ours.seconds,
+        reference_seconds=reference.seconds,
+    )
 
 
 def _cases(video: str | Path, *, mixed: bool) -> tuple[dict[str, list[Media]], list[str]]:
@@ -154,54 +189,6 @@ def _cases(video: str | Path, *, mixed: bool) -> tuple[dict[str, list[Media]], l
         cases["a picture and a video"] = [one, video]
         texts.append(questions[0])
     return cases, texts
-
-
-def compare(
-    session: Session,
-    cases: Sequence[str],
-    texts: Sequence[str],
-    media: Sequence[Sequence[Media]],
-    *,
-    max_new_tokens: int = 16,
-    model: Any = None,
-) -> list[Comparison]:
-    """Ask all questions together, and each by `generate()`."""
-    checkpoint = _checkpoint(session)
-    reference = checkpoint.family.model if model is None else model
-    conversations = [session.prompt(text, items) for text, items in zip(texts, media, strict=True)]
-    ends = session._settings_for(None, 1)[0].end_token_ids
-    settings = GenerationSettings(max_new_tokens=max_new_tokens, end_token_ids=ends)
-    thought, session.thought = session.thought, None  # a thought is compared as an answer
-    began = time.perf_counter()
-    answers = session.generate(conversations, settings)
-    seconds = (time.perf_counter() - began) / len(cases)
-    session.thought = thought
-    logits = {
-        visit.index: visit.logits[-1].clone()
-        for visit in session.engine.visit([Query(each.prompt) for each in conversations])
-    }
-    found = []
-    for number, case in enumerate(cases):
-        answer = _answered(answers[number])
-        inputs = reference_inputs(session, conversations[number], texts[number], media[number])
-        began = time.perf_counter()
-        tokens, last = _reference(reference, inputs, max_new_tokens, ends)
-        took = time.perf_counter() - began
-        best = last.topk(2).values
-        ids = inputs["input_ids"][0].tolist()
-        found.append(
-            Comparison(
-                case=case,
-                num_prompt_tokens=conversations[number].prompt.num_tokens,
-                prompts_equal=_ids(session, conversations[number]) == ids,
-                logit_difference=float((logits[number].to(last.device) - last).abs().max()),
-                margin=float(best[0] - best[1]),
-                flips=_differing(answer.token_ids, tokens),
-                seconds=seconds,
-                reference_seconds=took,
-            )
-        )
-    return found
 
 
 def summary_of(found: Sequence[Comparison]) -> dict[str, Any]:
@@ -238,7 +225,7 @@ def reference_inputs(
         videos.append(frames[[distinct.index(item) for item in source.items]])
         units = [piece for piece in pieces if piece.seconds]
         seconds = [second for unit in units for second in unit.seconds][: len(source.items)]
-        spacing = session.vision._interval_seconds(units) / session.vision.frames_per_unit  # type: ignore[attr-defined]
+        spacing = session.vision._interval_seconds(units) / session.vision.frames_per_unit  # type: ignore[union-attr]
         # One frame a second, shown at `frames_indices`; as long as the frames reach.
         metadata.append(
             {"fps": 1.0, "frames_indices": seconds, "total_num_frames": len(seconds) * spacing}
@@ -266,10 +253,9 @@ def reference_inputs(
 
 
 @torch.inference_mode()
-def _reference(
-    model: Any, inputs: Mapping[str, Any], max_new_tokens: int, ends: tuple[int, ...]
-) -> tuple[list[int], torch.Tensor]:
+def _reference(model: Any, inputs: Mapping[str, Any], settings: GenerationSettings) -> _Asked:
     """Greedy tokens of `generate()`, and the logits after the prompt by one whole pass."""
+    began = time.perf_counter()
     known = {
         name: value.to(model.device) if isinstance(value, torch.Tensor) else value
         for name, value in inputs.items()
@@ -281,12 +267,12 @@ def _reference(
             do_sample=False,
             num_beams=1,
             repetition_penalty=1.0,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=list(ends) or None,
+            max_new_tokens=settings.max_new_tokens,
+            eos_token_id=list(settings.end_token_ids) or None,
         )
     with _own_attention(model):
         logits = model(**known, use_cache=False, logits_to_keep=1).logits[0, -1].float()
-    return generated[0, length:].tolist(), logits
+    return _Asked(generated[0, length:].tolist(), logits, time.perf_counter() - began)
 
 
 @contextmanager
@@ -306,12 +292,6 @@ def _own_attention(model: Any) -> Iterator[None]:
 def _forget(model: Any) -> None:
     if hasattr(model.model, "rope_deltas"):
         model.model.rope_deltas = None
-
-
-def _answered(answer: Generation | Failure) -> Generation:
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
 
 
 def _ids(session: Session, conversation: Conversation) -> list[int]:
