@@ -20,7 +20,7 @@ import re
 import socket
 import weakref
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple
@@ -212,62 +212,45 @@ class Journal:
 
     def _read(self) -> None:
         for path in sorted(self._place.glob("*.jsonl")):
-            settings, answers = _read_file(path)
-            if settings == self.settings:
-                for key, value in answers.items():
+            found = _read_file(path)
+            if found.settings == self.settings:
+                for key, value in found.answers.items():
                     self._answers.setdefault(key, value)
         self._earlier.update(self._answers)
 
-    def _others(self) -> list[tuple[Path, dict[str, Any], int]]:
-        """Unfinished journals with other settings: folder, settings, number of answers."""
-        found = []
+    def _others(self) -> Iterator[tuple[Path, str]]:
+        """Unfinished journals that this run cannot go on with, and what each holds."""
         for place in sorted(path for path in self.folder.iterdir() if path.is_dir()):
-            if place == self._place or (place / _FINISHED).exists() or "." in place.name:
+            if (place / _FINISHED).exists() or "." in place.name:
                 continue
-            settings: dict[str, Any] | None = None
-            count = 0
-            for path in sorted(place.glob("*.jsonl")):
-                stated, answers = _read_file(path)
-                if stated is not None and answers:
-                    settings = stated
-                    count += len(answers)
-            if settings is not None:
-                found.append((place, settings, count))
-        return found
-
-    def _of_other_formats(self) -> list[tuple[Path, Any]]:
-        """Unfinished journals that another release wrote: folder and format."""
-        stated = [(path.parent, _format_of(path)) for path in sorted(self.folder.glob("*/*.jsonl"))]
-        return [
-            (place, stated_format)
-            for place, stated_format in stated
-            if stated_format not in (None, _FORMAT)
-            and not (place / _FINISHED).exists()
-            and "." not in place.name
-        ]
+            files = [_read_file(path) for path in sorted(place.glob("*.jsonl"))]
+            stated = [each.stated_format for each in files
+                      if each.stated_format not in (None, _FORMAT)]  # fmt: skip
+            full = [each for each in files if each.settings is not None and each.answers]
+            told = ""
+            if stated:
+                told = (
+                    f"is a journal in format {stated[0]}, of another release of longva-eval; "
+                    f"this one reads format {_FORMAT}. Run it to its end with its own release"
+                )
+            elif full and place != self._place:
+                differ = settings_difference(full[-1].settings or {}, self.settings)
+                told = (
+                    f"holds {sum(len(each.answers) for each in full)} answers of an unfinished run "
+                    f"with other settings: {differ}. Run it to its end with its own settings"
+                )
+            if told:
+                yield place, told
 
     def _refuse_others(self) -> None:
-        for place, stated_format in self._of_other_formats():
+        for place, told in self._others():
             raise SettingsError(
-                f"{place} is a journal in format {stated_format}, of another release of "
-                f"longva-eval; this one reads format {_FORMAT}. Run it to its end with its own "
-                "release, choose another folder, or start over with fresh=true in --model_args "
-                "(longva-eval: --fresh), which sets it aside."
-            )
-        others = self._others()
-        if others:
-            place, settings, count = others[0]
-            raise SettingsError(
-                f"{place} holds {count} answers of an unfinished run with other settings: "
-                f"{settings_difference(settings, self.settings)}. Run it to its end with its own "
-                "settings, choose another folder, or start over with fresh=true in --model_args "
-                "(longva-eval: --fresh), which sets them aside."
+                f"{place} {told}, choose another folder, or start over with fresh=true in "
+                "--model_args (longva-eval: --fresh), which sets it aside."
             )
 
     def _set_aside(self) -> None:
-        others = [place for place, _, _ in self._others()]
-        others += [place for place, _ in self._of_other_formats()]
-        for place in dict.fromkeys([self._place, *others]):
+        for place in dict.fromkeys([self._place, *(place for place, _ in self._others())]):
             try:
                 number = set_aside(place)
             except OSError as error:
@@ -345,8 +328,16 @@ def unfinished_runs(folder: Path) -> list[UnfinishedRun]:
     return found
 
 
-def _read_file(path: Path) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:
-    """Settings and answers of one file; None if it does not say its settings.
+class _File(NamedTuple):
+    """What one file of a journal says; None for what it does not."""
+
+    stated_format: Any
+    settings: dict[str, Any] | None
+    answers: dict[str, dict[str, Any]]
+
+
+def _read_file(path: Path) -> _File:
+    """A file of a journal.
 
     A line that is cut off or damaged is left out with a notice, never used.
     """
@@ -354,15 +345,16 @@ def _read_file(path: Path) -> tuple[dict[str, Any] | None, dict[str, dict[str, A
         data = path.read_bytes() if path.is_file() else b""  # of a pipe it would wait for ever
     except OSError as error:
         logger.warning("The journal {} cannot be read ({}); it is left out.", path, error.strerror)
-        return None, {}
+        return _File(None, None, {})
     lines = data.split(b"\n")
     torn = lines.pop()  # a complete file ends with a line break
-    header = _parse(lines[0]) if lines else None
-    settings = header.get("settings") if header and header.get("journal") == _FORMAT else None
-    if not isinstance(settings, dict) or header is None:
-        if data and not _is_running(path):
+    header = (_parse(lines[0]) if lines else None) or {}
+    stated = header.get("journal")
+    settings = header.get("settings") if stated == _FORMAT else None
+    if not isinstance(settings, dict):
+        if data and stated in (None, _FORMAT) and not _is_running(path):
             logger.warning("The journal {} has no readable first line; it is left out.", path)
-        return None, {}
+        return _File(stated, None, {})
     answers: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(lines[1:], start=2):
         record = _parse(line)
@@ -380,19 +372,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any] | None, dict[str, dict[str, A
         )  # fmt: skip
         with contextlib.suppress(OSError):
             os.truncate(path, len(data) - len(torn))
-    return settings, answers
-
-
-def _format_of(path: Path) -> Any:
-    """The format that a file's first line states; None if it states none that can be read."""
-    try:
-        if not path.is_file():  # a pipe would wait for ever
-            return None
-        with path.open("rb") as file:
-            header = _parse(file.readline().removesuffix(b"\n"))
-    except OSError:
-        return None
-    return (header or {}).get("journal")
+    return _File(stated, settings, answers)
 
 
 def _is_running(path: Path) -> bool:
