@@ -20,7 +20,7 @@ from longva_eval.reports.tables.published import (
     published_rows,
     published_scores,
 )
-from longva_eval.studies.recipes import RECIPES, find_recipe
+from longva_eval.studies.recipes import RECIPES, SHOWN_BY, find_recipe
 from longva_eval.text import columns, plain
 
 __all__ = ["main"]
@@ -206,7 +206,7 @@ def _beside_recipe(run: Run, options: argparse.Namespace) -> int:
                         "setting": name,
                         "stated": stated,
                         "run": "; ".join(
-                            f"{key} {own[key]}" for key in recipe.shown_by[name] if key in own
+                            f"{key} {own[key]}" for key in SHOWN_BY[name] if key in own
                         ),
                     }
                     for name, stated in recipe.stated.items()

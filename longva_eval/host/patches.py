@@ -42,7 +42,7 @@ class Patch:
     """What is changed in it."""
     what: str
     why: str
-    versions: str
+    versions: str = "0.7.3; main of 2026-08-06"
     """Host versions it was written for and tried with."""
     test: str
     """The test that fails when the host no longer needs it."""
@@ -439,7 +439,6 @@ PATCHES: Final = (
         what="adds our folder of tasks to every index that has the host's own tasks",
         why="there is no entry point for tasks, and LMMS_EVAL_PLUGINS is read after the index is "
         "built",
-        versions="0.7.3; main of 2026-08-06",
         test="tests/host/test_patches.py::test_the_host_has_no_entry_point_for_tasks",
         apply=_add_task_folder,
     ),
@@ -449,7 +448,6 @@ PATCHES: Final = (
         what="our errors are raised at once",
         why="the host tries again four times, two seconds apart, and then shows RetryError, which "
         "says nothing",
-        versions="0.7.3; main of 2026-08-06",
         test="tests/host/test_patches.py::test_the_host_tries_again_whatever_the_error",
         apply=_raise_our_errors_at_once,
     ),
@@ -459,7 +457,6 @@ PATCHES: Final = (
         what="reads the YAML of tasks with libyaml, and each file once for an index",
         why="the host reads 2,220 files 3,368 times whenever it starts: 3 s of CPU with PyYAML's "
         "own reader, 0.3 s with libyaml (benchmarks/startup.py)",
-        versions="0.7.3; main of 2026-08-06",
         test="tests/host/test_patches.py::test_the_host_reads_yaml_slowly_and_we_read_the_same",
         apply=_read_yaml_with_libyaml,
     ),
@@ -469,7 +466,6 @@ PATCHES: Final = (
         what="imports no code of two tasks that are not run",
         why="it asks whether a metric is one of theirs, and loads nltk and, where it is installed, "
         "spaCy: 0.8 s of CPU and more. Metrics of a task that is run are recognised by name",
-        versions="0.7.3; main of 2026-08-06",
         test="tests/host/test_patches.py::test_a_metrics_error_loads_no_other_task",
         apply=_import_no_other_task,
     ),
@@ -479,7 +475,6 @@ PATCHES: Final = (
         what="checks that the output can be written before the model is loaded, and ends all "
         "processes of a run when one fails",
         why="the host finds out at the end, and leaves the others waiting in a collective",
-        versions="0.7.3; main of 2026-08-06",
         test="tests/host/test_patches.py::test_the_host_tells_models_nothing_of_a_run",
         apply=_tell_the_output,
     ),
@@ -490,7 +485,6 @@ PATCHES: Final = (
         "of each question into its sample, and keeps the order of documents and groups",
         why="a results file of the host holds neither dtype nor versions nor frames; samples of "
         "several processes come interleaved; groups are sorted by name",
-        versions="0.7.3; main of 2026-08-06",
         test="tests/host/test_patches.py::test_the_host_tells_models_nothing_of_a_run",
         apply=_record_recipes,
     ),
@@ -499,7 +493,6 @@ PATCHES: Final = (
         name="_run_generate_until_agentic",
         what="lets one process ask by itself",
         why="questions are asked one after the other, so that processes ask differently often",
-        versions="0.7.3; main of 2026-08-06",
         test="tests/host/test_patches.py::test_every_patched_name_is_there",
         apply=_ask_agentic_alone,
     ),
@@ -509,7 +502,6 @@ PATCHES: Final = (
         what="--use_cache keeps no failures and calls our model in every process",
         why="a failure that is kept is never asked again; a process whose share is known would "
         "leave the others waiting",
-        versions="0.7.3; main of 2026-08-06",
         test="tests/host/test_patches.py::test_every_patched_name_is_there",
         apply=_keep_no_failures,
     ),

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from longva_eval.errors import SettingsError, nearest
 
-__all__ = ["RECIPES", "Recipe", "find_recipe", "study_like", "with_recipe"]
+__all__ = ["RECIPES", "SHOWN_BY", "Recipe", "find_recipe", "study_like", "with_recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,21 @@ class Recipe:
     """Setting -> the statement, in words."""
     recorded: Mapping[str, str] = field(default_factory=dict)
     """Name in a run's recipe (`recipe_of`) -> the value that a faithful run records."""
-    shown_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Setting -> names in a run's recipe that say what was run instead."""
 
+
+SHOWN_BY: Final[Mapping[str, tuple[str, ...]]] = {
+    "frames": ("frames rule", "frames seen"),
+    "template": ("conv_template",),
+    "decoder": ("video_decode_backend",),
+    "tokens of a frame": ("mm_spatial_pool_stride", "mm_spatial_pool_mode"),
+    "pictures": ("mm_patch_merge_type",),
+    "pixels": ("prompt tokens", "size_for_frames"),
+    "dtype": ("dtype",),
+    "sampling": ("generation", "answers drawn"),
+    "prompt": ("task", "task version"),
+    "answer parser": ("task", "task version"),
+}
+"""Setting that recipes state -> names in a run's recipe that say what was run instead."""
 
 RECIPES: Final[Mapping[str, Recipe]] = {
     "longva-paper": Recipe(
@@ -57,16 +69,6 @@ RECIPES: Final[Mapping[str, Recipe]] = {
             "mm_spatial_pool_stride": "2",
             "mm_patch_merge_type": "unires",
         },
-        shown_by={
-            "frames": ("frames rule", "frames seen"),
-            "template": ("conv_template",),
-            "decoder": ("video_decode_backend",),
-            "tokens of a frame": ("mm_spatial_pool_stride", "mm_spatial_pool_mode"),
-            "pictures": ("mm_patch_merge_type",),
-            "dtype": ("dtype",),
-            "prompt": ("task", "task version"),
-            "answer parser": ("task", "task version"),
-        },
     ),
     "qwen3-vl": Recipe(
         title="Qwen3-VL on Video-MME",
@@ -84,13 +86,6 @@ RECIPES: Final[Mapping[str, Recipe]] = {
             "answer parser": "not stated",
         },
         recorded={"frames fps": "2.0", "frames max_frames": "2048"},
-        shown_by={
-            "frames": ("frames rule", "frames seen"),
-            "pixels": ("prompt tokens", "size_for_frames"),
-            "sampling": ("generation", "answers drawn"),
-            "prompt": ("task", "task version"),
-            "answer parser": ("task", "task version"),
-        },
     ),
     "qwen2.5-vl": Recipe(
         title="Qwen2.5-VL on LVBench",
@@ -108,13 +103,6 @@ RECIPES: Final[Mapping[str, Recipe]] = {
             "answer parser": "not stated",
         },
         recorded={"frames fps": "2.0", "frames max_frames": "768"},
-        shown_by={
-            "frames": ("frames rule", "frames seen"),
-            "pixels": ("prompt tokens", "size_for_frames"),
-            "prompt": ("task", "task version"),
-            "sampling": ("generation", "answers drawn"),
-            "answer parser": ("task", "task version"),
-        },
     ),
 }
 """By the name that `--like` takes."""
