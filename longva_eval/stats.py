@@ -24,6 +24,7 @@ numpy and scipy are imported where they are used: a report that only reads files
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ FEW: Final = 20
 """With fewer clusters that hold a miss, or a hit, no formula gives a narrow interval that holds in
 95 of 100 cases: reports say "few", and the interval leans on the worst case
 (docs/statistics.md)."""
+_CONFIDENCE: Final = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,18 +248,15 @@ def estimate_mean(
     )
 
 
-def wilson_interval(
-    num_right: float, num_asked: float, *, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Wilson's score interval of a share of independent questions.
+def wilson_interval(num_right: float, num_asked: float) -> tuple[float, float]:
+    """Wilson's score interval of a share of independent questions, at 95 %.
 
     Args:
         num_right: Questions that are right; partial credit may be added up.
         num_asked: All questions.
-        confidence: Of the interval.
 
     Returns:
-        (low, high), within [0, 1]. 5 of 5 at 95 % is (0.57, 1.00).
+        (low, high), within [0, 1]. 5 of 5 is (0.57, 1.00).
 
     Raises:
         ValueError: If nothing was asked, or not 0 <= num_right <= num_asked.
@@ -266,7 +265,8 @@ def wilson_interval(
     """
     if not (num_asked > 0 and 0 <= num_right <= num_asked):
         raise ValueError(f"{num_right} of {num_asked} is no share.")
-    interval = _wilson(num_right / num_asked, num_asked, _z_quantile(confidence))
+    critical = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2)
+    interval = _wilson(num_right / num_asked, num_asked, critical)
     return interval.low, interval.high
 
 
@@ -278,8 +278,6 @@ def compare_pairs(
     second: Sequence[float],
     clusters: Sequence[Hashable],
     *,
-    confidence: float = 0.95,
-    power: float = 0.8,
     level: float = 0.05,
 ) -> PairedComparison:
     """Compare two runs on the questions both were asked, in the same order.
@@ -291,8 +289,6 @@ def compare_pairs(
         first: Scores of one run.
         second: Scores of the other, question by question.
         clusters: The video, or other group, of each question.
-        confidence: Of the interval.
-        power: Of `smallest_detectable`.
         level: Of `smallest_detectable`: p below it counts as shown. Where several comparisons are
             corrected, 0.05 divided by their number.
 
@@ -313,15 +309,15 @@ def compare_pairs(
     if spread.num_clusters == 1:
         interval, p_value, detectable = _everything(), 1.0, math.inf
     elif error == 0.0:
-        ruled_out = _ruled_out(spread, confidence)
+        ruled_out = _ruled_out(spread)
         interval = _symmetric(mean, ruled_out)
         p_value = 1.0 if mean == 0 else 2.0 ** (1 - spread.num_clusters)
         detectable = ruled_out
     else:
-        interval = _symmetric(mean, _t_quantile(freedom, confidence) * error)
+        interval = _symmetric(mean, _t_quantile(freedom, _CONFIDENCE) * error)
         p_value = _t_p_value(mean / error, freedom)
         detectable = _design_of(first, second, clusters, spread).smallest_detectable(
-            spread.num_clusters, power=power, level=level
+            spread.num_clusters, level=level
         )
     return PairedComparison(
         difference=mean,
@@ -390,8 +386,13 @@ class PairedDesign:
             return float(difference > 0)
         ratio = difference / math.sqrt(variance)
         freedom = max(1.0, self.freedom_per_video * num_videos - 1.0)
-        shown = _noncentral_t_above(freedom, ratio, _t_quantile(freedom, 1.0 - level))
-        return _less_sure(shown, ratio, self.pilot_freedom)
+        from scipy.special import nctdtr, ndtri, stdtr
+
+        shown = 1.0 - float(nctdtr(freedom, ratio, _t_quantile(freedom, 1.0 - level)))
+        pilot = self.pilot_freedom
+        if math.isinf(pilot) or not 0.0 < shown < 1.0:
+            return shown
+        return float(stdtr(pilot, ndtri(shown) / math.sqrt(1.0 + ratio**2 / (2 * pilot))))
 
     def smallest_detectable(
         self, num_videos: int, *, power: float = 0.8, level: float = 0.05
@@ -416,14 +417,14 @@ class PairedDesign:
         """
         if difference <= 0:
             raise ValueError("A difference of 0 is never shown.")
-        low, high = 1, 2
-        while self.power(difference, high, level=level) < power:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            is_shown = self.power(difference, middle, level=level) >= power
-            low, high = (low, middle) if is_shown else (middle, high)
-        return high
+        enough = 2
+        while self.power(difference, enough, level=level) < power:
+            enough *= 2
+
+        def power_at(num_videos: int) -> float:
+            return self.power(difference, num_videos, level=level)
+
+        return bisect.bisect_left(range(enough), power, lo=max(2, enough // 2), key=power_at)
 
     @property
     def largest(self) -> float:
@@ -605,21 +606,15 @@ def simultaneous_bands(
     curves: Sequence[Sequence[float]],
     clusters: Sequence[Hashable],
     *,
-    confidence: float = 0.95,
-    is_share: bool = True,
     num_draws: int = 20_000,
-    seed: int = 0,
 ) -> Bands:
-    """Intervals around all points of a curve that hold together.
+    """Intervals around all points of a curve of shares that hold together, at 95 %.
 
     Args:
         curves: For each point (a number of frames), the scores of the same questions in the same
             order.
         clusters: The video, or other group, of each question.
-        confidence: That all intervals hold at once.
-        is_share: As in `estimate_mean`.
-        num_draws: Of the largest deviation.
-        seed: Of the draws; the same data and seed give the same bands.
+        num_draws: Of the largest deviation; the same data give the same bands.
 
     Returns:
         Means, intervals as in `estimate_mean`, and the critical value that takes the t quantile's
@@ -636,19 +631,14 @@ def simultaneous_bands(
     spreads = _spreads(curves, clusters)
     means = tuple(spread.mean for spread in spreads)
     if spreads[0].num_clusters == 1:
-        everything = Interval(low=0.0, high=1.0) if is_share else _everything()
+        everything = Interval(low=0.0, high=1.0)
         return Bands(means=means, intervals=(everything,) * len(means), critical_value=math.inf)
     freedom = min(spread.freedom for spread in spreads)
-    critical = _max_t_quantile(spreads, freedom, confidence, num_draws=num_draws, seed=seed)
+    critical = _max_t_quantile(spreads, freedom, num_draws)
     left_out = _t_p_value(critical, freedom)
     return Bands(
         means=means,
-        intervals=tuple(
-            _share_interval(spread, critical, left_out)
-            if is_share
-            else _symmetric(spread.mean, critical * spread.error)
-            for spread in spreads
-        ),
+        intervals=tuple(_share_interval(spread, critical, left_out) for spread in spreads),
         critical_value=critical,
     )
 
@@ -658,23 +648,19 @@ def plateau(
     clusters: Sequence[Hashable],
     *,
     tolerance: float = 0.01,
-    confidence: float = 0.95,
     num_draws: int = 20_000,
-    seed: int = 0,
 ) -> Plateau:
     """Where a curve stops rising, as far as the data show it.
 
     Every point is compared with every later one on the same questions, all at once as in
-    `simultaneous_bands`. A flat curve is called rising in at most 1 - `confidence` of cases,
-    however many points it has.
+    `simultaneous_bands`. A flat curve is called rising in at most 5 % of cases, however many points
+    it has.
 
     Args:
         curves: As in `simultaneous_bands`, in the order of the axis.
         clusters: As there.
         tolerance: A rise that is not worth more frames; 0.01 is one point of a hundred.
-        confidence: That all differences lie in their intervals.
         num_draws: As there.
-        seed: As there.
 
     Raises:
         ValueError: If there is nothing, or the lengths differ.
@@ -689,10 +675,10 @@ def plateau(
     if not rises or rises[0].num_clusters == 1:
         return Plateau(place=0, flat_from=None)
     freedom = min(rise.freedom for rise in rises)
-    critical = _max_t_quantile(rises, freedom, confidence, num_draws=num_draws, seed=seed)
+    critical = _max_t_quantile(rises, freedom, num_draws)
     rising, unsure = {-1}, {-1}
     for (here, _), rise in zip(pairs, rises, strict=True):
-        reach = critical * rise.error if rise.error else _ruled_out(rise, confidence)
+        reach = critical * rise.error if rise.error else _ruled_out(rise)
         if rise.mean - reach > 1e-12:
             rising.add(here)
         if rise.mean + reach > tolerance + 1e-12:
@@ -708,8 +694,6 @@ def effective_frames(
     answers: Mapping[int, Sequence[tuple[Hashable, float]]],
     *,
     needle_only: float = 1.0,
-    share: float = 0.85,
-    confidence: float = 0.95,
 ) -> EffectiveFrames:
     """The longest haystack in which needles are surely still found.
 
@@ -718,9 +702,8 @@ def effective_frames(
 
     Args:
         answers: For each number of frames, the needle and the score of every answer, at all depths.
-        needle_only: Score on the needles alone, with no haystack: what could be reached.
-        share: Of that score which has to be kept.
-        confidence: That a length whose true score is the threshold is not claimed.
+        needle_only: Score on the needles alone, with no haystack: what could be reached, and 85 %
+            of which has to be kept.
 
     Raises:
         ValueError: If there is no length, or one without needles.
@@ -730,8 +713,8 @@ def effective_frames(
     """
     if not answers:
         raise ValueError("A grid needs at least one length.")
-    threshold = share * needle_only
-    both_sides = 2 * confidence - 1
+    threshold = 0.85 * needle_only
+    both_sides = 2 * _CONFIDENCE - 1
     reached, holds = None, True
     for frames in sorted(answers):
         needles = [needle for needle, _ in answers[frames]]
@@ -917,9 +900,9 @@ def _wilson(share: float, number: float, critical: float) -> Interval:
     return Interval(low=low, high=1.0 if share == 1.0 else min(1.0, centre + half))
 
 
-def _ruled_out(spread: _Spread, confidence: float) -> float:
+def _ruled_out(spread: _Spread) -> float:
     """The share of clusters that may differ unseen where all that were drawn agree."""
-    return 1.0 - float((1.0 - confidence) ** (1.0 / spread.num_clusters))
+    return 1.0 - float((1.0 - _CONFIDENCE) ** (1.0 / spread.num_clusters))
 
 
 def _symmetric(mean: float, reach: float) -> Interval:
@@ -930,30 +913,11 @@ def _everything() -> Interval:
     return Interval(low=-math.inf, high=math.inf)
 
 
-def _z_quantile(confidence: float) -> float:
-    return NormalDist().inv_cdf((1 + confidence) / 2)
-
-
 def _t_quantile(freedom: float, confidence: float) -> float:
     """The value that |t| stays below with this probability."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + confidence) / 2))
-
-
-def _noncentral_t_above(freedom: float, ratio: float, critical: float) -> float:
-    from scipy.special import nctdtr
-
-    return 1.0 - float(nctdtr(freedom, ratio, critical))
-
-
-def _less_sure(power: float, ratio: float, freedom: float) -> float:
-    """A power whose standard error comes from a pilot with so many degrees of freedom."""
-    from scipy.special import ndtri, stdtr
-
-    if math.isinf(freedom) or not 0.0 < power < 1.0:
-        return power
-    return float(stdtr(freedom, ndtri(power) / math.sqrt(1.0 + ratio**2 / (2 * freedom))))
 
 
 def _t_p_value(ratio: float, freedom: float) -> float:
@@ -962,9 +926,7 @@ def _t_p_value(ratio: float, freedom: float) -> float:
     return min(1.0, 2.0 * float(stdtr(freedom, -abs(ratio))))
 
 
-def _max_t_quantile(
-    spreads: Sequence[_Spread], freedom: float, confidence: float, *, num_draws: int, seed: int
-) -> float:
+def _max_t_quantile(spreads: Sequence[_Spread], freedom: float, num_draws: int) -> float:
     """The value that every point's |t| stays below with this probability."""
     import numpy as np
 
@@ -972,12 +934,12 @@ def _max_t_quantile(
     lengths = np.sqrt((deviations**2).sum(axis=0))
     moves = lengths > 1e-9  # a point that is right everywhere never deviates
     if not moves.any():
-        return _t_quantile(freedom, confidence)
+        return _t_quantile(freedom, _CONFIDENCE)
     deviations = deviations[:, moves] / lengths[moves]
     # Points are few and clusters many: draw in the space of the points.
     values, vectors = np.linalg.eigh(deviations.T @ deviations)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     normal = generator.standard_normal((num_draws, root.shape[1])) @ root.T
     scale = np.sqrt(generator.chisquare(freedom, num_draws) / freedom)
-    return float(np.quantile(np.abs(normal).max(axis=1) / scale, confidence))
+    return float(np.quantile(np.abs(normal).max(axis=1) / scale, _CONFIDENCE))
