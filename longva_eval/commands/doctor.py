@@ -17,14 +17,6 @@ from longva_eval.local.doctor import AREAS, Diagnosis, Finding, examine
 
 __all__ = ["main"]
 
-_TITLES = {
-    "packages": "Packages",
-    "decoding": "Video decoding",
-    "lmms-eval": "lmms-eval",
-    "checkpoint": "Checkpoint",
-    "data": "Data in HF_HOME",
-    "judge": "Judge",
-}
 _MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
 _COLORS = {"ok": "32", "note": "33", "problem": "31;1"}
 
@@ -57,7 +49,7 @@ def render(diagnosis: Diagnosis, *, width: int = 100, colored: bool = False) -> 
     name_width = max((len(finding.name) for finding in shown), default=4)
     for area, findings in by_area.items():
         if findings:
-            lines += ["", _TITLES[area]]
+            lines += ["", AREAS[area]]
         for finding in findings:
             lines += _finding_lines(finding, name_width, width, colored)
     if diagnosis.tasks:

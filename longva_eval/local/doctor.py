@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from longva_eval.embedded import MODEL_CLASSES, tasks_folder
+from longva_eval.embedded import MODEL_CLASSES
 from longva_eval.errors import SettingsError
 from longva_eval.files import hf_home
 from longva_eval.host.names import broken_bounds, check_tasks, task_leaves
@@ -34,7 +34,15 @@ from longva_eval.local.prepare import DataStatus, data_status, read_layouts, tol
 __all__ = ["AREAS", "Diagnosis", "Finding", "TaskVerdict", "examine"]
 
 Status = Literal["ok", "note", "problem"]
-AREAS = ("packages", "decoding", "lmms-eval", "checkpoint", "data", "judge")
+AREAS = {
+    "packages": "Packages",
+    "decoding": "Video decoding",
+    "lmms-eval": "lmms-eval",
+    "checkpoint": "Checkpoint",
+    "data": "Data in HF_HOME",
+    "judge": "Judge",
+}
+"""What is looked at, in this order, and how the page calls it."""
 
 _HUB_SECONDS = 4.0
 _PROCESS_SECONDS = 600.0
@@ -68,6 +76,17 @@ kind, context = found.describe()["architecture"], found.context_length
 print(f"FOUND {kind} of {context:,} tokens, {found.describe()['dtype']} on {found.device}")
 """
 
+_RESOLVE = """
+import json, sys, lmms_eval.models as host
+found = dict.fromkeys(sys.argv[1:])
+for name in found:
+    try:
+        found[name] = host.MODEL_REGISTRY_V2.resolve(name).class_path
+    except ValueError:
+        pass
+print("FOUND", json.dumps(found))
+"""
+
 _READ_TASKS = """
 import json, sys
 import lmms_eval.models  # loads the plugins, which add our folder
@@ -91,7 +110,7 @@ for name in sys.argv[1:]:
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Finding:
     """One thing that was looked at."""
 
@@ -172,7 +191,7 @@ def examine(
         read = reading.result()
         hub = _hub_problem(ask_hub) if any(error for _, error in read.values()) else ""
         verdicts = [_verdict(task, read, statuses, hub, wrong) for task in tasks]
-    findings.sort(key=lambda finding: AREAS.index(finding.area))
+    findings.sort(key=lambda finding: list(AREAS).index(finding.area))
     return Diagnosis(
         findings=tuple(findings), tasks=tuple(verdicts), seconds=time.monotonic() - start
     )
@@ -184,13 +203,8 @@ def examine(
 def _check_packages() -> list[Finding]:
     """What `longva-eval run` refuses to start with, in its words."""
     problems = broken_bounds()
-    found = [
-        Finding(area="packages", name=name, status="problem", text=text, mend=mend)
-        for name, (text, mend) in problems.items()
-    ]
-    return found or [
-        Finding(area="packages", name="versions", status="ok", text="all within our bounds")
-    ]
+    found = [Finding("packages", name, "problem", *told) for name, told in problems.items()]
+    return found or [Finding("packages", "versions", "ok", "all within our bounds")]
 
 
 def _version(name: str) -> str | None:
@@ -204,50 +218,38 @@ def _check_decoder(name: str) -> list[Finding]:
     """Decode three frames of the embedded video in a process of its own."""
     package = {"pyav": "av"}.get(name, name)
     optional = name == "torchcodec"
+    status: Status = "note" if optional else "problem"
     if _version(package) is None:
-        status: Status = "note" if optional else "problem"
         text = "not installed" + (" (optional, and the fastest)" if optional else "")
-        return [_finding("decoding", name, status, text, f"pip install {package}")]
+        return [Finding("decoding", name, status, text, f"pip install {package}")]
     done, failure = _run_python(_DECODE, name)
     if done is None:
-        status = "note" if optional else "problem"
         mend = (
             "apt-get install ffmpeg (4 to 8), and a torchcodec that fits the installed torch: "
             "https://github.com/meta-pytorch/torchcodec"
             if optional
             else f"pip install --force-reinstall {package}"
         )
-        return [_finding("decoding", name, status, failure, mend)]
+        return [Finding("decoding", name, status, failure, mend)]
     difference = int(done.split()[-1])
     if difference > 2:
         text = f"frames differ from PyAV's by up to {difference} of 255"
-        return [_finding("decoding", name, "problem", text, f"pip install --upgrade {package}")]
+        return [Finding("decoding", name, "problem", text, f"pip install --upgrade {package}")]
     same = "" if name == "pyav" else ", the frames PyAV gives"
-    text = f"{_version(package)} decodes{same}"
-    return [_finding("decoding", name, "ok", text)]
+    return [Finding("decoding", name, "ok", f"{_version(package)} decodes{same}")]
 
 
 def _check_models() -> list[Finding]:
     """Whose class lmms-eval would load for each of our model ids."""
     if _version("lmms-eval") is None:
         return []  # said among the packages
-    entries = importlib.metadata.entry_points(group="lmms_eval.models")
-    plugins = sorted({entry.value.partition(":")[0].partition(".")[0] for entry in entries})
-    code = (
-        "import json, lmms_eval.models as m\n"
-        "names = " + repr(sorted(MODEL_CLASSES)) + "\n"
-        "found = {}\n"
-        "for name in names:\n"
-        "    try:\n"
-        "        found[name] = m.MODEL_REGISTRY_V2.resolve(name).class_path\n"
-        "    except ValueError:\n"
-        "        found[name] = None\n"
-        "print('FOUND', json.dumps(found))\n"
-    )
-    done, failure = _run_python(code)
+    done, failure = _run_python(_RESOLVE, *sorted(MODEL_CLASSES))
     if done is None:
         mend = "pip install --force-reinstall 'lmms-eval>=0.7.3,<0.8'"
-        return [_finding("lmms-eval", "models", "problem", failure, mend)]
+        return [Finding("lmms-eval", "models", "problem", failure, mend)]
+    entries = importlib.metadata.entry_points(group="lmms_eval.models")
+    plugins = sorted({entry.value.partition(":")[0].partition(".")[0] for entry in entries})
+    others = ", ".join(name for name in plugins if name != "longva_eval")
     findings = []
     found: dict[str, str | None] = json.loads(done.removeprefix("FOUND "))
     wrong = {name: path for name, path in found.items() if path != MODEL_CLASSES[name]}
@@ -255,28 +257,19 @@ def _check_models() -> list[Finding]:
         if path is None or path.startswith("lmms_eval."):
             text = f"--model {name} is {path or 'unknown'}, not ours: our entry point was not read"
             mend = "pip install --force-reinstall longva-eval"
-            others = [p for p in plugins if p != "longva_eval"]
             if others:
-                text += f" (plugins: {', '.join(plugins)}; if one fails, lmms-eval drops all)"
-                mend += f", or uninstall {', '.join(others)}"
+                text += f" (other plugins: {others}; if one fails, lmms-eval drops all)"
+                mend += f", or uninstall {others}"
         else:
-            owner = path.partition(".")[0]
             text = f"--model {name} is {path}: another plugin took the name"
-            mend = f"pip uninstall {owner}"
-        findings.append(_finding("lmms-eval", f"model {name}", "problem", text, mend))
-    right = [name for name in found if name not in wrong]
-    if right:
+            mend = f"pip uninstall {path.partition('.')[0]}"
+        findings.append(Finding("lmms-eval", f"model {name}", "problem", text, mend))
+    if right := [name for name in found if name not in wrong]:
         text = f"--model {', '.join(right)}: registered, and ours"
-        findings.append(_finding("lmms-eval", "models", "ok", text))
-    count = len(list(tasks_folder().glob("*/*.yaml")))
-    if count:
-        findings.append(_finding("lmms-eval", "tasks", "ok", f"{count} of ours: {tasks_folder()}"))
-    else:
-        mend = "reinstall longva-eval"
-        findings.append(_finding("lmms-eval", "tasks", "problem", "none of ours", mend))
+        findings.append(Finding("lmms-eval", "models", "ok", text))
     if os.environ.get("LMMS_EVAL_PLUGINS"):
         text = f"LMMS_EVAL_PLUGINS={os.environ['LMMS_EVAL_PLUGINS']} is read before entry points"
-        findings.append(_finding("lmms-eval", "plugins", "note", text))
+        findings.append(Finding("lmms-eval", "plugins", "note", text))
     return findings
 
 
@@ -291,15 +284,12 @@ def _check_evaluation() -> list[Finding]:
             environment,
         )  # fmt: skip
         # lmms-eval ends with status 0 after an error too: only results count.
-        if isinstance(done, subprocess.CompletedProcess) and any(
-            Path(folder).rglob("*_results.json")
-        ):
+        if not isinstance(done, str) and any(Path(folder).rglob("*_results.json")):
             text = "lmms-eval asked longva-tiny a question and wrote its results"
-            return [Finding(area="lmms-eval", name="evaluation", status="ok", text=text)]
-    reason = done if isinstance(done, str) else _last_error(done)
+            return [Finding("lmms-eval", "evaluation", "ok", text)]
+    text = f"no evaluation can start: {done if isinstance(done, str) else _last_error(done)}"
     mend = "mend what is named above; if nothing is: pip install -r requirements.lock (tested)"
-    text = f"no evaluation can start: {reason}"
-    return [Finding(area="lmms-eval", name="evaluation", status="problem", text=text, mend=mend)]
+    return [Finding("lmms-eval", "evaluation", "problem", text, mend)]
 
 
 def _check_checkpoint(pretrained: str) -> list[Finding]:
@@ -307,8 +297,8 @@ def _check_checkpoint(pretrained: str) -> list[Finding]:
     done, failure = _run_python(_LOAD, pretrained)
     name = Path(pretrained).name
     if done is None:
-        return [Finding(area="checkpoint", name=name, status="problem", text=failure)]
-    return [Finding(area="checkpoint", name=name, status="ok", text=done.removeprefix("FOUND "))]
+        return [Finding("checkpoint", name, "problem", failure)]
+    return [Finding("checkpoint", name, "ok", done.removeprefix("FOUND "))]
 
 
 # ---- data and judge ------------------------------------------------------------------------------
@@ -318,7 +308,7 @@ def _describe(status: DataStatus) -> Finding:
     layout = status.layout
     if status.state == "missing":
         text = "not laid out" if not status.problem.startswith("unreadable") else status.problem
-        return _finding(
+        return Finding(
             "data", layout.name, "note", text, f"longva-eval prepare {layout.name} --from DIR"
         )
     counts = [f"{status.num_rows:,} rows"]
@@ -326,10 +316,10 @@ def _describe(status: DataStatus) -> Finding:
     told = [told_unaskable(status.unaskable)] if status.unaskable else []
     if status.state == "found":
         text = "; ".join([", ".join(counts), *told])
-        return _finding("data", layout.name, "note" if told else "ok", text)
+        return Finding("data", layout.name, "note" if told else "ok", text)
     mend = f"longva-eval prepare {layout.name} --from DIR; as it is, runs need on_error=skip"
     text = "; ".join([f"partly: {status.problem}", *told])
-    return _finding("data", layout.name, "note", text, mend)
+    return Finding("data", layout.name, "note", text, mend)
 
 
 def _check_cache_variables(hf_home: Path) -> list[Finding]:
@@ -339,12 +329,12 @@ def _check_cache_variables(hf_home: Path) -> list[Finding]:
         value = os.environ.get(name)
         if value and Path(value).expanduser().absolute() != wanted:
             text = f"{name}={value}: prepared rows lie in {wanted}"
-            findings.append(_finding("data", "rows", "problem", text, f"unset {name}"))
+            findings.append(Finding("data", "rows", "problem", text, f"unset {name}"))
     kind = _file_system(hf_home)
     if kind in _REMOTE_FILE_SYSTEMS and not os.environ.get("LMMS_EVAL_DATASETS_CACHE"):
         text = f"{hf_home} is on {kind}: lmms-eval then looks for rows on a local disk instead"
         mend = f"export LMMS_EVAL_DATASETS_CACHE={wanted}"
-        findings.append(_finding("data", "rows", "problem", text, mend))
+        findings.append(Finding("data", "rows", "problem", text, mend))
     return findings
 
 
@@ -363,14 +353,14 @@ def _check_judge(tasks: Sequence[str]) -> list[Finding]:
     from longva_eval.questions.judge import judge_problems
 
     if tasks:
-        return [_finding("judge", "judge", "problem", problem) for problem in judge_problems(tasks)]
+        return [Finding("judge", "judge", "problem", problem) for problem in judge_problems(tasks)]
     problems = judge_problems(["longva_activitynetqa"])
     if problems:
         text = (
             "no judge is set up; only open questions need one (Video-ChatGPT, ActivityNet-QA ...)"
         )
-        return [_finding("judge", "judge", "note", text, "export OPENAI_API_KEY=...")]
-    return [_finding("judge", "judge", "ok", "a judge is set up (not asked)")]
+        return [Finding("judge", "judge", "note", text, "export OPENAI_API_KEY=...")]
+    return [Finding("judge", "judge", "ok", "a judge is set up (not asked)")]
 
 
 # ---- tasks that were asked for -------------------------------------------------------------------
@@ -459,17 +449,13 @@ def _hub_problem(ask: bool) -> str:
 # ---- helpers -------------------------------------------------------------------------------------
 
 
-def _finding(area: str, name: str, status: Status, text: str, mend: str = "") -> Finding:
-    return Finding(area=area, name=name, status=status, text=text, mend=mend)
-
-
 def _guarded(check: Callable[[], list[Finding]]) -> list[Finding]:
     """A check that fails is a finding, and the others go on."""
     try:
         return check()
     except Exception as error:
         name = getattr(check, "__name__", "check").removeprefix("_check_")
-        return [_finding("packages", name, "problem", f"could not be looked at: {error!r}")]
+        return [Finding("packages", name, "problem", f"could not be looked at: {error!r}")]
 
 
 def _run(
