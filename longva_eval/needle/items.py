@@ -112,11 +112,6 @@ class Item:
         """`pattern`, spelled out."""
         return self.pattern or "N" * len(self.needles)
 
-    def in_order(self) -> list[Shown]:
-        """All pictures, as shown."""
-        needles, distractors = iter(self.needles), iter(self.distractors)
-        return [next(needles) if kind == "N" else next(distractors) for kind in self.order]
-
     def describe(self) -> dict[str, Any]:
         """For the record: what it asks and hashes of what it shows."""
         digests = [image_digest(shown.image) for shown in self.needles]

@@ -12,7 +12,7 @@ between machines.
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final, TypeAlias
@@ -68,6 +68,11 @@ def _box(x0: float, y0: float, x1: float, y1: float) -> _Points:
     return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
 
 
+def _outline(points: str) -> _Points:
+    """`x,y x,y ...`."""
+    return [(float(x), float(y)) for x, y in (point.split(",") for point in points.split())]
+
+
 def _star() -> _Points:
     radii = [1.0, 0.42] * 5
     return [
@@ -99,44 +104,15 @@ def _silhouettes() -> dict[str, list[_Part]]:
         "heart": [(_heart(), True)],
         "moon": [(_ring(0, 0, 0.95, 0.95), True), (_ring(0.45, -0.1, 0.78, 0.78), False)],
         "cross": [(_box(-0.3, -0.95, 0.3, 0.95), True), (_box(-0.95, -0.3, 0.95, 0.3), True)],
-        "arrow": [
-            (
-                [
-                    (-1, -0.2),
-                    (0.15, -0.2),
-                    (0.15, -0.7),
-                    (1, 0),
-                    (0.15, 0.7),
-                    (0.15, 0.2),
-                    (-1, 0.2),
-                ],
-                True,
-            ),
-        ],
+        "arrow": [(_outline("-1,-0.2 0.15,-0.2 0.15,-0.7 1,0 0.15,0.7 0.15,0.2 -1,0.2"), True)],
         "house": [
-            (
-                [
-                    (0, -0.95),
-                    (1, -0.1),
-                    (0.72, -0.1),
-                    (0.72, 0.9),
-                    (-0.72, 0.9),
-                    (-0.72, -0.1),
-                    (-1, -0.1),
-                ],
-                True,
-            ),
+            (_outline("0,-0.95 1,-0.1 0.72,-0.1 0.72,0.9 -0.72,0.9 -0.72,-0.1 -1,-0.1"), True),
             (_box(-0.22, 0.25, 0.22, 0.9), False),
         ],
-        "bolt": [
-            (
-                [(0.25, -1), (-0.6, 0.15), (-0.05, 0.15), (-0.3, 1), (0.6, -0.25), (0.05, -0.25)],
-                True,
-            ),
-        ],
+        "bolt": [(_outline("0.25,-1 -0.6,0.15 -0.05,0.15 -0.3,1 0.6,-0.25 0.05,-0.25"), True)],
         "flag": [
             (_box(-0.75, -1, -0.5, 1), True),
-            ([(-0.5, -0.95), (0.9, -0.95), (0.55, -0.45), (0.9, 0.05), (-0.5, 0.05)], True),
+            (_outline("-0.5,-0.95 0.9,-0.95 0.55,-0.45 0.9,0.05 -0.5,0.05"), True),
         ],
         "key": [
             (_ring(-0.55, 0, 0.42, 0.42), True),
@@ -148,11 +124,11 @@ def _silhouettes() -> dict[str, list[_Part]]:
         "cup": [
             (_ring(0.5, 0, 0.45, 0.42), True),
             (_ring(0.5, 0, 0.22, 0.2), False),
-            ([(-0.85, -0.75), (0.55, -0.75), (0.4, 0.8), (-0.7, 0.8)], True),
+            (_outline("-0.85,-0.75 0.55,-0.75 0.4,0.8 -0.7,0.8"), True),
         ],
         "fish": [
             (_ring(-0.2, 0, 0.75, 0.5), True),
-            ([(0.35, 0), (1, -0.6), (1, 0.6)], True),
+            (_outline("0.35,0 1,-0.6 1,0.6"), True),
             (_ring(-0.6, -0.12, 0.1, 0.1), False),
         ],
         "umbrella": [
@@ -162,64 +138,23 @@ def _silhouettes() -> dict[str, list[_Part]]:
             (_box(0.29, 0.5, 0.45, 0.93), True),
         ],
         "tree": [
-            (
-                [
-                    (0, -1),
-                    (0.6, -0.3),
-                    (0.3, -0.3),
-                    (0.85, 0.45),
-                    (-0.85, 0.45),
-                    (-0.3, -0.3),
-                    (-0.6, -0.3),
-                ],
-                True,
-            ),
+            (_outline("0,-1 0.6,-0.3 0.3,-0.3 0.85,0.45 -0.85,0.45 -0.3,-0.3 -0.6,-0.3"), True),
             (_box(-0.17, 0.45, 0.17, 1), True),
         ],
         "boat": [
-            ([(-1, 0.4), (1, 0.4), (0.6, 0.9), (-0.6, 0.9)], True),
-            ([(-0.08, -1), (-0.08, 0.25), (-0.85, 0.25)], True),
-            ([(0.08, -0.7), (0.08, 0.25), (0.7, 0.25)], True),
+            (_outline("-1,0.4 1,0.4 0.6,0.9 -0.6,0.9"), True),
+            (_outline("-0.08,-1 -0.08,0.25 -0.85,0.25"), True),
+            (_outline("0.08,-0.7 0.08,0.25 0.7,0.25"), True),
         ],
-        "hourglass": [
-            (
-                [(-0.75, -0.95), (0.75, -0.95), (0.1, 0), (0.75, 0.95), (-0.75, 0.95), (-0.1, 0)],
-                True,
-            ),
-        ],
-        "crown": [
-            (
-                [
-                    (-0.9, 0.7),
-                    (-0.95, -0.6),
-                    (-0.45, 0),
-                    (0, -0.8),
-                    (0.45, 0),
-                    (0.95, -0.6),
-                    (0.9, 0.7),
-                ],
-                True,
-            ),
-        ],
+        "hourglass": [(_outline("-0.75,-0.95 0.75,-0.95 0.1,0 0.75,0.95 -0.75,0.95 -0.1,0"), True)],
+        "crown": [(_outline("-0.9,0.7 -0.95,-0.6 -0.45,0 0,-0.8 0.45,0 0.95,-0.6 0.9,0.7"), True)],
         "ladder": [
             (_box(-0.6, -1, -0.38, 1), True),
             (_box(0.38, -1, 0.6, 1), True),
             *[(_box(-0.5, y, 0.5, y + 0.2), True) for y in (-0.8, -0.3, 0.2, 0.7)],
         ],
         "car": [
-            (
-                [
-                    (-1, 0.4),
-                    (-1, -0.05),
-                    (-0.6, -0.1),
-                    (-0.35, -0.6),
-                    (0.4, -0.6),
-                    (0.65, -0.1),
-                    (1, 0),
-                    (1, 0.4),
-                ],
-                True,
-            ),
+            (_outline("-1,0.4 -1,-0.05 -0.6,-0.1 -0.35,-0.6 0.4,-0.6 0.65,-0.1 1,0 1,0.4"), True),
             (_box(-0.25, -0.42, 0.3, -0.1), False),
             (_ring(-0.5, 0.4, 0.26, 0.26), True),
             (_ring(0.5, 0.4, 0.26, 0.26), True),
@@ -242,18 +177,10 @@ def _silhouettes() -> dict[str, list[_Part]]:
         ],
         "stairs": [
             (
-                [
-                    (-1, 0.95),
-                    (-1, 0.45),
-                    (-0.5, 0.45),
-                    (-0.5, -0.05),
-                    (0, -0.05),
-                    (0, -0.5),
-                    (0.5, -0.5),
-                    (0.5, -0.95),
-                    (1, -0.95),
-                    (1, 0.95),
-                ],
+                _outline(
+                    "-1,0.95 -1,0.45 -0.5,0.45 -0.5,-0.05 0,-0.05 0,-0.5 0.5,-0.5 0.5,-0.95 "
+                    "1,-0.95 1,0.95"
+                ),
                 True,
             ),
         ],
@@ -272,7 +199,7 @@ def _silhouettes() -> dict[str, list[_Part]]:
         # Distractors.
         "circle": [(_ring(0, 0, 0.85, 0.85), True)],
         "square": [(_box(-0.75, -0.75, 0.75, 0.75), True)],
-        "triangle": [([(0, -0.85), (0.9, 0.75), (-0.9, 0.75)], True)],
+        "triangle": [(_outline("0,-0.85 0.9,0.75 -0.9,0.75"), True)],
         "bar": [(_box(-1, -0.28, 1, 0.28), True)],
         "ellipse": [(_ring(0, 0, 0.55, 1), True)],
     }
@@ -520,41 +447,25 @@ def _reflect(value: float, low: float, high: float) -> float:
     return low + (offset if offset <= span else 2 * span - offset)
 
 
-def haystack_scenes(
-    rng: random.Random,
-    *,
-    min_scene_frames: int = 8,
-    max_scene_frames: int = 40,
-    shapes: Sequence[str] = DISTRACTORS,
-    pick_digit: Callable[[random.Random], str | None] | None = None,
-) -> Iterator[Scene]:
+def haystack_scenes(rng: random.Random) -> Iterator[Scene]:
     """Endless frames of a video without locators: a texture drifts, a distractor moves about.
 
-    Args:
-        rng: Source of randomness.
-        min_scene_frames: Shortest scene.
-        max_scene_frames: Longest scene.
-        shapes: Silhouettes to show; one scene in eight shows none.
-        pick_digit: What number a new scene shows; by default a digit in two scenes of five. A
-            scene's digit changes now and then.
-
-    Yields:
-        One scene per frame.
+    A scene lasts 8 to 40 frames. One in eight has no distractor, two in five have a digit, which
+    changes now and then.
     """
 
-    def default_digit(source: random.Random) -> str | None:
-        return source.choice("0123456789") if source.random() < 0.4 else None
+    def pick_digit() -> str | None:
+        return rng.choice("0123456789") if rng.random() < 0.4 else None
 
-    choose = pick_digit or default_digit
     while True:
-        shape = None if rng.random() < 0.125 else rng.choice(shapes)
-        scene = random_scene(rng, shape=shape, digit=choose(rng))
+        shape = None if rng.random() < 0.125 else rng.choice(DISTRACTORS)
+        scene = random_scene(rng, shape=shape, digit=pick_digit())
         speed = (rng.uniform(-0.04, 0.04), rng.uniform(-0.04, 0.04))
         drift, spin = rng.uniform(-0.08, 0.08), rng.uniform(-0.05, 0.05)
-        for _ in range(rng.randint(min_scene_frames, max_scene_frames)):
+        for _ in range(rng.randint(8, 40)):
             yield scene
             if scene.digit is not None and rng.random() < 0.06:
-                scene = replace(scene, digit=choose(rng))
+                scene = replace(scene, digit=pick_digit())
             scene = replace(
                 scene,
                 texture=replace(scene.texture, phase=scene.texture.phase + drift),
