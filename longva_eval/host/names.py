@@ -8,7 +8,6 @@ registry, which is light.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 from longva_eval.embedded import MODEL_CLASSES, tasks_folder
 from longva_eval.errors import SettingsError, nearest
+from longva_eval.questions.host_tasks import host_tasks_folder
 
 __all__ = [
     "broken_bounds",
@@ -113,7 +113,7 @@ def check_tasks(names: Sequence[str], *, folders: Iterable[Path] = ()) -> None:
 def task_files(folders: tuple[Path, ...] = ()) -> dict[str, Path]:
     """Every task, group and tag -> a file that names it; ours and `folders` before the host's."""
     found: dict[str, Path] = {}
-    for folder in (*folders, tasks_folder(), _host_tasks()):
+    for folder in (*folders, tasks_folder(), host_tasks_folder()):
         for root, _, names in os.walk(folder):
             for name in names:
                 if "yaml" in name:  # templates without a dot too: a name can stand in one
@@ -156,10 +156,3 @@ def _values(text: str) -> list[str]:
         return re.findall(r"[\w.\-]+", first)
     names = [first.strip("\"'")] if first else _LISTED.findall(rest)
     return [name.strip("\"'") for name in names]
-
-
-def _host_tasks() -> Path:
-    spec = importlib.util.find_spec("lmms_eval")
-    if spec is None or not spec.submodule_search_locations:
-        raise SettingsError("lmms-eval is not installed. Mend: pip install 'lmms-eval>=0.7.3,<0.8'")
-    return Path(next(iter(spec.submodule_search_locations))) / "tasks"

@@ -78,7 +78,7 @@ def answer_letter(answer: Any, options: Sequence[str]) -> str:
     """The letter of an answer that is given as a letter, a number from 0, or an option's text.
 
     Raises:
-        ValueError: If it is none of the options, or the text of several.
+        ValueError: If it is none of the options.
     """
     letters = [letter_of(number) for number in range(len(options))]
     if isinstance(answer, bool) or answer is None:
@@ -91,17 +91,13 @@ def answer_letter(answer: Any, options: Sequence[str]) -> str:
     alone = re.fullmatch(r"\(?([A-Z])[).]?", said)
     if alone and alone[1] in letters:
         return alone[1]
-    same = [letter for letter, option in zip(letters, options, strict=True) if option == said]
-    if not same:
-        same = [
-            letter
-            for letter, option in zip(letters, options, strict=True)
-            if option.strip().casefold() == said.casefold()
-        ]
-    if not same:
-        raise ValueError(f"the answer {said!r} is none of the options {list(options)}")
-    # Equal options cannot be told apart by a text; the first is what `list.index` gives.
-    return same[0]
+    # Equal options cannot be told apart by a text; the first is what `index` gives.
+    alike = [option.strip().casefold() for option in options]
+    if said in options:
+        return letters[options.index(said)]
+    if said.casefold() in alike:
+        return letters[alike.index(said.casefold())]
+    raise ValueError(f"the answer {said!r} is none of the options {list(options)}")
 
 
 def make_choice_doc(

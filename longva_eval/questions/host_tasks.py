@@ -14,11 +14,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from longva_eval.errors import EvaluationError
+from longva_eval.errors import EvaluationError, SettingsError
 
-__all__ = ["copy_of_host_task"]
+__all__ = ["copy_of_host_task", "host_tasks_folder"]
 
 Value = TypeVar("Value")
+
+
+def host_tasks_folder() -> Path:
+    """Where lmms-eval has its tasks; nothing is imported.
+
+    Raises:
+        SettingsError: If it is not installed.
+    """
+    spec = importlib.util.find_spec("lmms_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise SettingsError("lmms-eval is not installed. Mend: pip install 'lmms-eval>=0.7.3,<0.8'")
+    return Path(next(iter(spec.submodule_search_locations))) / "tasks"
 
 
 def copy_of_host_task(folder: str, stand_ins: Mapping[str, ModuleType] | None = None) -> ModuleType:
@@ -31,9 +43,7 @@ def copy_of_host_task(folder: str, stand_ins: Mapping[str, ModuleType] | None = 
     Raises:
         EvaluationError: If lmms-eval has no such task.
     """
-    found = importlib.util.find_spec("lmms_eval.tasks")
-    places = found.submodule_search_locations if found is not None else None
-    path = Path(next(iter(places or ["."]))) / folder / "utils.py"
+    path = host_tasks_folder() / folder / "utils.py"
     spec = importlib.util.spec_from_file_location(f"longva_eval._host_{folder}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise EvaluationError(f"lmms-eval has no {path}; longva-eval supports lmms-eval 0.7.")

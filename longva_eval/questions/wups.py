@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import csv
 import functools
-import importlib.util
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from longva_eval.errors import DataError
+from longva_eval.questions.host_tasks import host_tasks_folder
 
 __all__ = ["answer_words", "missing_parts", "wups", "wups_of_words"]
 
@@ -168,11 +167,7 @@ def _tools() -> _Tools:
 @functools.lru_cache(maxsize=1)
 def _stopwords() -> frozenset[str]:
     """The published list, from lmms-eval's NExT-QA folder."""
-    found = importlib.util.find_spec("lmms_eval.tasks")
-    places = found.submodule_search_locations if found is not None else None
-    if not places:
-        raise DataError("WUPS reads its stop words from lmms-eval: pip install lmms-eval.")
-    path = Path(next(iter(places))) / "nextqa" / "stopwords.csv"
+    path = host_tasks_folder() / "nextqa" / "stopwords.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return frozenset(row[0] for row in list(csv.reader(file))[1:] if row)

@@ -371,7 +371,8 @@ def check_same_study(study: Study, folder: Path) -> None:
         SettingsError: If it holds another study; the difference is named.
     """
     path = folder / SETTINGS_NAME
-    if not path.is_file() or not _has_begun(folder):
+    has_begun = any(path.is_file() for path in (folder / "points").rglob("*"))
+    if not path.is_file() or not has_begun:
         return
     there = study_from(read_study_file(path), where=str(path))
     old, new = _fixed(there), _fixed(study)
@@ -423,11 +424,6 @@ def rope_label(rope: RopeSettings) -> str:
 
 
 # Parts --------------------------------------------------------------------------------------------
-
-
-def _has_begun(folder: Path) -> bool:
-    """Whether a study has answers, complete or in a journal."""
-    return any(path.is_file() for path in (folder / "points").rglob("*"))
 
 
 def _fixed(study: Study) -> dict[str, Any]:
@@ -505,12 +501,10 @@ def _model_args(value: Any, where: str) -> dict[str, str]:
             raise SettingsError(f"{where}: model_args: {name}: {_SET_BY_STUDY[name]}.")
         if isinstance(value[name], (Mapping, list, tuple, set)):
             raise SettingsError(f"{where}: model_args: {name} must be a single value.")
-    return {str(name): _argument(part) for name, part in value.items()}
-
-
-def _argument(value: Any) -> str:
-    """A value as it stands in `--model_args`."""
-    return str(value).lower() if isinstance(value, bool) else str(value).strip()
+    return {
+        str(name): str(part).lower() if isinstance(part, bool) else str(part).strip()
+        for name, part in value.items()
+    }
 
 
 def _needs_factor(kind: str | None) -> bool:
