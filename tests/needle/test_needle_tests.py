@@ -119,9 +119,8 @@ def test_which_object_is_named_first_does_not_tell_which_came_first() -> None:
 def test_every_count_comes_equally_often_zero_included() -> None:
     items = drawn_items("count", ItemSettings(items=400, most=3))
     assert Counter(item.answer for item in items) == dict.fromkeys("0123", 100)
-    assert {len(item.needles) + len(item.distractors) for item in items} == {
-        3
-    }  # how many pictures tells nothing
+    # How many pictures there are tells nothing.
+    assert {len(item.needles) + len(item.distractors) for item in items} == {3}
 
 
 @pytest.mark.parametrize("test", DRAWN_TESTS)
@@ -240,9 +239,8 @@ def test_own_pictures_answer_what_is_asked_of_them(pictures: Path) -> None:
     assert sorted(Counter(item.answer for item in counted).values()) == [13, 13, 14]
     for item in counted:
         noun = item.question.split("show the ")[1].split("?")[0]
-        assert [shown.object for shown in (*item.needles, *item.distractors)].count(noun) == int(
-            item.answer
-        )
+        shown = (*item.needles, *item.distractors)
+        assert [each.object for each in shown].count(noun) == int(item.answer)
 
 
 @pytest.mark.parametrize(
