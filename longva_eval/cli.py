@@ -1,4 +1,4 @@
-"""`longva-eval`: a table from subcommand to function, loaded when it is called.
+"""`longva-eval`: its subcommands, each loaded when it is called.
 
 So `longva-eval --help` and the commands that only read files start without torch.
 """
@@ -10,110 +10,43 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from longva_eval import __version__
 from longva_eval.errors import EvaluationError, ResourceError, nearest
 from longva_eval.text import Terminal
 
-__all__ = ["COMMANDS", "load", "main"]
+__all__ = ["COMMANDS", "main"]
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "run": (
-        "longva_eval.commands.run.main",
-        "lmms-eval's own run, resumed where it was interrupted, with an honest exit status",
-    ),
-    "niah": (
-        "longva_eval.commands.niah.main",
-        "V-NIAH: hide pictures in a video, ask for them at every depth and length",
-    ),
-    "heatmap": (
-        "longva_eval.commands.heatmap.main",
-        "draw one or several all_accuracies.json in one figure",
-    ),
-    "compare": (
-        "longva_eval.commands.compare.main",
-        "runs beside published scores, or against a baseline, with honest statistics",
-    ),
-    "power": (
-        "longva_eval.commands.power.main",
-        "how many questions show a difference, before anything is run",
-    ),
-    "reproduce": (
-        "longva_eval.commands.reproduce.main",
-        "a table or figure of the LongVA paper: cost, missing data, runs, verdict",
-    ),
-    "explain": (
-        "longva_eval.commands.explain.main",
-        "why two runs differ: recipes, prompts, frames, readings, and the gap by cause",
-    ),
-    "rescore": (
-        "longva_eval.commands.rescore.main",
-        "one run's answers under the rules of boards and other harnesses",
-    ),
-    "show": (
-        "longva_eval.commands.show.main",
-        "a run in the terminal: scores, outcomes, problems, single questions",
-    ),
-    "report": (
-        "longva_eval.commands.report.main",
-        "one self-contained page about runs, with the frames the model saw",
-    ),
-    "view": (
-        "longva_eval.commands.view.main",
-        "a folder of runs in the browser, up to date while they answer",
-    ),
-    "export": (
-        "longva_eval.commands.export.main",
-        "a run as a log of another viewer: inspect_ai's",
-    ),
-    "sweep": (
-        "longva_eval.commands.sweep.main",
-        "one model at several numbers of frames and RoPE settings, loaded and decoded once",
-    ),
-    "plan": (
-        "longva_eval.commands.plan.main",
-        "tokens, FLOPs, memory and time of a run before it is started",
-    ),
-    "demo": (
-        "longva_eval.commands.demo.main",
-        "V-NIAH, a sweep, a comparison and a page, offline, in minutes",
-    ),
-    "doctor": (
-        "longva_eval.commands.doctor.main",
-        "what this environment can run, and how to mend what it cannot",
-    ),
-    "verify": (
-        "longva_eval.commands.verify.main",
-        "our engine beside transformers' own generate(), on any checkpoint of a known family",
-    ),
-    "prepare": (
-        "longva_eval.commands.prepare.main",
-        "check a local copy of a benchmark and lay it out for runs without a network",
-    ),
-    "submit": (
-        "longva_eval.commands.submit.main",
-        "a complete run as the file a leaderboard takes; sends nothing",
-    ),
-    "tasks-path": (
-        "longva_eval.commands.tasks_path.main",
-        "print the folder of our lmms-eval tasks, for --include_path",
-    ),
+COMMANDS: dict[str, str] = {
+    "run": "lmms-eval's own run, resumed where it was interrupted, with an honest exit status",
+    "niah": "V-NIAH: hide pictures in a video, ask for them at every depth and length",
+    "heatmap": "draw one or several all_accuracies.json in one figure",
+    "compare": "runs beside published scores, or against a baseline, with honest statistics",
+    "power": "how many questions show a difference, before anything is run",
+    "reproduce": "a table or figure of the LongVA paper: cost, missing data, runs, verdict",
+    "explain": "why two runs differ: recipes, prompts, frames, readings, and the gap by cause",
+    "rescore": "one run's answers under the rules of boards and other harnesses",
+    "show": "a run in the terminal: scores, outcomes, problems, single questions",
+    "report": "one self-contained page about runs, with the frames the model saw",
+    "view": "a folder of runs in the browser, up to date while they answer",
+    "export": "a run as a log of another viewer: inspect_ai's",
+    "sweep": "one model at several numbers of frames and RoPE settings, loaded and decoded once",
+    "plan": "tokens, FLOPs, memory and time of a run before it is started",
+    "demo": "V-NIAH, a sweep, a comparison and a page, offline, in minutes",
+    "doctor": "what this environment can run, and how to mend what it cannot",
+    "verify": "our engine beside transformers' own generate(), on any checkpoint of a known family",
+    "prepare": "check a local copy of a benchmark and lay it out for runs without a network",
+    "submit": "a complete run as the file a leaderboard takes; sends nothing",
+    "tasks-path": "print the folder of our lmms-eval tasks, for --include_path",
 }
-
+"""What each does; it is `main` of the module in `longva_eval.commands` of that name."""
 
 _OF_THE_DISK = frozenset(
     [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO]
 )
 """Errors that the user's disk makes, wherever in the program they come up."""
-
-
-def load(path: str) -> Callable[..., Any]:
-    """The function or class that `module.name` spells."""
-    module_name, _, name = path.rpartition(".")
-    function: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
-    return function
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,7 +101,8 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     _log_to_terminal()
     try:
         check_arguments(name, arguments)
-        status = load(COMMANDS[name][0])(arguments)
+        command = importlib.import_module(f"longva_eval.commands.{name.replace('-', '_')}")
+        status = command.main(arguments)
     except SystemExit:  # argparse has printed its help
         print(end="", flush=True)
         raise
@@ -194,7 +128,7 @@ def _log_to_terminal() -> None:
 
 def _usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
     return (
         "usage: longva-eval COMMAND [OPTIONS]      (longva-eval COMMAND --help tells more)\n\n"
         + "\n".join(lines)

@@ -1,6 +1,4 @@
 """The subcommands of `longva-eval`: each parses its arguments and calls the parts that do the work.
 
-The top layer of the house: the only code that uses the core and the side folders together. It
-reaches the side folders by name (`longva_eval.cli.load`), so that the core can be read, typed and
-imported without them.
+The top layer of the house: the only code that uses the core and the side folders together.
 """

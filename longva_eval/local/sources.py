@@ -8,6 +8,7 @@ symbolic links out of the folder are not followed unless asked. No torch.
 
 from __future__ import annotations
 
+import itertools
 import json
 import lzma
 import os
@@ -61,7 +62,7 @@ class Found:
     """A file of the source, on disk or in an archive."""
 
     path: Path
-    """The file, or the archive (the first part of one that is split) it is a member of."""
+    """The file, or the archive it is a member of (one that is split by the name of the whole)."""
     member: str | None = None
     """Its name within the archive."""
     location: PurePosixPath
@@ -75,8 +76,7 @@ class Found:
     def agreement(self, wanted: PurePosixPath) -> int:
         """How many names, from the file's own upwards, are those of another path."""
         pairs = zip(reversed(self.location.parts), reversed(wanted.parts), strict=False)
-        differing = [number for number, (mine, theirs) in enumerate(pairs) if mine != theirs]
-        return differing[0] if differing else min(len(self.location.parts), len(wanted.parts))
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 @dataclass
@@ -95,9 +95,9 @@ class SourceFiles:
     """Why a file of this name was not taken: a download's remains, a link out of the folder."""
     warnings: list[str] = field(default_factory=list, init=False)
     _archives: dict[Path, list[Path]] = field(default_factory=dict, init=False)
-    """Archives that were not looked into yet, with the files they consist of."""
-    _parts: dict[Path, list[Path]] = field(default_factory=dict, init=False)
-    """The files of archives that were, by the first."""
+    """The files that each consists of."""
+    _are_open: bool = field(default=False, init=False)
+    """Whether archives were looked into."""
 
     def __post_init__(self) -> None:
         if not self.root.is_dir():
@@ -105,7 +105,11 @@ class SourceFiles:
             raise DataError(f"The folder {self.root} {what}; --from names the folder of the data.")
         visited: set[Path] = set()
         allowed = [Path("/")] if self.follow_links else _allowed_roots(self.root)
-        walk = os.walk(self.root, onerror=self._cannot_enter, followlinks=self.follow_links)
+
+        def warn(error: OSError) -> None:
+            self.warnings.append(f"{error.filename!s:.200} cannot be entered: {error.strerror}.")
+
+        walk = os.walk(self.root, onerror=warn, followlinks=self.follow_links)
         for folder, folders, files in walk:
             here = Path(folder)
             if self.follow_links:  # a link to a parent would go round for ever
@@ -141,25 +145,22 @@ class SourceFiles:
 
     def open_archives(self) -> None:
         """Add the members of zip and tar archives; called when something was not found on disk."""
-        unread, self._archives = self._archives, {}
+        unread = {} if self._are_open else self._archives
+        self._are_open = True
         for name, parts in unread.items():
-            self._parts[parts[0]] = parts
             try:
                 with _members(parts) as members:
                     for member, size, _ in members:
                         location = PurePosixPath(member.replace("\\", "/"))
                         if not location.is_absolute() and ".." not in location.parts:
-                            found = Found(
-                                path=parts[0], member=member, location=location, size=size
-                            )
-                            self._add(found)
+                            self._add(Found(path=name, member=member, location=location, size=size))
             except _ARCHIVE_ERRORS as error:
                 self.warnings.append(f"{name} cannot be read as an archive: {error}.")
 
     def extract(self, archive: Path, targets: Mapping[str, Path]) -> Iterator[Path]:
         """Copy members of an archive to where they belong; gives each target as it is there."""
         try:
-            with _members(self._parts[archive]) as members:
+            with _members(self._archives[archive]) as members:
                 for name, _, open_member in members:
                     if name in targets and not targets[name].is_file():
                         with (
@@ -198,9 +199,6 @@ class SourceFiles:
             self._archives[path] = [path]
         elif part is not None:  # the folder's files come sorted
             self._archives.setdefault(path.with_name(part["whole"]), []).append(path)
-
-    def _cannot_enter(self, error: OSError) -> None:
-        self.warnings.append(f"{error.filename!s:.200} cannot be entered: {error.strerror}.")
 
     def _add(self, found: Found) -> None:
         name = found.location.name

@@ -20,9 +20,7 @@ from longva_eval.media.frames import FramePolicy
 from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.asking import Grid, run_grid
 from longva_eval.needle.controls import circular_items
-from longva_eval.needle.grid import (
-    LatticeGrid,
-)
+from longva_eval.needle.grid import LatticeGrid
 from longva_eval.needle.items import Item
 from longva_eval.needle.kinds import DRAWN_TESTS
 from longva_eval.needle.media import Haystack
@@ -122,6 +120,7 @@ def run_and_write(
     haystack.check_length(max(grid.frame_counts))
     asked = circular_items(items) if circular else list(items)
     layout = grid.lay_out(asked)
+    told = None if captions is None else json.dumps(list(captions)).encode()
     settings = {
         "grid": grid.describe(),
         "haystack": haystack.describe(),
@@ -130,7 +129,7 @@ def run_and_write(
         "max_new_tokens": max_new_tokens,
         "controls": controls,
         "circular": circular,
-        **({} if captions is None else {"captions_sha256": _digest(captions)}),
+        **({} if told is None else {"captions_sha256": hashlib.sha256(told).hexdigest()}),
         **({} if select is None else {"select": select.describe()}),
     }
     if fresh:
@@ -292,10 +291,6 @@ def run_tests(
             place = folder / test.name if own_folders else folder
             for run in run_test(session, haystack, test, place, **how):
                 yield replace(run, model=name)
-
-
-def _digest(texts: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
 def _finished(folder: Path, settings: Mapping[str, Any]) -> NiahRun:

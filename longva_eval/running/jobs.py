@@ -12,11 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from longva_eval.engine.conversation import (
-    Conversation,
-    ForcedAnswer,
-    Media,
-)
+from longva_eval.engine.conversation import Conversation, ForcedAnswer, Media
 from longva_eval.engine.generation import GenerationSettings, is_degenerate
 from longva_eval.engine.session import Session
 from longva_eval.errors import EvaluationError

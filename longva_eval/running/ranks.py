@@ -20,6 +20,7 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from loguru import logger
@@ -212,18 +213,18 @@ def end_all(ranks: Ranks | None, error: BaseException) -> None:
     raise SystemExit(1) from error
 
 
+@dataclass(frozen=True)
 class Share:
     """A piece of work: a prompt, in the order in which the engine visits them."""
 
-    def __init__(self, index: int, group: str, tokens: int, new_tokens: int) -> None:
-        self.index = index
-        """Which prompt."""
-        self.group = group
-        """What it is about: prompts on one video are one group."""
-        self.tokens = tokens
-        """Length."""
-        self.new_tokens = new_tokens
-        """Of them, those that the prompt before it in this order does not share."""
+    index: int
+    """Which prompt."""
+    group: str
+    """What it is about: prompts on one video are one group."""
+    tokens: int
+    """Length."""
+    new_tokens: int
+    """Of them, those that the prompt before it in this order does not share."""
 
 
 def assign(work: Sequence[Share], size: int) -> list[list[int]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from longva_eval.studies.cost import (
     GPUS,
     PREFIX_TOKENS,
     QUESTION_TOKENS,
-    Gpu,
     MemoryPlan,
     PlanDType,
     attention_flops,
@@ -162,27 +161,18 @@ class _Table:
     rows: Sequence[tuple[str, ...]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Speed:
-    """How fast FLOPs are done: the GPUs asked for and the share of their peak."""
+Times = Callable[..., list[tuple[str, ...]]]
+"""For each peak a row with its time for each number of FLOPs."""
 
-    gpus: dict[str, Gpu]
-    dtype: PlanDType
-    share: float
-    said: str = ""
-    """About the share, where it is not the user's."""
-    measured_on: str = ""
 
-    @classmethod
-    def of(cls, settings: PlanSettings, num_tokens: int) -> _Speed:
-        """What the settings say, and what was measured of prompts about as long."""
-        name = settings.gpu_name
-        gpus = {name: GPUS[name]} if name else GPUS
-        dtype, share = settings.dtype, settings.utilization
-        if share is not None:
-            return cls(gpus=gpus, dtype=dtype, share=share)
-        if dtype == "float32":
-            return cls(gpus=gpus, dtype=dtype, share=0.4, said=", assumed")
+def _times_of(settings: PlanSettings, num_tokens: int) -> Times:
+    """By the GPUs that are asked for, and what was measured of prompts about as long."""
+    name, dtype, share = settings.gpu_name, settings.dtype, settings.utilization
+    gpus = {name: GPUS[name]} if name else GPUS
+    said = measured_on = ""
+    if share is None and dtype == "float32":
+        share, said = 0.4, ", assumed"
+    elif share is None:
         runs_on = ATTENTION[settings.attention]
         if name is not None and name not in runs_on:
             raise SettingsError(
@@ -192,26 +182,22 @@ class _Speed:
         gpus = {name: gpu for name, gpu in gpus.items() if name in runs_on}
         measured_on, share = measured_share(settings.attention, num_tokens)
         said = f", {settings.attention}"
-        return cls(gpus=gpus, dtype=dtype, share=share, said=said, measured_on=measured_on)
+    names: dict[tuple[float, str], list[str]] = {}
+    for name, gpu in gpus.items():
+        how = " measured" if name == measured_on else " computed"
+        names.setdefault((gpu.tflops(dtype), how if measured_on else ""), []).append(name)
+    rate = share
 
-    def rows(self, *flops: float) -> list[tuple[str, ...]]:
-        """A row for each peak: its time for each number of FLOPs."""
-        names: dict[tuple[float, str], list[str]] = {}
-        for name, gpu in self.gpus.items():
-            how = ""
-            if self.measured_on:
-                how = " measured" if name == self.measured_on else " computed"
-            names.setdefault((gpu.tflops(self.dtype), how), []).append(name)
-        rows: list[tuple[str, ...]] = []
-        for (peak, how), found in names.items():
-            gpu = self.gpus[found[0]]
-            seconds = [
-                estimate_seconds(count, gpu, utilization=self.share, dtype=self.dtype)
-                for count in flops
-            ]
-            label = f"time at {self.share:.0%} of {_digits(peak)} TFLOP/s{self.said}{how}"
-            rows.append((f"{label} ({', '.join(found)})", *_times(seconds)))
-        return rows
+    def rows(*flops: float) -> list[tuple[str, ...]]:
+        found: list[tuple[str, ...]] = []
+        for (peak, how), same in names.items():
+            gpu = gpus[same[0]]
+            seconds = [estimate_seconds(n, gpu, utilization=rate, dtype=dtype) for n in flops]
+            label = f"time at {rate:.0%} of {_digits(peak)} TFLOP/s{said}{how}"
+            found.append((f"{label} ({', '.join(same)})", *_times(seconds)))
+        return found
+
+    return rows
 
 
 def plan_text(settings: PlanSettings) -> str:
@@ -240,22 +226,22 @@ def plan_text(settings: PlanSettings) -> str:
         f"{shape.name}, {settings.dtype}: {num_tokens:,} tokens = {frames} + {text_tokens} of text"
         f"{needle}"
     )
-    speed = _Speed.of(settings, num_tokens)
+    times = _times_of(settings, num_tokens)
     vision = shape.vision_flops(num_frames, composed=of_grid)
     tables = [
         _memory_table(shape, memory, num_tokens, chunk_tokens, settings),
-        _prefill_table(shape, num_frames, num_tokens, vision, speed, settings.decode_seconds),
+        _prefill_table(shape, num_frames, num_tokens, vision, times, settings.decode_seconds),
     ]
     if settings.test is not None:
-        tables += _test_tables(shape, speed, settings)
+        tables += _test_tables(shape, times, settings)
     elif grid is not None:
         kind = f"lattice of {settings.lattice}" if settings.lattice else "stock"
         title = (
             f"V-NIAH grid ({kind}): {grid.num_cells:,} cells, {grid.num_indices} insertion indices"
         )
-        tables.append(_grid_table(title, grid, speed))
+        tables.append(_grid_table(title, grid, times))
     if settings.task is not None:
-        tables.append(_task_table(shape, speed, settings))
+        tables.append(_task_table(shape, times, settings))
     if gpu_bytes is None:
         verdict = _room(memory)
     else:
@@ -292,7 +278,7 @@ def _prefill_table(
     num_frames: int,
     num_tokens: int,
     vision: int,
-    speed: _Speed,
+    times: Times,
     decode_seconds: float | None,
 ) -> _Table:
     prefill = prefill_flops(shape, num_tokens)
@@ -309,7 +295,7 @@ def _prefill_table(
     return _Table(
         title="One such prompt",
         columns=(unit,),
-        rows=[*rows, *speed.rows(prefill + vision), *decoding],
+        rows=[*rows, *times(prefill + vision), *decoding],
     )
 
 
@@ -323,7 +309,7 @@ def _decoding_rows(seconds: float | None, *num_frames: int) -> list[tuple[str, .
     ]  # fmt: skip
 
 
-def _grid_table(title: str, cost: GridCost, speed: _Speed) -> _Table:
+def _grid_table(title: str, cost: GridCost, times: Times) -> _Table:
     unit, scale = _flop_unit(cost.naive_flops)
     return _Table(
         title=title,
@@ -333,7 +319,7 @@ def _grid_table(title: str, cost: GridCost, speed: _Speed) -> _Table:
             _compare(
                 f"language model, {unit}", cost.naive_flops / scale, cost.shared_flops / scale
             ),
-            *speed.rows(cost.naive_flops, cost.shared_flops),
+            *times(cost.naive_flops, cost.shared_flops),
         ],
     )
 
@@ -373,7 +359,7 @@ def _lattice_lengths(settings: PlanSettings) -> tuple[int, ...]:
     return tuple(range(step, settings.frames + 1, step))
 
 
-def _test_tables(shape: ModelShape, speed: _Speed, settings: PlanSettings) -> Iterator[_Table]:
+def _test_tables(shape: ModelShape, times: Times, settings: PlanSettings) -> Iterator[_Table]:
     """A table for each needle test that is asked for."""
     from longva_eval.embedded import NEEDLES
     from longva_eval.needle.tests import make_tests  # imports torch
@@ -397,10 +383,10 @@ def _test_tables(shape: ModelShape, speed: _Speed, settings: PlanSettings) -> It
         title = (
             f"Needle test {test.name}: {cost.num_cells:,} cells and controls, {len(asked)} items"
         )
-        yield _grid_table(title, cost, speed)
+        yield _grid_table(title, cost, times)
 
 
-def _task_table(shape: ModelShape, speed: _Speed, settings: PlanSettings) -> _Table:
+def _task_table(shape: ModelShape, times: Times, settings: PlanSettings) -> _Table:
     assert settings.task is not None
     assert settings.frames is not None, "checked before"
     videos, questions = TASKS.get(settings.task, (0, 0))  # of others both are given
@@ -419,7 +405,7 @@ def _task_table(shape: ModelShape, speed: _Speed, settings: PlanSettings) -> _Ta
             task.naive_flops / scale,
             task.shared_flops / scale,
         ),
-        *speed.rows(task.naive_flops, task.shared_flops),
+        *times(task.naive_flops, task.shared_flops),
         *_decoding_rows(
             settings.decode_seconds,
             task.naive_videos * settings.frames,
