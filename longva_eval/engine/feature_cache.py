@@ -19,7 +19,7 @@ from loguru import logger
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from longva_eval.errors import SettingsError
+from longva_eval.files import check_writable
 
 __all__ = ["FeatureCache"]
 
@@ -45,16 +45,7 @@ class FeatureCache:
         self._folder = Path(folder).expanduser()
         self._identity = identity
         self._max_bytes = max_bytes
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            probe = self._folder / f".write-test-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise SettingsError(
-                f"feature_cache={self._folder} cannot be written: {error.strerror}. "
-                "Choose another folder or leave it out."
-            ) from error
+        check_writable(self._folder, "feature_cache")
         self._bytes = sum(path.stat().st_size for path in self._files())
 
     def __contains__(self, key: str) -> bool:

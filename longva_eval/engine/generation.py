@@ -300,7 +300,8 @@ def decoding(
         best = scores.topk(min(2, num_entries)).values[0]
         margin = min(margin, float(best[0] - best[-1]))
         if letters and is_blank and not thinks:
-            option_log_probs = _log_probs_of(letters, logits[:num_entries])
+            log_probs = logits[:num_entries].double().log_softmax(-1)
+            option_log_probs = tuple(float(log_probs[[*ids]].logsumexp(-1)) for ids in letters)
         if generator is None:
             token = int(scores.argmax())
         else:
@@ -364,11 +365,6 @@ def letter_token_ids(tokenizer: Any, letters: str) -> tuple[tuple[int, ...], ...
         for letter in letters
     )  # fmt: skip
     return found if all(found) else ()
-
-
-def _log_probs_of(letters: Sequence[Sequence[int]], logits: torch.Tensor) -> tuple[float, ...]:
-    log_probs = logits.double().log_softmax(-1)
-    return tuple(float(log_probs[list(ids)].logsumexp(-1)) for ids in letters)
 
 
 def score_tokens(logits: torch.Tensor, token_ids: Sequence[int]) -> TokenScores:

@@ -64,8 +64,6 @@ class PrepareReport:
     revision: str | None
     """Commit the copy was downloaded from, where that can be told."""
     warnings: tuple[str, ...]
-    manifest: Path
-    """What a later look, and a submission, checks against."""
     missing_file: Path | None
     """Everything that is missing, by name; None if nothing is."""
 
@@ -181,7 +179,6 @@ def prepare(
         placed={how: len(targets) for how, targets in placed.items()},
         revision=revision,
         warnings=tuple(warnings),
-        manifest=_manifest_path(hf_home, name),
         missing_file=missing_file,
     )
     _write_manifest(report, chosen, rows)
@@ -453,5 +450,5 @@ def _write_manifest(
             for name, path in part.targets(report.hf_home).items()
         },
     }
-    with write_atomically(report.manifest) as temporary:
+    with write_atomically(_manifest_path(report.hf_home, layout.name)) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
