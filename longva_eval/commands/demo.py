@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from longva_eval import embedded
 from longva_eval.commands import compare, explain, report
@@ -132,17 +132,18 @@ def _find_needles(out: Path, *, quick: bool) -> int:
         title = name + ("" if theta is None else f", theta {theta:,.0f}")
         print(title)
         folder = out / "vniah" / title.replace(", theta ", "-theta-").replace(",", "")
-        try:
-            run = run_and_write(session, haystack, needles, grid, folder)
-        except SettingsError:  # as in _sweep; or --quick was given for one of the two
-            run = run_and_write(session, haystack, needles, grid, folder, fresh=True)
+        run: NiahRun = _run_anew(run_and_write, session, haystack, needles, grid, folder)
         if run.was_there:
             print(f"{folder} is complete already: nothing is computed.")
         session.change_rope(RopeSettings())
         print(accuracy_table(run.rows))
         print(summary_text(run.summary), end="\n\n")
         panels.append((title, run))
-    _draw(panels, out / "heatmaps.png", len(needles))
+    drawn = [
+        needle_panel(run.rows, run.summary, title=title, note=f"{len(needles)} needles a cell")
+        for title, run in panels
+    ]
+    save_heatmaps(drawn, out / "heatmaps.png", out / "heatmaps.svg")
     _run_tests(sessions, haystack, out, quick=quick)
     return 0
 
@@ -168,12 +169,10 @@ def _run_tests(
                 needles=str(embedded.NEEDLES),
                 settings=ItemSettings(items=4 if quick else 24, n=2 if each == "order" else 3),
             )
-            asked = (sessions[name], haystack, test.items, test.grid, out / "tests" / name / each)
-            try:
-                run_and_write(*asked, max_new_tokens=0)
-            except SettingsError:  # as above
-                run_and_write(*asked, max_new_tokens=0, fresh=True)
-            folders.setdefault(name, []).append(asked[-1])
+            folder = out / "tests" / name / each
+            asked = (sessions[name], haystack, test.items, test.grid, folder)
+            _run_anew(run_and_write, *asked, max_new_tokens=0)
+            folders.setdefault(name, []).append(folder)
     save_tests(folders, out / "tests.png", out / "tests.svg")
 
 
@@ -185,23 +184,20 @@ def _open(name: str) -> Session:
     return session
 
 
-def _draw(panels: Sequence[tuple[str, NiahRun]], path: Path, num_needles: int) -> None:
-    drawn = [
-        needle_panel(run.rows, run.summary, title=title, note=f"{num_needles} needles a cell")
-        for title, run in panels
-    ]
-    save_heatmaps(drawn, path, path.with_suffix(".svg"))
-
-
 def _sweep(out: Path, *, quick: bool) -> int:
     print(_SWEEP_INTRODUCTION.format(questions=18 if quick else 180))
     # The mini suite is drawn below HF_HOME; without one the demo keeps to its own folder.
     os.environ.setdefault("HF_HOME", str((out / "hf").absolute()))
-    study = _study(quick=quick)
+    status: int = _run_anew(run_study, _study(quick=quick), out / "sweep")
+    return status
+
+
+def _run_anew(run: Callable[..., Any], *asked: Any, **how: Any) -> Any:
+    """Start over where what is there is of another version of this package, or of --quick."""
     try:
-        return run_study(study, out / "sweep")
-    except SettingsError:  # what lies there was made by another version of this package
-        return run_study(study, out / "sweep", fresh=True)
+        return run(*asked, **how)
+    except SettingsError:
+        return run(*asked, **how, fresh=True)
 
 
 def _study(*, quick: bool) -> Study:

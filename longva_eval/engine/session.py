@@ -388,10 +388,7 @@ class Session:
         self.checkpoint = change_rope(self.checkpoint, rope)
 
     def change_positions(self, positions: str) -> None:
-        """Let tokens stand elsewhere from now on; visual tokens stay valid.
-
-        Args:
-            positions: One of `longva_eval.model.positions.POSITION_POLICIES`.
+        """Let tokens stand elsewhere from now on (`POSITION_POLICIES`); visual tokens stay valid.
 
         Raises:
             SettingsError: If there is no such policy, or it does not fit the checkpoint.
@@ -420,10 +417,7 @@ class Session:
         self._resolve_branches()
 
     def change_attention(self, attention: str) -> None:
-        """Attend by another back end from now on.
-
-        Args:
-            attention: One that `longva_eval.model.backends.attention_candidates` gave.
+        """Attend by another back end from now on, one that `attention_candidates` gave.
 
         Raises:
             SettingsError: If a package of transformers' own is missing.

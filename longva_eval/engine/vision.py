@@ -62,11 +62,7 @@ class Preparation:
 
 
 def read_frame_pooling(text: str, side: int) -> tuple[int, int] | None:
-    """`same`, or `progressive:K:S` as (K, S).
-
-    Args:
-        text: As it is written.
-        side: Patches along one side of a frame.
+    """`same`, or `progressive:K:S` as (K, S), for frames of so many patches a side.
 
     Raises:
         SettingsError: If it is neither.

@@ -86,11 +86,7 @@ class FamilyCheckpoint(Checkpoint):
 
 
 class FamilyModel(nn.Module):
-    """transformers' own class as the engine needs it.
-
-    Args:
-        family: With the model.
-    """
+    """transformers' own class as the engine needs it."""
 
     def __init__(self, family: Family) -> None:
         super().__init__()

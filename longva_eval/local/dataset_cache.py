@@ -78,11 +78,6 @@ def split_to_lay_out(
 
     The other splits of the same configuration stay. A split that is there from the same files is
     not written again.
-
-    Args:
-        hf_home: The folder HF_HOME will name.
-        layout: What they are of.
-        files: The rows, in order.
     """
     from filelock import FileLock
 

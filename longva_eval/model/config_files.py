@@ -88,10 +88,6 @@ def kept_tower_layers(num_layers: int, select_layer: int, *, name: str) -> int:
 def read_tower(raw: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], Path | None]:
     """The architecture of LongVA's vision tower, and its folder; None for a known one.
 
-    Args:
-        raw: The checkpoint's `config.json`.
-        folder: Of the checkpoint.
-
     Raises:
         CheckpointError: If none is named, or the named one is neither a folder nor known.
     """

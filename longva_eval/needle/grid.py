@@ -132,8 +132,26 @@ def _split(item: Item, places: Sequence[int]) -> Places:
     )
 
 
+class _OneNeedle:
+    """A grid of one needle."""
+
+    def places(self) -> list[tuple[int, float, int]]:
+        """Number of frames, depth and index; lengths first, in the original's order."""
+        raise NotImplementedError
+
+    def lay_out(self, items: Sequence[Item]) -> Layout:
+        """All items at all places."""
+        return Layout(
+            cells=[
+                Cell(item=number, num_frames=count, depth=depth, insert_indices=(index,))
+                for count, depth, index in self.places()
+                for number in range(len(items))
+            ]
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
-class NeedleGrid:
+class NeedleGrid(_OneNeedle):
     """Haystack lengths and depths of one needle, as in the paper."""
 
     frame_counts: tuple[int, ...]
@@ -144,12 +162,7 @@ class NeedleGrid:
         _check_fractions("depths", self.depths)
 
     def places(self) -> list[tuple[int, float, int]]:
-        """Number of frames, depth and index; lengths first, in the original's order."""
         return [(n, d, insert_index(n, d)) for n in self.frame_counts for d in self.depths]
-
-    def lay_out(self, items: Sequence[Item]) -> Layout:
-        """All items at all places."""
-        return _one_needle_each(self.places(), items)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -161,7 +174,7 @@ class NeedleGrid:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatticeGrid:
+class LatticeGrid(_OneNeedle):
     """One needle at absolute positions: every multiple of a step, in every length beyond it.
 
     The paper's depths put the needle of each length somewhere else, so that lengths share only what
@@ -180,12 +193,7 @@ class LatticeGrid:
             raise SettingsError(f"lattice={self.step} must be at least 1 frame.")
 
     def places(self) -> list[tuple[int, float, int]]:
-        """Number of frames, depth and index; lengths first."""
         return [(n, i / n, i) for n in self.frame_counts for i in range(0, n + 1, self.step)]
-
-    def lay_out(self, items: Sequence[Item]) -> Layout:
-        """All items at all places."""
-        return _one_needle_each(self.places(), items)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -366,16 +374,6 @@ def _inserted(cell: Cell) -> list[tuple[int, bool, int]]:
     needles = [(index, True, number) for number, index in enumerate(cell.insert_indices)]
     others = [(index, False, number) for number, index in enumerate(cell.distractor_indices)]
     return sorted([*others, *needles])
-
-
-def _one_needle_each(places: Sequence[tuple[int, float, int]], items: Sequence[Item]) -> Layout:
-    return Layout(
-        cells=[
-            Cell(item=number, num_frames=count, depth=depth, insert_indices=(index,))
-            for count, depth, index in places
-            for number in range(len(items))
-        ]
-    )
 
 
 def _check_frame_counts(frame_counts: Sequence[int]) -> None:

@@ -240,15 +240,9 @@ def run_test(
     captions: Sequence[str] | None = None,
     **how: Any,
 ) -> Iterator[NiahRun]:
-    """Run a test, and its text twin into `folder / "text"`, and yield each when it is finished.
+    """As `run_and_write`, with the text twin in `folder / "text"`; yields each when it is finished.
 
-    Args:
-        session: From `open_needle_session`.
-        haystack: From `open_haystack`.
-        test: From `make_tests`.
-        folder: For the results.
-        captions: Of the twin; None for none.
-        **how: As in `run_and_write`.
+    Without `captions` there is no twin.
     """
     yield run_and_write(session, haystack, test.items, test.grid, folder, **how)
     if captions is not None and test.has_twin:

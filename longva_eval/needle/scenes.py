@@ -352,15 +352,7 @@ def _paste_box(pixels: RgbImage, box: npt.NDArray[np.uint8], corner: int) -> Non
 
 
 def render_scene(scene: Scene, *, side: int = 96) -> RgbImage:
-    """Draw a scene.
-
-    Args:
-        scene: What to draw.
-        side: Width and height, in pixels.
-
-    Returns:
-        (side, side, 3) uint8 RGB.
-    """
+    """Draw a scene: (side, side, 3) uint8 RGB."""
     pattern = _texture_pattern(scene.texture, side)[:, :, None]
     dark = np.array(scene.texture.dark, dtype=np.float64)
     light = np.array(scene.texture.light, dtype=np.float64)

@@ -420,12 +420,7 @@ def tokenize_whole(tokenizer: Any, text: str) -> tuple[int, ...]:
 
 
 def placeholder_ids(prompt: Prompt, visuals: Sequence[Sequence[VisualPiece]]) -> list[int]:
-    """Token ids with one -200 for each picture or video, as the original writes them.
-
-    Args:
-        prompt: Made by `build_prompt`, whole.
-        visuals: What it was made with.
-    """
+    """Token ids of a whole prompt, with one -200 for each picture or video, as in the original."""
     ids: list[int] = []
     lengths = iter([len(pieces) for pieces in visuals])
     left = 0

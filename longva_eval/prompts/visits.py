@@ -152,13 +152,8 @@ def plan_branches(
     """Which prompts are decoded side by side: neighbours in a plan that share their beginning.
 
     A group ends where a prompt would have too much of its own, or where so little would be shared
-    that more than a quarter of what the branches hold would be held several times.
-
-    Args:
-        queries: All that were planned.
-        plan: Of all of them.
-        decoded: Those that are decoded at all.
-        most: Members of a group.
+    that more than a quarter of what the branches hold would be held several times; `most` are its
+    members at most.
     """
     groups: list[BranchGroup] = []
     members: list[int] = []

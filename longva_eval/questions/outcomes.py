@@ -222,9 +222,6 @@ def share_answered(records: Iterable[Mapping[str, Any]]) -> float:
 def category_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Accuracy over all questions and within each value of each category.
 
-    Args:
-        records: From `choice_record` or `scored_record`.
-
     Returns:
         A row for `overall`, then one for each category's values in order of appearance: category,
         value, num_questions, a count per outcome (`num_right`, `num_no_answer`, ...), score, and
@@ -305,13 +302,7 @@ def mean_with_breakdown(items: Sequence[Mapping[str, Any]], args: Any = None) ->
 def write_breakdown(
     task: str, records: Sequence[Mapping[str, Any]], args: Any, **more: Any
 ) -> Path | None:
-    """Write the rows of `category_rows` beside the results file.
-
-    Args:
-        task: The task's id.
-        records: From `choice_record` or `scored_record`.
-        args: As for `results_folder`.
-        **more: What else the file is to hold.
+    """Write the rows of `category_rows`, and what else there is, beside the results file.
 
     Returns:
         `<date>_breakdown_<task>.json` in the folder of the results, or None if there is none.

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 __all__ = ["anls", "levenshtein_distance", "relaxed_match"]
 
 
-def anls(answer: str, references: Sequence[str], *, threshold: float = 0.5) -> float:
+def anls(answer: str, references: Sequence[str]) -> float:
     """Average normalized Levenshtein similarity of one question.
 
     Args:
         answer: What the model said. Case and the amount of white space do not count.
         references: The accepted answers, at least one.
-        threshold: A similarity below this scores 0.
 
     Returns:
-        1 minus the smallest distance to a reference, divided by the length of the longer text.
+        1 minus the smallest distance to a reference, divided by the length of the longer text; 0
+        below one half.
 
     Raises:
         ValueError: If there are no references.
@@ -38,10 +38,10 @@ def anls(answer: str, references: Sequence[str], *, threshold: float = 0.5) -> f
         length = max(len(reference.upper()), len(answer.upper()))
         distances.append(distance / length if length else 0.0)
     similarity = 1 - min(distances)
-    return similarity if similarity >= threshold else 0.0
+    return similarity if similarity >= 0.5 else 0.0
 
 
-def relaxed_match(answer: str, reference: str, *, tolerance: float = 0.05) -> bool:
+def relaxed_match(answer: str, reference: str) -> bool:
     """Whether an answer about a chart is right: numbers within 5 %, other texts exactly.
 
     `12%` is 0.12; case does not count. If the reference is 0 or no number, the texts must agree.
@@ -50,7 +50,7 @@ def relaxed_match(answer: str, reference: str, *, tolerance: float = 0.05) -> bo
     """
     said, true = _number(answer), _number(reference)
     if said is not None and true:  # not None, not 0
-        return abs(said - true) / abs(true) <= tolerance
+        return abs(said - true) / abs(true) <= 0.05
     return answer.lower() == reference.lower()
 
 

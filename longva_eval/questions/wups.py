@@ -70,8 +70,8 @@ def answer_words(text: str) -> list[str]:
         ]
 
 
-def wups(words: Sequence[str], reference: Sequence[str], *, threshold: float = 0.0) -> float:
-    """WUPS of two answers' words; see `wups_of_words`.
+def wups(words: Sequence[str], reference: Sequence[str]) -> float:
+    """WUPS at threshold 0 of two answers' words; see `wups_of_words`.
 
     Raises:
         DataError: If NLTK's data are missing.
@@ -80,7 +80,7 @@ def wups(words: Sequence[str], reference: Sequence[str], *, threshold: float = 0
     with _LOCK:
         tools = _tools()
         said, true = tools.tokenize(" ".join(words)), tools.tokenize(" ".join(reference))
-        return wups_of_words(said, true, tools.similarity, threshold=threshold)
+        return wups_of_words(said, true, tools.similarity)
 
 
 def wups_of_words(

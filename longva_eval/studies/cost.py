@@ -178,12 +178,6 @@ def plan_memory(
 
     Nearly all tokens of a long prompt are visual; all are counted as such.
 
-    Args:
-        shape: The model.
-        num_tokens: Length of the prompt.
-        dtype: Of weights, cache and activations.
-        chunk_tokens: Prefill chunk.
-
     Raises:
         SettingsError: If a number is below 1, or the dtype unknown.
     """

@@ -179,14 +179,7 @@ def complete_point(
     samples: Mapping[str, Sequence[Mapping[str, Any]]],
     files: Sequence[Path],
 ) -> None:
-    """Note that a point is there.
-
-    Args:
-        run: The point.
-        results: Of lmms-eval.
-        samples: Their lines, by task.
-        files: Written for them.
-    """
+    """Note that a point is there, from lmms-eval's results, its samples by task, and its files."""
     recipe: Mapping[str, Any] = results.get(RECIPE_KEY, {})
     outcomes: dict[str, dict[str, int]] = {}
     for task, lines in samples.items():
