@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -87,8 +88,6 @@ def wups_of_words(
     words: Sequence[str],
     reference: Sequence[str],
     similarity: Callable[[str, str], float],
-    *,
-    threshold: float = 0.0,
 ) -> float:
     """The lower of the products of best similarities, from either answer's side.
 
@@ -96,7 +95,6 @@ def wups_of_words(
         words: Of the answer.
         reference: Of the true answer.
         similarity: Of two different words, 0 to 1.
-        threshold: A similarity below it counts a tenth.
 
     Returns:
         0 to 1. A word that is like no other is left out of the product; if all are, 0.
@@ -105,18 +103,12 @@ def wups_of_words(
     """
 
     def one_way(ours: Sequence[str], theirs: Sequence[str]) -> float:
-        product, found = 1.0, False
-        for word in ours:
-            best = max((alike(word, other) for other in theirs), default=0.0)
-            if best > 0:
-                product, found = product * best, True
-        return product if found else 0.0
-
-    def alike(word: str, other: str) -> float:
-        if word == other:
-            return 1.0
-        value = similarity(word, other)
-        return value if value >= threshold else 0.1 * value
+        best = [
+            max((1.0 if word == other else similarity(word, other) for other in theirs), default=0)
+            for word in ours
+        ]
+        found = [value for value in best if value > 0]
+        return math.prod(found) if found else 0.0
 
     return min(one_way(words, reference), one_way(reference, words))
 
