@@ -66,6 +66,7 @@ from longva_eval.model.rope import RopeSettings
 from longva_eval.model.settings import check_attention
 from longva_eval.prompts.pieces import (
     ChatTemplate,
+    Kind,
     Piece,
     Prompt,
     TextPiece,
@@ -178,7 +179,7 @@ class Session:
         """
         visuals: list[tuple[VisualPiece, ...]] = []
         samples: list[FrameSample] = []
-        kinds: list[Literal["picture", "video"]] = []
+        kinds: list[Kind] = []
         num_pictures = sum(map(is_picture, media))
         query = query or text
         for item in media:

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import torch
 import transformers
-from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from longva_eval.errors import CheckpointError, SettingsError
@@ -26,7 +25,7 @@ from longva_eval.model.files import (
     read_generation_config,
     read_tensor_names,
 )
-from longva_eval.model.modeling import cache_name
+from longva_eval.model.modeling import Shell, cache_name
 from longva_eval.model.settings import LoadSettings
 from longva_eval.prompts.pieces import Prompt, VisualPiece
 
@@ -85,31 +84,12 @@ class FamilyCheckpoint(Checkpoint):
         return digest.hexdigest()[:24]
 
 
-class FamilyModel(nn.Module):
+class FamilyModel(Shell):
     """transformers' own class as the engine needs it."""
 
     def __init__(self, family: Family) -> None:
-        super().__init__()
-        self.inner = family.model
+        super().__init__(family.model)
         self._family = (family,)  # in a tuple: it is no part of the module
-
-    @property
-    def config(self) -> Any:
-        """The language model's configuration."""
-        return self.inner.config.get_text_config()
-
-    @property
-    def model(self) -> Any:
-        """The language model."""
-        return self.inner.model.language_model
-
-    @property
-    def lm_head(self) -> Any:
-        return self.inner.lm_head
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.inner.dtype  # type: ignore[no-any-return]  # transformers is untyped
 
     def positions(self, prompt: Prompt) -> torch.Tensor | None:
         """(axes, tokens) int64 positions of a prompt; None if they count."""

@@ -19,6 +19,7 @@ from longva_eval.errors import PromptError, SettingsError
 from longva_eval.families.family import Family
 from longva_eval.prompts.pieces import (
     IMAGE_PLACEHOLDER,
+    Kind,
     Piece,
     Prompt,
     TextPiece,
@@ -94,9 +95,7 @@ class FamilyTemplate:
             )
         return text.partition(_MARK)[2]
 
-    def place(
-        self, text: str, kinds: Sequence[Literal["picture", "video"]]
-    ) -> tuple[str, list[int]]:
+    def place(self, text: str, kinds: Sequence[Kind]) -> tuple[str, list[int]]:
         """The question with a mark for each picture and video, and their order in it.
 
         A question that says `<image>` once for each keeps these places; otherwise they come first.
@@ -143,7 +142,7 @@ class FamilyTemplate:
             parts = self.render([("user", _MARK + question)]).split(_MARK)
             before, after = (TextPiece(tokenize(tokenizer, part)) for part in parts)
             return Prompt((before, *pieces, after))
-        kinds: list[Literal["picture", "video"]] = ["video"] if visual else []
+        kinds: list[Kind] = ["video"] if visual else []
         placed, _ = self.place(question, kinds)
         return self.build(tokenizer, self.render([("user", placed)]), [visual] if visual else [])
 

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import LlavaNextVideoForConditionalGeneration
 
 from longva_eval.model.config_files import kept_tower_layers
@@ -27,13 +26,14 @@ from longva_eval.model.modeling import (
     ClipFeatures,
     LongVAForCausalLM,
     PlainDecoder,
+    Shell,
     own_parameter,
 )
 
 __all__ = ["ClipModel", "LlavaNext"]
 
 
-class LlavaNext(PlainDecoder, ClipFeatures, nn.Module):
+class LlavaNext(PlainDecoder, ClipFeatures, Shell):
     """transformers' LLaVA-NeXT or LLaVA-NeXT-Video, as the suite needs it.
 
     Args:
@@ -41,8 +41,7 @@ class LlavaNext(PlainDecoder, ClipFeatures, nn.Module):
     """
 
     def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner = inner
+        super().__init__(inner)
         whole = inner.config
         tower = inner.model.vision_tower
         kept = kept_tower_layers(
@@ -53,28 +52,6 @@ class LlavaNext(PlainDecoder, ClipFeatures, nn.Module):
         # The last hidden state is then the selected one, and nothing beyond it is computed.
         tower.encoder.layers = tower.encoder.layers[:kept]
         self.pools_before_projection = isinstance(inner, LlavaNextVideoForConditionalGeneration)
-
-    @property
-    def config(self) -> Any:
-        """The language model's configuration, with LongVA's `mm_*` keys beside it."""
-        return self.inner.config.text_config
-
-    @property
-    def model(self) -> Any:
-        """The language model."""
-        return self.inner.model.language_model
-
-    @property
-    def lm_head(self) -> Any:
-        return self.inner.lm_head
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.inner.dtype  # type: ignore[no-any-return]  # transformers is untyped
-
-    @property
-    def device(self) -> torch.device:
-        return self.inner.device  # type: ignore[no-any-return]
 
     @property
     def vision_config(self) -> Any:

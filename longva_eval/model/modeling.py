@@ -39,6 +39,7 @@ __all__ = [
     "LongVAForCausalLM",
     "PlainDecoder",
     "PoolMode",
+    "Shell",
     "execution_device",
     "own_parameter",
     "pool_visual_tokens",
@@ -135,6 +136,36 @@ class ClipFeatures:
             hidden = pool_visual_tokens(hidden, pool_stride=pool_stride, pool_mode=pool_mode)
         linear = next(part for part in projector.modules() if isinstance(part, nn.Linear))
         return projector(hidden.to(execution_device(linear)))  # type: ignore[no-any-return]
+
+
+class Shell(nn.Module):
+    """Around a model of transformers with vision: what the engine asks of its language model."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def config(self) -> Any:
+        """The language model's configuration."""
+        return self.inner.config.get_text_config()
+
+    @property
+    def model(self) -> Any:
+        """The language model."""
+        return self.inner.model.language_model
+
+    @property
+    def lm_head(self) -> Any:
+        return self.inner.lm_head
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.inner.dtype  # type: ignore[no-any-return]  # transformers is untyped
+
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device  # type: ignore[no-any-return]
 
 
 class LongVAConfig(Qwen2Config):  # type: ignore[misc]  # transformers is untyped

@@ -27,6 +27,7 @@ from longva_eval.errors import PromptError, SettingsError
 __all__ = [
     "IMAGE_PLACEHOLDER",
     "ChatTemplate",
+    "Kind",
     "Piece",
     "Prompt",
     "TextPiece",
@@ -52,6 +53,7 @@ MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
 _LITERAL_START, _LITERAL_END, _WITHIN = "\ue0f0", "\ue0f1", "\ue0f2"
 _LITERAL = re.compile(f"({_LITERAL_START}[^{_LITERAL_END}]*{_LITERAL_END})")
 
+Kind = Literal["picture", "video"]
 Turn = tuple[Literal["user", "assistant"], str]
 """Who speaks, and what."""
 
@@ -164,9 +166,7 @@ class ChatTemplate:
     history_start: str = ""
     """What earlier answers begin with, and the one that is asked for does not."""
 
-    def place(
-        self, text: str, kinds: Sequence[Literal["picture", "video"]]
-    ) -> tuple[str, list[int]]:
+    def place(self, text: str, kinds: Sequence[Kind]) -> tuple[str, list[int]]:
         """The question with a placeholder for each picture and video, and their order in it.
 
         Raises:

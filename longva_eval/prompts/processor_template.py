@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from longva_eval.errors import PromptError, SettingsError
 from longva_eval.prompts.pieces import (
     MARK,
     QWEN_1_5,
     ChatTemplate,
+    Kind,
     Prompt,
     VisualPiece,
     hash_text,
@@ -31,13 +32,7 @@ from longva_eval.prompts.pieces import (
     tokenize_whole,
 )
 
-__all__ = [
-    "MediaTokens",
-    "ProcessorTemplate",
-    "load_processor_template",
-]
-
-Kind = Literal["picture", "video"]
+__all__ = ["MediaTokens", "ProcessorTemplate", "load_processor_template"]
 
 
 @dataclass(frozen=True, kw_only=True)
