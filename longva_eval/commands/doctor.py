@@ -30,7 +30,6 @@ def main(arguments: Sequence[str]) -> int:
         pretrained=options.pretrained,
         home=options.hf_home,
         quick=options.quick,
-        ask_hub=not options.offline,
     )
     if options.json:
         print(json.dumps({**asdict(diagnosis), "can_run": diagnosis.can_run}, indent=1))
@@ -123,6 +122,5 @@ def _parser() -> argparse.ArgumentParser:
     add("--hf-home", type=Path, metavar="DIR", help="where data lies (default: HF_HOME)")
     add("--pretrained", default="", metavar="NAME", help="a checkpoint that must load here")
     add("--quick", action="store_true", help="leave out the evaluation, which takes the longest")
-    add("--offline", action="store_true", help="do not ask whether the hub answers")
     add("--json", action="store_true", help="for programs")
     return parser

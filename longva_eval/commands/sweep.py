@@ -33,7 +33,6 @@ def main(arguments: Sequence[str]) -> int:
             published=options.published,
             width=options.width,
             fresh=options.fresh,
-            verbose=options.verbose,
         )
     except KeyboardInterrupt:
         print("\nAnswers so far are kept; the same command goes on with them.", file=sys.stderr)
@@ -48,7 +47,6 @@ def run_study(
     published: str = "",
     width: Literal["column", "page"] = "page",
     fresh: bool = False,
-    verbose: bool = False,
 ) -> int:
     """Run what is missing of a study, then write its tables and figures.
 
@@ -59,7 +57,6 @@ def run_study(
         published: A published benchmark whose curve is drawn beside; `auto` is that of the task.
         width: Of the figures, for a column or a page of a paper.
         fresh: Set aside what the folder holds.
-        verbose: Show what lmms-eval says.
 
     Returns:
         0 if every point is complete.
@@ -75,7 +72,7 @@ def run_study(
     print(overview(runs))
     left = [run for run in runs if not run.is_complete]
     if left:
-        with quiet_host(verbose):
+        with quiet_host():
             from longva_eval.model_adapters.together import run_points
 
             for number, run in enumerate(run_points(study, runs), start=1):
@@ -210,5 +207,4 @@ def _parser() -> argparse.ArgumentParser:
         help="of the figures, drawn at true size for a two-column paper: 3.3 or 6.9 inches (page)",
     )  # fmt: skip
     parser.add_argument("--fresh", action="store_true", help="start over: set aside what DIR holds")
-    parser.add_argument("--verbose", action="store_true", help="show what lmms-eval says")
     return parser

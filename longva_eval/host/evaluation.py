@@ -353,13 +353,10 @@ class Host:
 
 
 @contextmanager
-def quiet_host(verbose: bool) -> Iterator[None]:
+def quiet_host() -> Iterator[None]:
     """Keep lmms-eval's account of each of many runs to warnings, and its bars away."""
     importlib.import_module("lmms_eval.models")  # replaces all log sinks when it is imported
 
-    if verbose:
-        yield
-        return
     import lmms_eval.api.task as host_task
     import lmms_eval.evaluator as host_evaluator
 

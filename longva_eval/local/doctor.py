@@ -154,7 +154,6 @@ def examine(
     pretrained: str = "",
     home: Path | None = None,
     quick: bool = False,
-    ask_hub: bool = True,
 ) -> Diagnosis:
     """Look at this environment.
 
@@ -163,7 +162,6 @@ def examine(
         pretrained: A checkpoint that is to be loaded.
         home: Where data lies; HF_HOME by default.
         quick: Leave out what asks the model: the evaluation.
-        ask_hub: Whether to ask the hub, where data of a task is not here.
 
     Returns:
         The findings, and for every task whether it can run.
@@ -189,7 +187,7 @@ def examine(
         findings += _check_judge(tasks)
         wrong = [f"{f.name}: {f.text}" for f in findings if f.status == "problem"]
         read = reading.result()
-        hub = _hub_problem(ask_hub) if any(error for _, error in read.values()) else ""
+        hub = _hub_problem() if any(error for _, error in read.values()) else ""
         verdicts = [_verdict(task, read, statuses, hub, wrong) for task in tasks]
     findings.sort(key=lambda finding: list(AREAS).index(finding.area))
     return Diagnosis(
@@ -431,11 +429,11 @@ def _verdict(
     )
 
 
-def _hub_problem(ask: bool) -> str:
+def _hub_problem() -> str:
     """Why data cannot be downloaded now; empty if it can."""
     offline = [name for name in _OFFLINE if os.environ.get(name, "").upper() in _YES]
-    if offline or not ask:
-        return f"{' and '.join(offline) or 'offline'} was chosen"
+    if offline:
+        return f"{' and '.join(offline)} was chosen"
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     try:
         with urllib.request.urlopen(f"{endpoint}/api/models?limit=1", timeout=_HUB_SECONDS):

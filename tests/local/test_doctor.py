@@ -41,12 +41,13 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Diagnosis:
     tasks = "vniah_small,longva_mlvu_test,no_such_task"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setattr(
             doctor,
             "_run",
             lambda command, given: processes.run(command, env={**os.environ, **given}),
         )
-        status = main(["doctor", "--json", "--offline", "--tasks", tasks, "--hf-home", str(home),
+        status = main(["doctor", "--json", "--tasks", tasks, "--hf-home", str(home),
                        "--pretrained", "longva-tiny"])  # fmt: skip
     assert status == 1  # not everything that was asked for can run
     found = json.loads(printed.getvalue())
@@ -231,12 +232,12 @@ def hub() -> Iterator[str]:
 def test_a_hub_that_answers_is_no_problem(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", hub)
     monkeypatch.setenv("no_proxy", "*")
-    assert doctor._hub_problem(True) == ""
+    assert doctor._hub_problem() == ""
 
 
 def test_no_network_is_told_and_offline_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "*")
-    assert "http://127.0.0.1:9 does not answer" in doctor._hub_problem(True)
+    assert "http://127.0.0.1:9 does not answer" in doctor._hub_problem()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert doctor._hub_problem(True) == "HF_HUB_OFFLINE was chosen"
+    assert doctor._hub_problem() == "HF_HUB_OFFLINE was chosen"
