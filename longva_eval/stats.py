@@ -185,7 +185,7 @@ def clustered_standard_error(scores: Sequence[float], clusters: Sequence[Hashabl
     Raises:
         ValueError: If there is nothing, or the lengths differ.
     """
-    _check_lengths(scores, clusters)
+    _check(clusters, scores, finite=False)
     sums = _Spread(scores, clusters).sums
     return math.sqrt(float((sums**2).sum())) / len(scores)
 
@@ -221,9 +221,8 @@ def estimate_mean(
         ValueError: If there is nothing, the lengths differ, a score is not finite, or a share is
             not within 0 and 1.
     """
-    _check_lengths(scores, clusters)
-    _check_lengths(scores, scores if groups is None else groups)
-    _check_finite(scores)
+    _check(clusters, scores)
+    _check(clusters if groups is None else groups, scores)
     if is_share and not all(0.0 <= score <= 1.0 for score in scores):
         raise ValueError("A score is not within 0 and 1; pass is_share=False.")
     spread = _Spread(scores, clusters, groups)
@@ -300,9 +299,7 @@ def compare_pairs(
     Raises:
         ValueError: If there is nothing, the lengths differ, or a score is not finite.
     """
-    _check_lengths(first, clusters)
-    _check_lengths(second, clusters)
-    _check_finite([*first, *second])
+    _check(clusters, first, second)
     differences = [a - b for a, b in zip(first, second, strict=True)]
     spread = _Spread(differences, clusters)
     mean, error, freedom = spread.mean, spread.error, spread.freedom
@@ -506,9 +503,7 @@ def pilot_design(
         ValueError: If there is nothing, the lengths differ, a score is not finite, all is of one
             video, or the runs differ by the same on every video.
     """
-    _check_lengths(first, clusters)
-    _check_lengths(second, clusters)
-    _check_finite([*first, *second])
+    _check(clusters, first, second)
     spread = _Spread([a - b for a, b in zip(first, second, strict=True)], clusters)
     if spread.num_clusters < 2:
         raise ValueError("One video says nothing about videos.")
@@ -548,8 +543,7 @@ def correlation(scores: Sequence[float], clusters: Sequence[Hashable]) -> float:
 
     By analysis of variance; 0 where every video has one question, or there is one video.
     """
-    _check_lengths(scores, clusters)
-    _check_finite(scores)
+    _check(clusters, scores)
     spread = _Spread(scores, clusters)
     squares = math.fsum((score - spread.mean) ** 2 for score in scores)
     return _icc(spread.sums, spread.sizes, squares) if spread.num_clusters > 1 else 0.0
@@ -812,20 +806,16 @@ def _numbered(names: Sequence[Hashable]) -> npt.NDArray[np.int64]:
 def _spreads(curves: Sequence[Sequence[float]], clusters: Sequence[Hashable]) -> list[_Spread]:
     if not curves:
         raise ValueError("A curve needs at least one point.")
-    for scores in curves:
-        _check_lengths(scores, clusters)
-        _check_finite(scores)
+    _check(clusters, *curves)
     return [_Spread(scores, clusters) for scores in curves]
 
 
-def _check_lengths(scores: Sequence[float], clusters: Sequence[Hashable]) -> None:
-    if not scores or len(scores) != len(clusters):
-        raise ValueError(f"{len(scores)} scores and {len(clusters)} clusters were given.")
-
-
-def _check_finite(scores: Sequence[float]) -> None:
-    if not all(map(math.isfinite, scores)):
-        raise ValueError("A score is NaN or infinite.")
+def _check(clusters: Sequence[Hashable], *curves: Sequence[float], finite: bool = True) -> None:
+    for scores in curves:
+        if not scores or len(scores) != len(clusters):
+            raise ValueError(f"{len(scores)} scores and {len(clusters)} clusters were given.")
+        if finite and not all(map(math.isfinite, scores)):
+            raise ValueError("A score is NaN or infinite.")
 
 
 def _icc(sums: Array, sizes: Array, squares: float) -> float:

@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from longva_eval.embedded import MODEL_CLASSES, tasks_folder
 from longva_eval.errors import SettingsError, nearest
 from longva_eval.questions.host_tasks import host_tasks_folder
@@ -25,6 +27,7 @@ __all__ = [
     "check_model",
     "check_start",
     "check_tasks",
+    "read_task_file",
     "task_files",
     "task_leaves",
 ]
@@ -125,20 +128,26 @@ def task_files(folders: tuple[Path, ...] = ()) -> dict[str, Path]:
     return found
 
 
+class _Loader(yaml.SafeLoader):
+    """Functions stay names."""
+
+
+_Loader.add_constructor("!function", lambda _loader, node: node.value)
+
+
+def read_task_file(path: Path) -> dict[str, Any]:
+    """A task's or group's YAML as it stands there."""
+    return yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # a SafeLoader
+
+
 def task_leaves(name: str) -> list[str]:
     """The tasks that a group comes down to; a task by itself, and a tag, is its own."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.add_constructor("!function", lambda loader, node: None)
     files = task_files()
 
     def leaves(name: str, seen: frozenset[str]) -> list[str]:
         if name not in files or name in seen:
             return [name]
-        entry: Any = yaml.load(files[name].read_text(encoding="utf-8"), Loader) or {}
+        entry = read_task_file(files[name])
         members = entry.get("task")
         if entry.get("group") != name or not isinstance(members, list):
             return [name]

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
-import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from longva_eval.errors import DataError, nearest
+from longva_eval.host.names import task_leaves
 
 __all__ = [
     "Layout",
@@ -156,7 +156,7 @@ def read_layouts(folder: Path | None = None) -> dict[str, Layout]:
 
 
 def find_layouts(name: str, layouts: Mapping[str, Layout] | None = None) -> list[Layout]:
-    """The layout of a name, or all that a task or one of our groups of that id reads.
+    """The layout of a name, or all that a task or group of that id reads.
 
     Raises:
         DataError: If there is none; the message lists what there is.
@@ -164,26 +164,14 @@ def find_layouts(name: str, layouts: Mapping[str, Layout] | None = None) -> list
     known = read_layouts() if layouts is None else layouts
     if name in known:
         return [known[name]]
-    members = _group_members(name) or [name]
-    found = [layout for layout in known.values() if set(members) & set(layout.tasks)]
+    members = set(task_leaves(name))
+    found = [layout for layout in known.values() if members & set(layout.tasks)]
     if not found:
         raise DataError(
             f"There is no layout of local data called {name!r}, nor one for a task of that id."
             f"{nearest(name, known)} There are: {', '.join(sorted(known)) or 'none'}."
         )
     return found
-
-
-def _group_members(name: str) -> list[str]:
-    """The tasks of one of our groups, those of groups in it too; none if it is no group."""
-    from longva_eval.embedded import tasks_folder
-
-    path = next(tasks_folder().glob(f"*/{name}.yaml"), None) if name.isidentifier() else None
-    text = path.read_text(encoding="utf-8") if path else ""
-    if not re.search(r"^group:", text, re.MULTILINE):  # a task's file has tags that name functions
-        return []
-    members: list[str] = yaml.safe_load(text)["task"]
-    return [task for member in members for task in _group_members(member) or [member]]
 
 
 def checked_name(name: str) -> str | None:

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import yaml
 from loguru import logger
 from tqdm import tqdm
 
 from longva_eval.errors import DataError, MediaError, SettingsError
 from longva_eval.files import write_atomically
+from longva_eval.host.names import read_task_file
 from longva_eval.local.dataset_cache import CachedSplit, find_cached_splits, split_to_lay_out
 from longva_eval.local.layouts import Layout, find_layouts, read_layouts
 from longva_eval.local.media import Media, find_media, look_into
@@ -273,15 +273,8 @@ def look_at_rows(layout: Layout, split: CachedSplit) -> tuple[str, tuple[str, ..
     return "", ()
 
 
-class Loader(yaml.SafeLoader):
-    """A task's YAML; functions stay names."""
-
-
-Loader.add_constructor("!function", lambda _loader, node: node.value)
-
-
 def _task_config(file: Path) -> dict[str, Any]:
-    config = yaml.load(file.read_text(encoding="utf-8"), Loader)  # a SafeLoader
+    config = read_task_file(file)
     included = config.get("include")
     return {**(_task_config(file.parent / included) if included else {}), **config}
 
