@@ -111,8 +111,20 @@ def run_grid(
 
     def answer_at(number: int, scored: Mapping[str, Any]) -> NeedleAnswer:
         cell = cells[number]
+        item = items[cell.item]
+        facts = {
+            **{name: value for name, value in vars(cell).items() if name != "item"},
+            "test": item.test,
+            "insert_index": min(cell.insert_indices, default=None),
+            "times": seconds_shown(cell, frames_per_unit=size),
+            "needle": cell.item,
+            "needle_name": item.name,
+            "rotation": item.rotation,
+            "question": item.question.strip(),
+            "answer": item.answer,
+            "floor": item.floor,
+        }
         length = {"num_prompt_tokens": prompts[number].num_tokens, "shown": shown[number][1]}
-        facts = _facts(cell, items[cell.item], frames_per_unit=size)
         return NeedleAnswer.from_json({**facts, **scored, **length})
 
     keys = [
@@ -264,20 +276,3 @@ class _Frames:
             insert_indices=tuple(place // size for place in cell.insert_indices),
             distractor_indices=tuple(place // size for place in cell.distractor_indices),
         )
-
-
-def _facts(cell: Cell, item: Item, *, frames_per_unit: int) -> dict[str, Any]:
-    """What is known about an answer before it is given."""
-    facts = {name: value for name, value in vars(cell).items() if name != "item"}
-    return {
-        **facts,
-        "test": item.test,
-        "insert_index": min(cell.insert_indices, default=None),
-        "times": seconds_shown(cell, frames_per_unit=frames_per_unit),
-        "needle": cell.item,
-        "needle_name": item.name,
-        "rotation": item.rotation,
-        "question": item.question.strip(),
-        "answer": item.answer,
-        "floor": item.floor,
-    }
