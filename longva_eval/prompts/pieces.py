@@ -34,11 +34,9 @@ __all__ = [
     "Turn",
     "VisualPiece",
     "as_text",
-    "build_prompt",
     "hash_text",
     "interleave",
     "load_template",
-    "place_images",
     "placeholder_ids",
     "render_template",
     "split_ids",
@@ -167,14 +165,24 @@ class ChatTemplate:
     """What earlier answers begin with, and the one that is asked for does not."""
 
     def place(self, text: str, kinds: Sequence[Kind]) -> tuple[str, list[int]]:
-        """The question with a placeholder for each picture and video, and their order in it.
+        r"""The question with a placeholder for each picture and video, and their order in it.
+
+        A question that names its own places keeps them. Otherwise they come first, joined by a
+        space and followed by a newline: `<image> <image>\nquestion`.
 
         Raises:
             PromptError: If the question has placeholders, but not one for each.
         """
-        videos = sum(kind == "video" for kind in kinds)
-        placed = place_images(text, num_pictures=len(kinds) - videos, num_videos=videos)
-        return placed, list(range(len(kinds)))
+        found = text.count(IMAGE_PLACEHOLDER)
+        if found not in (0, len(kinds)):
+            videos = sum(kind == "video" for kind in kinds)
+            raise PromptError(
+                f"The question has {found} {IMAGE_PLACEHOLDER} placeholders, but "
+                f"{len(kinds) - videos} pictures and {videos} videos come with it: {text[:120]!r}"
+            )
+        if found < len(kinds):
+            text = " ".join([IMAGE_PLACEHOLDER] * len(kinds)) + "\n" + text
+        return text, list(range(len(kinds)))
 
     def build(self, tokenizer: Any, text: str, visuals: Sequence[Sequence[VisualPiece]]) -> Prompt:
         """Put the visual pieces where the rendered text has its placeholders.
@@ -182,7 +190,8 @@ class ChatTemplate:
         Raises:
             PromptError: If there are more or fewer placeholders than pictures and videos.
         """
-        return build_prompt(tokenizer, text, visuals)
+        parts = text.split(IMAGE_PLACEHOLDER)
+        return interleave([tokenize(tokenizer, part) for part in parts], visuals)
 
     def clip(self, tokenizer: Any, question: str, pieces: Sequence[Piece]) -> Prompt:
         """The prompt for a question about one video, or about texts in its place."""
@@ -357,27 +366,6 @@ def hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def place_images(text: str, *, num_pictures: int, num_videos: int) -> str:
-    r"""The question with a placeholder for each picture and video.
-
-    A question that names its own places keeps them. Otherwise they come first, joined by a space
-    and followed by a newline: `<image> <image>\nquestion`.
-
-    Raises:
-        PromptError: If the question has placeholders, but not one for each.
-    """
-    wanted = num_pictures + num_videos
-    found = text.count(IMAGE_PLACEHOLDER)
-    if found == wanted:
-        return text
-    if found:
-        raise PromptError(
-            f"The question has {found} {IMAGE_PLACEHOLDER} placeholders, but {num_pictures} "
-            f"pictures and {num_videos} videos come with it: {text[:120]!r}"
-        )
-    return " ".join([IMAGE_PLACEHOLDER] * wanted) + "\n" + text
-
-
 def as_text(text: str, tokens: Iterable[str]) -> str:
     """The text with every one of `tokens` marked: `tokenize` reads it as plain letters.
 
@@ -433,21 +421,6 @@ def placeholder_ids(prompt: Prompt, visuals: Sequence[Sequence[VisualPiece]]) ->
             ids.append(-200)
         left -= 1
     return ids
-
-
-def build_prompt(tokenizer: Any, text: str, visuals: Sequence[Sequence[VisualPiece]]) -> Prompt:
-    """Put the visual pieces where the text says `<image>`.
-
-    Args:
-        tokenizer: The checkpoint's tokenizer.
-        text: The whole rendered conversation.
-        visuals: The pieces of each picture or video, in order.
-
-    Raises:
-        PromptError: If there are more or fewer placeholders than pictures and videos.
-    """
-    parts = text.split(IMAGE_PLACEHOLDER)
-    return interleave([tokenize(tokenizer, part) for part in parts], visuals)
 
 
 def interleave(parts: Sequence[Sequence[int]], visuals: Sequence[Sequence[VisualPiece]]) -> Prompt:

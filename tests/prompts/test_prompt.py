@@ -21,9 +21,7 @@ from longva_eval.prompts.pieces import (
     Turn,
     VisualPiece,
     as_text,
-    build_prompt,
     load_template,
-    place_images,
     placeholder_ids,
     tokenize,
 )
@@ -66,7 +64,8 @@ def video(name: str, num_frames: int, num_tokens: int = 4) -> list[VisualPiece]:
 def test_pictures_come_first_unless_the_question_places_them(
     text: str, pictures: int, videos: int, expected: str
 ) -> None:
-    assert place_images(text, num_pictures=pictures, num_videos=videos) == expected
+    placed, _ = QWEN_1_5.place(text, [*["picture"] * pictures, *["video"] * videos])
+    assert placed == expected
 
 
 @pytest.mark.parametrize(
@@ -81,12 +80,12 @@ def test_a_question_places_all_of_its_pictures_or_none(
     text: str, pictures: int, videos: int, message: str
 ) -> None:
     with pytest.raises(PromptError, match=message):
-        place_images(text, num_pictures=pictures, num_videos=videos)
+        QWEN_1_5.place(text, [*["picture"] * pictures, *["video"] * videos])
 
 
 def test_parts_are_tokenised_on_their_own_with_the_pictures_between(tokenizer: Any) -> None:
     one, two = video("a", 2), video("b", 1)
-    prompt = build_prompt(tokenizer, "first <image> then <image>", [one, two])
+    prompt = QWEN_1_5.build(tokenizer, "first <image> then <image>", [one, two])
     assert prompt.pieces == (
         TextPiece(tokenize(tokenizer, "first ")),
         *one,
@@ -101,8 +100,8 @@ def test_parts_are_tokenised_on_their_own_with_the_pictures_between(tokenizer: A
 
 
 def test_empty_parts_have_no_piece(tokenizer: Any) -> None:
-    assert build_prompt(tokenizer, "", []).pieces == ()
-    assert build_prompt(tokenizer, "<image>", [video("a", 1)]).pieces == tuple(video("a", 1))
+    assert QWEN_1_5.build(tokenizer, "", []).pieces == ()
+    assert QWEN_1_5.build(tokenizer, "<image>", [video("a", 1)]).pieces == tuple(video("a", 1))
 
 
 @pytest.mark.parametrize(("text", "count"), [("<image>", 0), ("no place", 1), ("<image>", 2)])
@@ -110,12 +109,12 @@ def test_placeholders_and_pictures_are_counted(tokenizer: Any, text: str, count:
     with pytest.raises(
         PromptError, match=rf"has {text.count('<image>')} <image> placeholders for {count} pictures"
     ):
-        build_prompt(tokenizer, text, [video("a", 1)] * count)
+        QWEN_1_5.build(tokenizer, text, [video("a", 1)] * count)
 
 
 def test_placeholder_ids_have_one_for_each_video(tokenizer: Any) -> None:
     visuals = [video("a", 3), video("b", 1), video("a", 3)]
-    prompt = build_prompt(tokenizer, "x<image><image>y<image>", visuals)
+    prompt = QWEN_1_5.build(tokenizer, "x<image><image>y<image>", visuals)
     x, y = tokenize(tokenizer, "x"), tokenize(tokenizer, "y")
     assert placeholder_ids(prompt, visuals) == [*x, -200, -200, *y, -200]
 
