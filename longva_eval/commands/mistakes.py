@@ -65,21 +65,17 @@ def _writable(option: str, folder: str) -> None:
     check_writable(folder, option, make=False)
 
 
-def _nothing(option: str, value: str) -> None:
-    """Judged with other options."""
-
-
 _CHECKED: Mapping[str, Mapping[str, Callable[[str, str], None]]] = {
     "run": {
         "config": _exists,
         "include_path": _exists,
         "model": lambda _, name: check_model(name),
-        "tasks": _nothing,
+        "tasks": lambda *_: None,  # judged with other options
         "output_path": _writable,
     },
     "sweep": {
         "pretrained": lambda _, name: check_pretrained(name),
-        "tasks": _nothing,
+        "tasks": lambda *_: None,
         "include-path": _exists,
         "out": _writable,
     },

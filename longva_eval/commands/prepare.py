@@ -14,7 +14,6 @@ from longva_eval.errors import SettingsError
 from longva_eval.files import check_writable, hf_home
 from longva_eval.local.prepare import (
     DataStatus,
-    Layout,
     PrepareReport,
     data_status,
     find_layouts,
@@ -158,18 +157,15 @@ def _render_list(statuses: Sequence[DataStatus], home: Path) -> str:
         layout = status.layout
         number = "?" if layout.num_rows is None else f"{layout.num_rows:,}"
         state = status.state if status.state != "partly" else f"partly: {status.problem}"
-        rows.append((layout.name, number, _media_kinds(layout), state, ", ".join(layout.tasks)))
+        kinds = dict.fromkeys(f"{media.kind}s" for media in layout.media)
+        kinds |= {"pictures in the rows": None} if layout.images else {}
+        told = ", ".join(kinds) or "none"
+        rows.append((layout.name, number, told, state, ", ".join(layout.tasks)))
     sources = [
         (f"  {status.layout.name}", f"{status.layout.source} ({status.layout.license}) "
          f"{status.layout.note}") for status in statuses
     ]  # fmt: skip
     return "\n".join([*columns(rows), "", "Where to get them:", *columns(sources)])
-
-
-def _media_kinds(layout: Layout) -> str:
-    kinds = [f"{media.kind}s" for media in layout.media]
-    kinds += ["pictures in the rows"] if layout.images else []
-    return ", ".join(dict.fromkeys(kinds)) or "none"
 
 
 def _parser() -> argparse.ArgumentParser:

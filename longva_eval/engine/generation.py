@@ -285,7 +285,12 @@ def decoding(
     if settings.repetition_penalty != 1.0:
         processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
     warpers = _warpers(settings)
-    generator = _generator(settings, prompt) if settings.do_sample else None
+    generator = None
+    if settings.do_sample:
+        # It belongs to the prompt, not to its place in a run; not seeded from logits, whose last
+        # bits differ between batches and devices.
+        digest = hashlib.sha256(f"{prompt.digest}/{settings.seed}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     token_ids: list[int] = []
     answer_from = 0
     thinks = thought is not None and thought.is_open
@@ -430,13 +435,6 @@ def _warpers(settings: GenerationSettings) -> LogitsProcessorList:
         if settings.top_p is not None and settings.top_p < 1.0:
             warpers.append(TopPLogitsWarper(settings.top_p))
     return warpers
-
-
-def _generator(settings: GenerationSettings, prompt: Prompt) -> torch.Generator:
-    """Random numbers that belong to this prompt, not to its place in a run."""
-    # Not seeded from logits: their last bits differ between batches and devices.
-    digest = hashlib.sha256(f"{prompt.digest}/{settings.seed}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def _number(name: str, kind: Callable[[Any], _Number], value: Any) -> _Number:

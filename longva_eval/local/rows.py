@@ -127,7 +127,10 @@ def _fitting_files(layout: Layout, files: SourceFiles) -> list[RowFile]:
     for suffix in _SUFFIXES:
         fitting = [f for f in opened if f.path.suffix.lower() == suffix and needed <= {*f.columns}]
         if fitting:  # a folder may hold several data sets, each in one of its name
-            return [f for f in fitting if _is_in_its_folder(layout, f)] or fitting
+            names = {layout.dataset.split("/")[-1]}
+            names.add("datasets--" + layout.dataset.replace("/", "--"))  # the hub's cache
+            own = [f for f in fitting if names & {*PurePosixPath(f.label).parts[:-1]}]
+            return own or fitting
     where = f"No file of rows for {layout.dataset} ({layout.split}) lies below {files.root}"
     looked = f"looked into {len(opened) + len(unreadable)} parquet, json, jsonl and csv files"
     if unreadable:
@@ -146,12 +149,6 @@ def _fitting_files(layout: Layout, files: SourceFiles) -> list[RowFile]:
 def _is_named_by_layout(layout: Layout, file: RowFile) -> bool:
     """By its last folders: those above them may be called like another data set."""
     return any(PurePosixPath(file.label).match(pattern) for pattern in layout.rows)
-
-
-def _is_in_its_folder(layout: Layout, file: RowFile) -> bool:
-    """Whether a folder above it is called like the data set, or as the hub's cache calls it."""
-    names = {layout.dataset.split("/")[-1], "datasets--" + layout.dataset.replace("/", "--")}
-    return bool(names & set(PurePosixPath(file.label).parts[:-1]))
 
 
 def _of_the_split(layout: Layout, fitting: list[RowFile]) -> list[RowFile]:
