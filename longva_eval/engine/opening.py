@@ -41,7 +41,7 @@ from longva_eval.model.settings import LoadSettings, resolve_device, resolve_dty
 from longva_eval.prompts.pieces import load_template
 from longva_eval.prompts.processor_template import load_processor_template
 
-__all__ = ["SessionSettings", "open_session"]
+__all__ = ["SessionSettings", "attention_on", "open_session"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,13 +144,21 @@ class SessionSettings(LoadSettings):
             SettingsError: If the one asked for is unknown or lacks something here.
         """
         device = resolve_device(self.device)
-        return attention_candidates(
-            self.attn_implementation,
-            capability=torch.cuda.get_device_capability(device) if device.type == "cuda" else None,
-            packages=installed_packages(),
-            dtype=str(resolve_dtype(self.dtype, device)).removeprefix("torch."),
-            head_dim=head_dim,
-        )
+        dtype = resolve_dtype(self.dtype, device)
+        return attention_on(device, self.attn_implementation, dtype, head_dim)
+
+
+def attention_on(
+    device: torch.device, asked: str, dtype: torch.dtype, head_dim: int | None = None
+) -> list[str]:
+    """`attention_candidates` of a device."""
+    return attention_candidates(
+        asked,
+        capability=torch.cuda.get_device_capability(device) if device.type == "cuda" else None,
+        packages=installed_packages(),
+        dtype=str(dtype).removeprefix("torch."),
+        head_dim=head_dim,
+    )
 
 
 def open_session(pretrained: str | Path, **settings: Any) -> Session:
@@ -181,19 +189,12 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
     vision = parts["vision"]
     cache, looks = None, Looks()
     if asked.feature_cache is not None:
-        looks = Looks(
-            FeatureCache(
-                asked.feature_cache,
-                identity=f"{__version__}/looks/{asked.backend}",
-                max_bytes=asked.feature_cache_bytes,
-            ).keep
+        keep = functools.partial(
+            FeatureCache, asked.feature_cache, max_bytes=asked.feature_cache_bytes
         )
+        looks = Looks(keep(identity=f"{__version__}/looks/{asked.backend}").keep)
         identity = f"{__version__}/{checkpoint.vision_digest()}/{checkpoint.device.type}"
-        cache = FeatureCache(
-            asked.feature_cache,
-            identity=f"{identity}/{asked.backend}",
-            max_bytes=asked.feature_cache_bytes,
-        )
+        cache = keep(identity=f"{identity}/{asked.backend}")
     encoder = VisualEncoder(
         vision, batch_size=asked.vision_batch_size, cache=cache, device=checkpoint.device
     )

@@ -21,12 +21,12 @@ from PIL import Image
 
 from longva_eval.engine.conversation import Conversation, Media
 from longva_eval.engine.generation import GenerationSettings
+from longva_eval.engine.opening import attention_on
 from longva_eval.engine.session import Session
 from longva_eval.errors import SettingsError
 from longva_eval.families.layout import FamilyCheckpoint
 from longva_eval.families.template import FamilyTemplate
 from longva_eval.media.sources import FrameStack, Picture, VideoFrames
-from longva_eval.model.backends import attention_candidates, installed_packages
 from longva_eval.prompts.pieces import TextPiece
 from longva_eval.prompts.visits import Query
 
@@ -99,15 +99,8 @@ def verify_attention(
     Raises:
         SettingsError: If the other one is unknown or lacks something here.
     """
-    model = session.checkpoint
-    (against,) = attention_candidates(
-        against,
-        capability=torch.cuda.get_device_capability(model.device)
-        if model.device.type == "cuda"
-        else None,
-        packages=installed_packages(),
-        dtype=str(model.model.dtype).removeprefix("torch."),
-    )
+    checkpoint = session.checkpoint
+    (against,) = attention_on(checkpoint.device, against, checkpoint.model.dtype)
     cases, texts = _cases(video, mixed=False)
     conversations = [session.prompt(*asked) for asked in zip(texts, cases.values(), strict=True)]
     settings = _settings(session, max_new_tokens)
