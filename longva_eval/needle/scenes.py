@@ -12,7 +12,7 @@ between machines.
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final, TypeAlias
@@ -68,9 +68,8 @@ def _box(x0: float, y0: float, x1: float, y1: float) -> _Points:
     return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
 
 
-def _outline(points: str) -> _Points:
-    """`x,y x,y ...`."""
-    return [(float(x), float(y)) for x, y in (point.split(",") for point in points.split())]
+def _outline(*numbers: float) -> _Points:
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def _star() -> _Points:
@@ -89,126 +88,77 @@ def _heart() -> _Points:
     return points
 
 
-def _mirrored(points: _Points) -> _Points:
-    return [(-x, y) for x, y in points]
+_SILHOUETTES: Final = {
+    # Locators.
+    "star": "star",
+    "heart": "heart",
+    "moon": "ring 0 0 0.95 0.95; cut ring 0.45 -0.1 0.78 0.78",
+    "cross": "box -0.3 -0.95 0.3 0.95; box -0.95 -0.3 0.95 0.3",
+    "arrow": "outline -1 -0.2 0.15 -0.2 0.15 -0.7 1 0 0.15 0.7 0.15 0.2 -1 0.2",
+    "house": "outline 0 -0.95 1 -0.1 0.72 -0.1 0.72 0.9 -0.72 0.9 -0.72 -0.1 -1 -0.1; "
+    "cut box -0.22 0.25 0.22 0.9",
+    "bolt": "outline 0.25 -1 -0.6 0.15 -0.05 0.15 -0.3 1 0.6 -0.25 0.05 -0.25",
+    "flag": "box -0.75 -1 -0.5 1; outline -0.5 -0.95 0.9 -0.95 0.55 -0.45 0.9 0.05 -0.5 0.05",
+    "key": "ring -0.55 0 0.42 0.42; cut ring -0.55 0 0.18 0.18; box -0.2 -0.13 1 0.13; "
+    "box 0.35 0 0.52 0.45; box 0.78 0 0.95 0.45",
+    "cup": "ring 0.5 0 0.45 0.42; cut ring 0.5 0 0.22 0.2; "
+    "outline -0.85 -0.75 0.55 -0.75 0.4 0.8 -0.7 0.8",
+    "fish": "ring -0.2 0 0.75 0.5; outline 0.35 0 1 -0.6 1 0.6; cut ring -0.6 -0.12 0.1 0.1",
+    "umbrella": "ring 0 0 1 0.95 180 360; box -0.08 0 0.08 0.85; box -0.08 0.75 0.45 0.93; "
+    "box 0.29 0.5 0.45 0.93",
+    "tree": "outline 0 -1 0.6 -0.3 0.3 -0.3 0.85 0.45 -0.85 0.45 -0.3 -0.3 -0.6 -0.3; "
+    "box -0.17 0.45 0.17 1",
+    "boat": "outline -1 0.4 1 0.4 0.6 0.9 -0.6 0.9; outline -0.08 -1 -0.08 0.25 -0.85 0.25; "
+    "outline 0.08 -0.7 0.08 0.25 0.7 0.25",
+    "hourglass": "outline -0.75 -0.95 0.75 -0.95 0.1 0 0.75 0.95 -0.75 0.95 -0.1 0",
+    "crown": "outline -0.9 0.7 -0.95 -0.6 -0.45 0 0 -0.8 0.45 0 0.95 -0.6 0.9 0.7",
+    "ladder": "box -0.6 -1 -0.38 1; box 0.38 -1 0.6 1; box -0.5 -0.8 0.5 -0.6000000000000001; "
+    "box -0.5 -0.3 0.5 -0.09999999999999998; box -0.5 0.2 0.5 0.4; "
+    "box -0.5 0.7 0.5 0.8999999999999999",
+    "car": "outline -1 0.4 -1 -0.05 -0.6 -0.1 -0.35 -0.6 0.4 -0.6 0.65 -0.1 1 0 1 0.4; "
+    "cut box -0.25 -0.42 0.3 -0.1; ring -0.5 0.4 0.26 0.26; ring 0.5 0.4 0.26 0.26",
+    "glasses": "ring -0.54 0 0.46 0.46; ring 0.54 0 0.46 0.46; cut ring -0.54 0 0.27 0.27; "
+    "cut ring 0.54 0 0.27 0.27; box -0.14 -0.1 0.14 0.1",
+    "hammer": "box -0.14 -0.4 0.14 1; box -0.75 -0.95 0.75 -0.35",
+    "comb": "box -1 -0.6 1 -0.15; box -1 -0.2 -0.8 0.6; box -0.6 -0.2 -0.39999999999999997 0.6; "
+    "box -0.2 -0.2 0 0.6; box 0.2 -0.2 0.4 0.6; box 0.6 -0.2 0.8 0.6; box 0.8 -0.2 1 0.6",
+    "stairs": "outline -1 0.95 -1 0.45 -0.5 0.45 -0.5 -0.05 0 -0.05 0 -0.5 0.5 -0.5 0.5 -0.95 "
+    "1 -0.95 1 0.95",
+    "fork": "box -0.12 0 0.12 1; box -0.6 -0.2 0.6 0.08; box -0.6 -1 -0.36 0; "
+    "box -0.12 -1 0.12 0; box 0.36 -1 0.6 0",
+    "butterfly": "ring 0.52 -0.42 0.5 0.45; ring 0.4 0.45 0.36 0.4; "
+    "mirrored ring 0.52 -0.42 0.5 0.45; mirrored ring 0.4 0.45 0.36 0.4; "
+    "box -0.08 -0.7 0.08 0.8",
+    # Distractors.
+    "circle": "ring 0 0 0.85 0.85",
+    "square": "box -0.75 -0.75 0.75 0.75",
+    "triangle": "outline 0 -0.85 0.9 0.75 -0.9 0.75",
+    "bar": "box -1 -0.28 1 0.28",
+    "ellipse": "ring 0 0 0.55 1",
+}
+"""The parts of every silhouette, drawn in order in [-1, 1]; `cut` ones are cut out."""
+
+_PARTS: Final[dict[str, Callable[..., _Points]]] = {
+    "ring": _ring, "box": _box, "outline": _outline, "star": _star, "heart": _heart,
+}  # fmt: skip
 
 
 @cache
-def _silhouettes() -> dict[str, list[_Part]]:
-    """The parts of every silhouette, drawn in order; a part with False is cut out."""
-    wing = _ring(0.52, -0.42, 0.5, 0.45)
-    lower_wing = _ring(0.4, 0.45, 0.36, 0.4)
-    return {
-        # Locators.
-        "star": [(_star(), True)],
-        "heart": [(_heart(), True)],
-        "moon": [(_ring(0, 0, 0.95, 0.95), True), (_ring(0.45, -0.1, 0.78, 0.78), False)],
-        "cross": [(_box(-0.3, -0.95, 0.3, 0.95), True), (_box(-0.95, -0.3, 0.95, 0.3), True)],
-        "arrow": [(_outline("-1,-0.2 0.15,-0.2 0.15,-0.7 1,0 0.15,0.7 0.15,0.2 -1,0.2"), True)],
-        "house": [
-            (_outline("0,-0.95 1,-0.1 0.72,-0.1 0.72,0.9 -0.72,0.9 -0.72,-0.1 -1,-0.1"), True),
-            (_box(-0.22, 0.25, 0.22, 0.9), False),
-        ],
-        "bolt": [(_outline("0.25,-1 -0.6,0.15 -0.05,0.15 -0.3,1 0.6,-0.25 0.05,-0.25"), True)],
-        "flag": [
-            (_box(-0.75, -1, -0.5, 1), True),
-            (_outline("-0.5,-0.95 0.9,-0.95 0.55,-0.45 0.9,0.05 -0.5,0.05"), True),
-        ],
-        "key": [
-            (_ring(-0.55, 0, 0.42, 0.42), True),
-            (_ring(-0.55, 0, 0.18, 0.18), False),
-            (_box(-0.2, -0.13, 1, 0.13), True),
-            (_box(0.35, 0, 0.52, 0.45), True),
-            (_box(0.78, 0, 0.95, 0.45), True),
-        ],
-        "cup": [
-            (_ring(0.5, 0, 0.45, 0.42), True),
-            (_ring(0.5, 0, 0.22, 0.2), False),
-            (_outline("-0.85,-0.75 0.55,-0.75 0.4,0.8 -0.7,0.8"), True),
-        ],
-        "fish": [
-            (_ring(-0.2, 0, 0.75, 0.5), True),
-            (_outline("0.35,0 1,-0.6 1,0.6"), True),
-            (_ring(-0.6, -0.12, 0.1, 0.1), False),
-        ],
-        "umbrella": [
-            (_ring(0, 0, 1, 0.95, 180, 360), True),
-            (_box(-0.08, 0, 0.08, 0.85), True),
-            (_box(-0.08, 0.75, 0.45, 0.93), True),
-            (_box(0.29, 0.5, 0.45, 0.93), True),
-        ],
-        "tree": [
-            (_outline("0,-1 0.6,-0.3 0.3,-0.3 0.85,0.45 -0.85,0.45 -0.3,-0.3 -0.6,-0.3"), True),
-            (_box(-0.17, 0.45, 0.17, 1), True),
-        ],
-        "boat": [
-            (_outline("-1,0.4 1,0.4 0.6,0.9 -0.6,0.9"), True),
-            (_outline("-0.08,-1 -0.08,0.25 -0.85,0.25"), True),
-            (_outline("0.08,-0.7 0.08,0.25 0.7,0.25"), True),
-        ],
-        "hourglass": [(_outline("-0.75,-0.95 0.75,-0.95 0.1,0 0.75,0.95 -0.75,0.95 -0.1,0"), True)],
-        "crown": [(_outline("-0.9,0.7 -0.95,-0.6 -0.45,0 0,-0.8 0.45,0 0.95,-0.6 0.9,0.7"), True)],
-        "ladder": [
-            (_box(-0.6, -1, -0.38, 1), True),
-            (_box(0.38, -1, 0.6, 1), True),
-            *[(_box(-0.5, y, 0.5, y + 0.2), True) for y in (-0.8, -0.3, 0.2, 0.7)],
-        ],
-        "car": [
-            (_outline("-1,0.4 -1,-0.05 -0.6,-0.1 -0.35,-0.6 0.4,-0.6 0.65,-0.1 1,0 1,0.4"), True),
-            (_box(-0.25, -0.42, 0.3, -0.1), False),
-            (_ring(-0.5, 0.4, 0.26, 0.26), True),
-            (_ring(0.5, 0.4, 0.26, 0.26), True),
-        ],
-        "glasses": [
-            (_ring(-0.54, 0, 0.46, 0.46), True),
-            (_ring(0.54, 0, 0.46, 0.46), True),
-            (_ring(-0.54, 0, 0.27, 0.27), False),
-            (_ring(0.54, 0, 0.27, 0.27), False),
-            (_box(-0.14, -0.1, 0.14, 0.1), True),
-        ],
-        "hammer": [
-            (_box(-0.14, -0.4, 0.14, 1), True),
-            (_box(-0.75, -0.95, 0.75, -0.35), True),
-        ],
-        "comb": [
-            (_box(-1, -0.6, 1, -0.15), True),
-            *[(_box(x, -0.2, x + 0.2, 0.6), True) for x in (-1, -0.6, -0.2, 0.2, 0.6)],
-            (_box(0.8, -0.2, 1, 0.6), True),
-        ],
-        "stairs": [
-            (
-                _outline(
-                    "-1,0.95 -1,0.45 -0.5,0.45 -0.5,-0.05 0,-0.05 0,-0.5 0.5,-0.5 0.5,-0.95 "
-                    "1,-0.95 1,0.95"
-                ),
-                True,
-            ),
-        ],
-        "fork": [
-            (_box(-0.12, 0, 0.12, 1), True),
-            (_box(-0.6, -0.2, 0.6, 0.08), True),
-            *[(_box(x, -1, x + 0.24, 0), True) for x in (-0.6, -0.12, 0.36)],
-        ],
-        "butterfly": [
-            (wing, True),
-            (lower_wing, True),
-            (_mirrored(wing), True),
-            (_mirrored(lower_wing), True),
-            (_box(-0.08, -0.7, 0.08, 0.8), True),
-        ],
-        # Distractors.
-        "circle": [(_ring(0, 0, 0.85, 0.85), True)],
-        "square": [(_box(-0.75, -0.75, 0.75, 0.75), True)],
-        "triangle": [(_outline("0,-0.85 0.9,0.75 -0.9,0.75"), True)],
-        "bar": [(_box(-1, -0.28, 1, 0.28), True)],
-        "ellipse": [(_ring(0, 0, 0.55, 1), True)],
-    }
+def _parts(silhouette: str) -> list[_Part]:
+    found = []
+    for text in _SILHOUETTES[silhouette].split("; "):
+        words = text.split()
+        is_cut, mirrored = "cut" in words, "mirrored" in words
+        name, *numbers = words[is_cut + mirrored :]
+        points = _PARTS[name](*map(float, numbers))
+        found.append(([(-x, y) for x, y in points] if mirrored else points, not is_cut))
+    return found
 
 
 DISTRACTORS: Final = ("circle", "square", "triangle", "bar", "ellipse")
 """Silhouettes of haystack frames."""
 
-LOCATORS: Final = tuple(name for name in _silhouettes() if name not in DISTRACTORS)
+LOCATORS: Final = tuple(name for name in _SILHOUETTES if name not in DISTRACTORS)
 """Silhouettes that questions ask about; they never occur in a haystack."""
 
 # 5 x 7 bitmaps, one string of bits per row.
@@ -321,7 +271,7 @@ def _shape_mask(scene: Scene, side: int) -> Image.Image:
     cos, sin = math.cos(scene.angle), math.sin(scene.angle)
     radius = scene.size * side
     cx, cy = scene.center[0] * 2 * side, scene.center[1] * 2 * side
-    for points, filled in _silhouettes()[scene.shape or ""]:
+    for points, filled in _parts(scene.shape or ""):
         turned = [
             (cx + radius * (x * cos - y * sin), cy + radius * (x * sin + y * cos))
             for x, y in points
