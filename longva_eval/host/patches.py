@@ -32,7 +32,10 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
+Apply = Callable[[ModuleType], None]
+
+
+@dataclass(frozen=True)
 class Patch:
     """One change to the host."""
 
@@ -40,13 +43,27 @@ class Patch:
     """The host's module that is changed, once it is imported."""
     name: str
     """What is changed in it."""
-    what: str
-    why: str
+    test: str
+    """The test in `tests/host/test_patches.py` that fails when the host no longer needs it."""
+    apply: Apply
+    """Says what it does, and why."""
     versions: str = "0.7.3; main of 2026-08-06"
     """Host versions it was written for and tried with."""
-    test: str
-    """The test that fails when the host no longer needs it."""
-    apply: Callable[[ModuleType], None]
+
+
+PATCHES: Final[list[Patch]] = []
+"""Every change that lasts. One more lasts as long as an evaluation on several processes:
+`_metrics_in_order`. `host/evaluation.py` replaces the host's progress bars during a sweep."""
+
+
+def _patch(module: str, name: str, test: str) -> Callable[[Apply], Apply]:
+    """Put a change on the list."""
+
+    def add(apply: Apply) -> Apply:
+        PATCHES.append(Patch(module, name, test, apply))
+        return apply
+
+    return add
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +126,14 @@ def apply_patches(*, loaded: str = "") -> None:
 # lmms_eval.tasks ----------------------------------------------------------------------------------
 
 
+@_patch(
+    "lmms_eval.tasks", "TaskManager.initialize_tasks", "test_the_host_has_no_entry_point_for_tasks"
+)
 def _add_task_folder(module: ModuleType) -> None:
+    """Add our folder of tasks to every index that has the host's own tasks.
+
+    There is no entry point for tasks, and LMMS_EVAL_PLUGINS is read after the index is built.
+    """
     original = module.TaskManager.initialize_tasks
 
     @functools.wraps(original)
@@ -136,7 +160,17 @@ def _add_task_folder(module: ModuleType) -> None:
     module.TaskManager.initialize_tasks = initialize_tasks
 
 
+@_patch(
+    "lmms_eval.tasks",
+    "ConfigurableTask.download, .process_results",
+    "test_the_host_tries_again_whatever_the_error",
+)
 def _raise_our_errors_at_once(module: ModuleType) -> None:
+    """Raise our errors at once.
+
+    The host tries again four times, two seconds apart, and then shows RetryError, which says
+    nothing.
+    """
     from tenacity import retry_if_exception
 
     from longva_eval.errors import EvaluationError
@@ -153,7 +187,13 @@ def _raise_our_errors_at_once(module: ModuleType) -> None:
 # lmms_eval.utils ----------------------------------------------------------------------------------
 
 
+@_patch("lmms_eval.utils", "yaml", "test_the_host_reads_yaml_slowly_and_we_read_the_same")
 def _read_yaml_with_libyaml(module: ModuleType) -> None:
+    """Read the YAML of tasks with libyaml, and each file once for an index.
+
+    The host reads 2,220 files 3,368 times whenever it starts: 3 s of CPU with PyYAML's own reader,
+    0.3 s with libyaml (benchmarks/startup.py).
+    """
     import yaml
 
     if not yaml.__with_libyaml__:
@@ -194,7 +234,15 @@ def _read_yaml_with_libyaml(module: ModuleType) -> None:
 # lmms_eval.evaluator_utils ------------------------------------------------------------------------
 
 
+@_patch(
+    "lmms_eval.evaluator_utils", "stderr_for_metric", "test_a_metrics_error_loads_no_other_task"
+)
 def _import_no_other_task(module: ModuleType) -> None:
+    """Import no code of two tasks that are not run.
+
+    It asks whether a metric is one of theirs, and loads nltk and, where it is installed, spaCy: 0.8
+    s of CPU and more. Metrics of a task that is run are recognised by name.
+    """
     by_host = module.__dict__["stderr_for_metric"]
 
     @functools.wraps(by_host)
@@ -213,7 +261,13 @@ def _import_no_other_task(module: ModuleType) -> None:
 # lmms_eval.evaluator ------------------------------------------------------------------------------
 
 
+@_patch("lmms_eval.evaluator", "simple_evaluate", "test_the_host_tells_models_nothing_of_a_run")
 def _tell_the_output(module: ModuleType) -> None:
+    """Check that the output can be written before the model is loaded; end all processes together.
+
+    The host finds out at the end; when one process fails, it leaves the others waiting in a
+    collective.
+    """
     by_host = module.__dict__["simple_evaluate"]
 
     @functools.wraps(by_host)
@@ -237,7 +291,14 @@ def _tell_the_output(module: ModuleType) -> None:
     module.simple_evaluate = simple_evaluate  # type: ignore[attr-defined]  # the host's function
 
 
+@_patch("lmms_eval.evaluator", "evaluate", "test_the_host_tells_models_nothing_of_a_run")
 def _record_recipes(module: ModuleType) -> None:
+    """Tell our models of the run, write down what they know, keep documents and groups in order.
+
+    Their recipe goes into the results, what is known of each question into its sample.
+    A results file of the host holds neither dtype nor versions nor frames; samples of several
+    processes come interleaved; groups are sorted by name.
+    """
     by_host = module.__dict__["evaluate"]
 
     @functools.wraps(by_host)
@@ -258,7 +319,12 @@ def _record_recipes(module: ModuleType) -> None:
     module.evaluate = evaluate  # type: ignore[attr-defined]  # the host's function
 
 
+@_patch("lmms_eval.evaluator", "_run_generate_until_agentic", "test_every_patched_name_is_there")
 def _ask_agentic_alone(module: ModuleType) -> None:
+    """Let one process ask by itself.
+
+    Questions are asked one after the other, so that processes ask differently often.
+    """
     by_host = module.__dict__.get("_run_generate_until_agentic")
     if by_host is None:
         return
@@ -273,7 +339,13 @@ def _ask_agentic_alone(module: ModuleType) -> None:
     module._run_generate_until_agentic = run_agentic  # type: ignore[attr-defined]
 
 
+@_patch("lmms_eval.evaluator", "ResponseCache", "test_every_patched_name_is_there")
 def _keep_no_failures(module: ModuleType) -> None:
+    """Let --use_cache keep no failures, and call our model in every process.
+
+    A failure that is kept is never asked again; a process whose share is known would leave the
+    others waiting.
+    """
     cache: Any = module.__dict__.get("ResponseCache")
     if cache is None:
         return
@@ -430,81 +502,3 @@ def order_results(results: dict[str, Any]) -> None:
         if name not in below:
             visit(name)
     results["results"] = ordered | rows  # `ordered` comes first; nothing is lost
-
-
-PATCHES: Final = (
-    Patch(
-        module="lmms_eval.tasks",
-        name="TaskManager.initialize_tasks",
-        what="adds our folder of tasks to every index that has the host's own tasks",
-        why="there is no entry point for tasks, and LMMS_EVAL_PLUGINS is read after the index is "
-        "built",
-        test="tests/host/test_patches.py::test_the_host_has_no_entry_point_for_tasks",
-        apply=_add_task_folder,
-    ),
-    Patch(
-        module="lmms_eval.tasks",
-        name="ConfigurableTask.download, .process_results",
-        what="our errors are raised at once",
-        why="the host tries again four times, two seconds apart, and then shows RetryError, which "
-        "says nothing",
-        test="tests/host/test_patches.py::test_the_host_tries_again_whatever_the_error",
-        apply=_raise_our_errors_at_once,
-    ),
-    Patch(
-        module="lmms_eval.utils",
-        name="yaml",
-        what="reads the YAML of tasks with libyaml, and each file once for an index",
-        why="the host reads 2,220 files 3,368 times whenever it starts: 3 s of CPU with PyYAML's "
-        "own reader, 0.3 s with libyaml (benchmarks/startup.py)",
-        test="tests/host/test_patches.py::test_the_host_reads_yaml_slowly_and_we_read_the_same",
-        apply=_read_yaml_with_libyaml,
-    ),
-    Patch(
-        module="lmms_eval.evaluator_utils",
-        name="stderr_for_metric",
-        what="imports no code of two tasks that are not run",
-        why="it asks whether a metric is one of theirs, and loads nltk and, where it is installed, "
-        "spaCy: 0.8 s of CPU and more. Metrics of a task that is run are recognised by name",
-        test="tests/host/test_patches.py::test_a_metrics_error_loads_no_other_task",
-        apply=_import_no_other_task,
-    ),
-    Patch(
-        module="lmms_eval.evaluator",
-        name="simple_evaluate",
-        what="checks that the output can be written before the model is loaded, and ends all "
-        "processes of a run when one fails",
-        why="the host finds out at the end, and leaves the others waiting in a collective",
-        test="tests/host/test_patches.py::test_the_host_tells_models_nothing_of_a_run",
-        apply=_tell_the_output,
-    ),
-    Patch(
-        module="lmms_eval.evaluator",
-        name="evaluate",
-        what="tells our models of the run, writes their recipe into the results and what is known "
-        "of each question into its sample, and keeps the order of documents and groups",
-        why="a results file of the host holds neither dtype nor versions nor frames; samples of "
-        "several processes come interleaved; groups are sorted by name",
-        test="tests/host/test_patches.py::test_the_host_tells_models_nothing_of_a_run",
-        apply=_record_recipes,
-    ),
-    Patch(
-        module="lmms_eval.evaluator",
-        name="_run_generate_until_agentic",
-        what="lets one process ask by itself",
-        why="questions are asked one after the other, so that processes ask differently often",
-        test="tests/host/test_patches.py::test_every_patched_name_is_there",
-        apply=_ask_agentic_alone,
-    ),
-    Patch(
-        module="lmms_eval.evaluator",
-        name="ResponseCache",
-        what="--use_cache keeps no failures and calls our model in every process",
-        why="a failure that is kept is never asked again; a process whose share is known would "
-        "leave the others waiting",
-        test="tests/host/test_patches.py::test_every_patched_name_is_there",
-        apply=_keep_no_failures,
-    ),
-)
-"""Every change that lasts. One more lasts as long as an evaluation on several processes:
-`_metrics_in_order`. `host/evaluation.py` replaces the host's progress bars during a sweep."""
