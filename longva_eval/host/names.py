@@ -114,18 +114,23 @@ def check_tasks(names: Sequence[str], *, folders: Iterable[Path] = ()) -> None:
 
 @cache
 def task_files(folders: tuple[Path, ...] = ()) -> dict[str, Path]:
-    """Every task, group and tag -> a file that names it; ours and `folders` before the host's."""
-    found: dict[str, Path] = {}
+    """Every task, group and tag -> the file that defines it, or one that lists it.
+
+    Ours and `folders` come before the host's.
+    """
+    defined: dict[str, Path] = {}
+    listed: dict[str, Path] = {}
     for folder in (*folders, tasks_folder(), host_tasks_folder()):
         for root, _, names in os.walk(folder):
             for name in names:
                 if "yaml" in name:  # templates without a dot too: a name can stand in one
                     path = Path(root, name)
                     text = path.read_text(encoding="utf-8", errors="replace")
-                    for match in _NAMED.finditer(text):
-                        for value in _values(match.group(2)):
-                            found.setdefault(value, path)
-    return found
+                    for key, told in _NAMED.findall(text):
+                        is_own = key != "tag" and told[:1] not in ("", "\n", "[", "#")
+                        for value in _values(told):
+                            (defined if is_own else listed).setdefault(value, path)
+    return listed | defined
 
 
 class _Loader(yaml.SafeLoader):

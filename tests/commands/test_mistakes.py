@@ -67,6 +67,7 @@ def test_tasks_of_an_include_path_are_known(tmp_path: Path) -> None:
 
 def test_a_group_comes_down_to_its_tasks() -> None:
     assert {"longva_videomme", "longva_mlvu_dev"} <= set(names.task_leaves("longva_paper"))
+    assert "longva_ai2d" in names.task_leaves("longva_images")  # which longva_paper lists
     assert names.task_leaves("longva_mini") == ["longva_mini"]
 
 
