@@ -13,28 +13,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, Literal, get_args
+from typing import Literal
 
-from longva_eval.errors import SettingsError
 from longva_eval.media.frames import FrameSample
 from longva_eval.prompts.pieces import VisualPiece
 
-__all__ = ["CONTROLS", "Control", "check_control", "middle_frame", "shuffled"]
+__all__ = ["Control", "middle_frame", "shuffled"]
 
 Control = Literal["none", "blind", "shuffle", "single-frame", "circular"]
-CONTROLS: Final[tuple[Control, ...]] = get_args(Control)
-
-
-def check_control(name: str) -> Control:
-    """A control by its name.
-
-    Raises:
-        SettingsError: If there is none.
-    """
-    found = next((control for control in CONTROLS if control == name), None)
-    if found is None:
-        raise SettingsError(f"control={name!r} is unknown; use {', '.join(CONTROLS)}.")
-    return found
 
 
 def middle_frame(sample: FrameSample) -> FrameSample:

@@ -11,7 +11,7 @@ import torch
 from loguru import logger
 
 from longva_eval import __version__
-from longva_eval.engine.control import check_control
+from longva_eval.engine.control import Control
 from longva_eval.engine.encoder import VisualEncoder
 from longva_eval.engine.feature_cache import FeatureCache
 from longva_eval.engine.generation import Thought
@@ -94,8 +94,8 @@ class SessionSettings(LoadSettings):
     """Decode in a process of its own, so that a decoder that hangs or crashes costs one video."""
     seed: int = 0
     """For tasks that sample."""
-    control: str = "none"
-    """What is taken away, for a floor: one of `longva_eval.engine.control.CONTROLS`."""
+    control: Control = "none"
+    """What is taken away, for a floor."""
     thinking: Thinking = "off"
     """Whether a model that can think before it answers does."""
     max_thinking_tokens: int = 16384
@@ -112,6 +112,7 @@ class SessionSettings(LoadSettings):
             ("mm_patch_merge_type", self.patch_merge, PatchMerge),
             ("mm_spatial_pool_mode", self.pool_mode, PoolMode),
             ("video_decode_backend", self.backend, DecodeBackend),
+            ("control", self.control, Control),
         ):
             known = get_args(kinds)
             if value is not None and value not in known:
@@ -209,7 +210,7 @@ def open_session(pretrained: str | Path, **settings: Any) -> Session:
         attention=attention,
         seed=asked.seed,
         branches=asked.branches,
-        control=check_control(asked.control),
+        control=asked.control,
         probe=workers.probe_video if asked.decode_process else probe_video,
         read=workers.read_frames if asked.decode_process else read_frames,
         looks=looks,
