@@ -163,10 +163,6 @@ def _run_tests(
                 [each],
                 frame_counts=(16, 64) if quick else (16, 64, 256),
                 depths=(0.5,),
-                spreads=(0.5,),
-                at=(),
-                lattice=None,
-                needles=str(embedded.NEEDLES),
                 settings=ItemSettings(items=4 if quick else 24, n=2 if each == "order" else 3),
             )
             folder = out / "tests" / name / each

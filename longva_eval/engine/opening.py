@@ -113,6 +113,7 @@ class SessionSettings(LoadSettings):
             ("mm_spatial_pool_mode", self.pool_mode, PoolMode),
             ("video_decode_backend", self.backend, DecodeBackend),
             ("control", self.control, Control),
+            ("thinking", self.thinking, Thinking),
         ):
             known = get_args(kinds)
             if value is not None and value not in known:

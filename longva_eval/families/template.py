@@ -58,8 +58,6 @@ class FamilyTemplate:
                 "The checkpoint has no chat template (chat_template.jinja or chat_template.json)."
             )
         self.name = f"processor ({hash_text(template)})"
-        if self.thinking not in ("off", "on"):
-            raise SettingsError(f"thinking={self.thinking!r} is unknown; use off or on.")
         asked = self.render([("user", _MARK)])
         opening = asked.rpartition(_MARK)[2]
         self.is_open = opening.rstrip().endswith("<think>")

@@ -10,7 +10,7 @@ from typing import Final
 
 from PIL import Image
 
-from longva_eval.embedded import tasks_folder
+from longva_eval.embedded import NEEDLES, tasks_folder
 from longva_eval.errors import ResourceError, SettingsError
 from longva_eval.needle.grid import LatticeGrid, NeedleGrid, TestGrid, arrange
 from longva_eval.needle.items import Item, ItemSettings
@@ -59,11 +59,11 @@ def make_tests(
     names: Sequence[str],
     *,
     frame_counts: tuple[int, ...],
-    depths: tuple[float, ...] | None,
-    spreads: tuple[float, ...],
-    at: tuple[int, ...],
-    lattice: int | None,
-    needles: str,
+    depths: tuple[float, ...] | None = None,
+    spreads: tuple[float, ...] = (0.5,),
+    at: tuple[int, ...] = (),
+    lattice: int | None = None,
+    needles: str = str(NEEDLES),
     own: bool = False,
     settings: ItemSettings,
 ) -> list[NeedleTest]:

@@ -70,10 +70,6 @@ def run_needles(
         list(study.tests),
         frame_counts=study.frames,
         depths=tuple(parse_range(study.depths or "0,0.5,1", name="depths")),
-        spreads=(0.5,),
-        at=(),
-        lattice=None,
-        needles=str(embedded.NEEDLES),
         settings=ItemSettings(side=haystack.side_pixels, **settings),
     )
     own_frames = replace(session.frames, policy="uniform")

@@ -361,7 +361,6 @@ def _lattice_lengths(settings: PlanSettings) -> tuple[int, ...]:
 
 def _test_tables(shape: ModelShape, times: Times, settings: PlanSettings) -> Iterator[_Table]:
     """A table for each needle test that is asked for."""
-    from longva_eval.embedded import NEEDLES
     from longva_eval.needle.tests import make_tests  # imports torch
 
     items = 24 if settings.needles is None else settings.needles
@@ -373,8 +372,6 @@ def _test_tables(shape: ModelShape, times: Times, settings: PlanSettings) -> Ite
         else tuple(parse_range(settings.depths, name="depths")),
         spreads=tuple(parse_range(settings.spread, name="spread")),
         at=() if settings.at is None else parse_whole_range(settings.at, name="at"),
-        lattice=None,
-        needles=str(NEEDLES),
         settings=ItemSettings(items=items),
     )
     for test in tests:
