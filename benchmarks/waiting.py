@@ -123,8 +123,8 @@ def main() -> None:
           f"(wanted: below 10 %); after the first video {sum(waited) - first_video:.1f} s, "
           f"{(sum(waited) - first_video) / (whole - first_video):.1%}; "
           f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
-    print(f"decoders took {decoding:.1f} s of processor time, the model {computing:.1f} s: "
-          f"{math.ceil(decoding / computing)} cores keep up with it")  # fmt: skip
+    print(f"decoders took {decoding:.1f} s of processor time, the model {computing:.1f} s; cores "
+          f"that keep up with it: {math.ceil(decoding / computing)}")  # fmt: skip
 
 
 if __name__ == "__main__":
