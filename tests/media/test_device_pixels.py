@@ -52,6 +52,7 @@ def test_every_size_is_resized_as_pillow_does(
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("side", [56, 336])
 @pytest.mark.parametrize(
