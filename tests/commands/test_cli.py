@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +20,9 @@ from longva_eval.embedded import tasks_folder
 VIDEOS = [OPEN / "inputs/landscape_320x180.mp4", OPEN / "inputs/portrait_180x320.mp4"]
 
 
-@pytest.fixture
-def needles(tmp_path: Path) -> Path:
-    folder = tmp_path / "needles"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def needles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("needles")
     for name in ("rgba_420x300.png", "grey_256x400.png"):
         (folder / name).write_bytes((OPEN / "inputs" / name).read_bytes())
     entries = [
@@ -43,10 +45,18 @@ def niah(needles: Path, out: Path, *more: str) -> int:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def finished(needles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a whole run, and what it printed."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert niah(needles, out) == 0
+    return out, said.getvalue()
+
+
 @pytest.mark.process
-def test_niah_writes_what_the_original_writes_and_more(needles: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert niah(needles, out) == 0
+def test_niah_writes_what_the_original_writes_and_more(finished: tuple[Path, str]) -> None:
+    out, _ = finished
     rows = json.loads((out / "all_accuracies.json").read_text(encoding="utf-8"))
     assert [(row["Num. Frame"], row["Frame Depth"]) for row in rows] == [
         (2, 0.0), (2, 50.0), (2, 100.0), (5, 0.0), (5, 50.0), (5, 100.0),
@@ -69,11 +79,13 @@ def test_niah_writes_what_the_original_writes_and_more(needles: Path, tmp_path: 
 
 @pytest.mark.process
 def test_finished_results_are_shown_again_and_others_never_replace_them(
-    needles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    needles: Path,
+    finished: tuple[Path, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = tmp_path / "out"
-    assert niah(needles, out) == 0
-    printed = capsys.readouterr().out
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    printed = finished[1].replace(str(finished[0]), str(out))
     first = {path.name: path.read_bytes() for path in out.iterdir()}
     assert niah(needles, out) == 0
     again = capsys.readouterr().out
@@ -170,17 +182,18 @@ def test_a_lattice_asks_at_absolute_positions(needles: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.process
-def test_the_order_of_work_does_not_change_a_number(needles: Path, tmp_path: Path) -> None:
-    assert niah(needles, tmp_path / "shared") == 0
+def test_the_order_of_work_does_not_change_a_number(
+    needles: Path, finished: tuple[Path, str], tmp_path: Path
+) -> None:
     assert niah(needles, tmp_path / "apart", "--no-reuse") == 0
     assert niah(needles, tmp_path / "chunked", "--chunk-tokens", "100") == 0
 
-    def lines(name: str) -> list[dict[str, object]]:
-        text = (tmp_path / name / "cells.jsonl").read_text(encoding="utf-8")
+    def lines(folder: Path) -> list[dict[str, object]]:
+        text = (folder / "cells.jsonl").read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines()]
 
     for name in ("apart", "chunked"):
-        for one, two in zip(lines("shared"), lines(name), strict=True):
+        for one, two in zip(lines(finished[0]), lines(tmp_path / name), strict=True):
             assert one.pop("logprob") == pytest.approx(two.pop("logprob"), abs=1e-4)
             assert one.pop("min_margin") == pytest.approx(two.pop("min_margin"), abs=1e-4)
             assert one == two
