@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import re
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from PIL import Image
 from longva_eval import embedded
 from longva_eval.engine.conversation import ClipPart, ComposedClip
 from longva_eval.errors import MediaError, SettingsError
+from longva_eval.files import write_atomically
 from longva_eval.media.decode_worker import shared_workers
 from longva_eval.media.frames import one_per_second
 from longva_eval.media.images import open_image, pad_to_square
@@ -378,19 +378,13 @@ def write_clip(pictures: Sequence[Image.Image], path: Path) -> None:
         raise SettingsError(f"{path} needs at least one picture to be written.")
     side = max(max(picture.size) for picture in pictures)
     side += side % 2  # 4:2:0 needs even sides
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.part.mp4")
-    try:
-        with av.open(str(partial), "w") as container:
-            stream = container.add_stream("libx264", rate=1)
-            stream.width = stream.height = side
-            stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": "12", "preset": "veryfast"}
-            for picture in pictures:
-                # A small needle must not shrink to a dot beside large frames.
-                square = pad_to_square(picture, (0.5, 0.5, 0.5)).resize((side, side))
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(square))))
-            container.mux(stream.encode())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with write_atomically(path) as partial, av.open(str(partial), "w") as container:
+        stream = container.add_stream("libx264", rate=1)
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "12", "preset": "veryfast"}
+        for picture in pictures:
+            # A small needle must not shrink to a dot beside large frames.
+            square = pad_to_square(picture, (0.5, 0.5, 0.5)).resize((side, side))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(square))))
+        container.mux(stream.encode())

@@ -44,12 +44,11 @@ class FailurePolicy:
         if on_error not in get_args(OnError):
             raise SettingsError(f"on_error={on_error!r} is unknown; use stop or skip.")
         number = isinstance(max_failed, (int, float)) and not isinstance(max_failed, bool)
-        if not number or not 0 <= max_failed < 2**63:
+        # Above 1 it is a count, and so a whole number.
+        if not number or not 0 <= max_failed < 2**63 or (max_failed > 1 and max_failed % 1):
             raise SettingsError(
                 f"max_failed={max_failed!r} must be a count or a share from 0 to 1."
             )
-        if isinstance(max_failed, float) and max_failed > 1 and max_failed != int(max_failed):
-            raise SettingsError(f"max_failed={max_failed} must be a count or a share from 0 to 1.")
         self.skips = on_error == "skip"
         self.max_failed = max_failed
 
