@@ -29,7 +29,9 @@ from training.vocabulary import (
 __all__ = ["MICRO_TASKS", "SKILLS", "Lesson", "Scene", "document", "draw_scene", "micro_lesson"]
 
 SKILLS: Final = ("word", "letter", "chain", "order", "count")
-MICRO_TASKS: Final = ("pointer", "chain", "option", "hop", "count", "order")
+MICRO_TASKS: Final = (
+    "pointer", "chain", "option", "option number", "hop", "hop number", "count", "order"
+)  # fmt: skip
 
 _LOCATORS: Final = [token_id(word) for word in LOCATORS]
 _OTHERS: Final = [token_id(word) for word in (*DISTRACTORS, "nothing")]
@@ -96,6 +98,7 @@ def micro_lesson(rng: random.Random, task: str, size: int) -> Lesson:
     names color` is `red`; `option`: `A . red`, and `red` is `A`; `hop`: `star red 7 .` and options,
     `star color` is `A`; `count`: `How many star`; `order`: `first star key :`.
     """
+    name = task
     ids: list[int] = list(_SYSTEM) if rng.random() < 0.5 else []
     positions: list[int] = []
     readings: list[tuple[int, int]] = []
@@ -123,8 +126,9 @@ def micro_lesson(rng: random.Random, task: str, size: int) -> Lesson:
                 kind = rng.choice(("color", "number"))
                 ask([nouns[place], _NAMES, _KIND[kind]], note[1 + (kind == "number")],
                     [(2, note[0])])  # fmt: skip
-    elif task in ("option", "hop"):
-        kind = "color" if size < 3 else rng.choice(("color", "number"))
+    elif task.split()[0] in ("option", "hop"):
+        task, _, of_number = task.partition(" ")
+        kind = "number" if of_number else "color"
         pool = _COLORS if kind == "color" else _NUMBERS
         options = rng.sample(pool, min(size, 4))
         # Letters in order would teach "A or not A".
@@ -157,7 +161,7 @@ def micro_lesson(rng: random.Random, task: str, size: int) -> Lesson:
         for _ in range(2):
             one, two = sorted(rng.sample(range(size), 2))
             ask([_FIRST, *rng.sample([nouns[one], nouns[two]], 2), _COLON], nouns[one])
-    return Lesson(Document(ids, positions), readings, [task] * len(positions))
+    return Lesson(Document(ids, positions), readings, [name] * len(positions))
 
 
 def _note(rng: random.Random, noun: int) -> Note:
@@ -168,7 +172,12 @@ def _note(rng: random.Random, noun: int) -> Note:
 
 
 def draw_scene(
-    rng: random.Random, *, num_frames: int, skills: Sequence[str], num_facts: int
+    rng: random.Random,
+    *,
+    num_frames: int,
+    skills: Sequence[str],
+    num_facts: int,
+    num_options: int = 4,
 ) -> Scene:
     """Frames with what the skills need at random places, and a question for each skill.
 
@@ -177,6 +186,7 @@ def draw_scene(
         num_frames: Frames; more, if what must be shown needs more.
         skills: What is asked, of `SKILLS`.
         num_facts: Objects that are shown once, at least two.
+        num_options: Of a letter question; fewer than four have letters that are drawn.
     """
     nouns = iter(rng.sample(_LOCATORS, num_facts + 2 * len(skills)))
     facts = [[next(nouns), rng.choice(_COLORS), rng.choice(_NUMBERS), _STOP]
@@ -223,7 +233,8 @@ def draw_scene(
         else:
             fact = next(plain, None)
             if fact is not None:
-                questions.append((_letter if skill == "letter" else _word)(rng, fact))
+                asked = _letter(rng, fact, num_options) if skill == "letter" else _word(rng, fact)
+                questions.append(asked)
     return Scene(notes, questions)
 
 
@@ -254,23 +265,24 @@ def _word(rng: random.Random, fact: Note) -> _Question:
     return _Question("word", _ended(rng, prompt), fact[1 + (kind == "number")])
 
 
-def _letter(rng: random.Random, fact: Note) -> _Question:
+def _letter(rng: random.Random, fact: Note, num_options: int) -> _Question:
     kind = _kind(rng)
     right, pool = (fact[1], _COLORS) if kind == "color" else (fact[2], _NUMBERS)
-    options = rng.sample([value for value in pool if value != right], 3)
-    place = rng.randrange(4)
+    options = rng.sample([value for value in pool if value != right], num_options - 1)
+    place = rng.randrange(num_options)
     options.insert(place, right)
+    letters = sorted(rng.sample(_LETTERS, num_options))
     asked = "What color is the star?" if kind == "color" else "What number is shown with the star?"
     if rng.random() < 0.5:
         what = "What color is it?" if kind == "color" else "What number is in it?"
         asked = f"Find the frame with the star. {what}"
     as_benchmark = rng.random() < 0.5
     prompt = _filled("\n" + (VIDEO_MME_PREFIX if as_benchmark else "") + asked, fact[0])
-    for letter, option in zip(_LETTERS, options, strict=True):
+    for letter, option in zip(letters, options, strict=True):
         prompt += [_LINE, letter, _STOP, option]
     end = "The best answer is:" if as_benchmark else LETTER_SUFFIX
     prompt += [*_encoded("\n" + end), *_END]
-    return _Question("letter", prompt, _LETTERS[place], [(len(prompt) - 1, right)])
+    return _Question("letter", prompt, letters[place], [(len(prompt) - 1, right)])
 
 
 def _chain(rng: random.Random, noun: int, fact: Note) -> _Question:

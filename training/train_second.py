@@ -4,8 +4,8 @@
 
 Text and single pictures alone, as for longva-tiny: micro tasks that grow from two items, chat about
 notes, long documents last, then captions of pictures that name another object, and an alignment on
-single pictures of up to 40 grids. Budgets are CPU seconds, so that a busy machine changes nothing
-but the wait; a killed run continues where it was, or with the step of pictures it was in.
+single pictures of up to 40 grids. Budgets are steps, so that a busy machine changes nothing but the
+wait; a killed run continues where it was, or with the step of pictures it was in.
 
 What is known of this recipe: docs/tiny.md.
 """
@@ -16,8 +16,8 @@ import argparse
 import math
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ from longva_eval.needle.scenes import LOCATORS, pointer_scene, render_scene
 from training.export import TinyLongVa, export_model, load_model
 from training.images import Pictures, degrade, make_pictures, prepare
 from training.model import Projector, TextConfig, TextModel
+from training.muon import Muon
 from training.second_data import Lesson, Scene, document, draw_scene, micro_lesson
 from training.textdata import make_document
 from training.textstage import collate
@@ -42,6 +43,8 @@ __all__ = ["STAGES", "TextStage", "grow", "main", "run_text_stage"]
 
 _TOKENS_PER_STEP: Final = 3000
 _LARGEST_SIZE: Final = 8
+_COOLING: Final = 60
+_MUON_RATE: Final = 5.0
 _OLD_WORDS: Final = len(vocabulary())
 _START: Final = len(encode(CHATML_START))
 
@@ -51,8 +54,10 @@ class TextStage:
     """One step of the curriculum on text."""
 
     name: str
-    cpu_seconds: float
+    steps: int
+    """At most."""
     learning_rate: float
+    """AdamW's, of embeddings, head and norms; Muon's is `_MUON_RATE` times that."""
     micro: tuple[str, ...] = ()
     """Micro tasks, in the steps that are neither chat nor old documents."""
     chat: float = 0.0
@@ -60,36 +65,47 @@ class TextStage:
     skills: tuple[str, ...] = ()
     """What these ask."""
     frames: tuple[int, int] = (4, 12)
+    options: tuple[int, int] = (4, 4)
+    """Of a letter question."""
     old: float = 0.06
     """Share of steps on documents of the first generation, without which it forgets."""
     old_length: int = 320
     """Tokens of those, at most."""
+    until: Mapping[str, float] = field(default_factory=dict)
+    """Accuracies, of micro tasks at their largest size, with which the stage ends: the rate falls
+    in `_COOLING` steps."""
     decay: float = 0.3
-    """Last part of the time, in which the rate falls to a twentieth."""
+    """Last part of the steps, in which the rate falls to a twentieth."""
 
 
+_OPTIONS: Final = ("option", "hop", "option number", "hop number", "chain")
+_ALL: Final = ("order", "order", "count", "count", "letter", "chain", "word")
 STAGES: Final = (
-    TextStage(name="pointers", cpu_seconds=160, learning_rate=3e-3, micro=("pointer", "chain")),
-    TextStage(name="options", cpu_seconds=220, learning_rate=3e-3,
-              micro=("chain", "pointer", "hop", "option")),
-    TextStage(name="chat", cpu_seconds=300, learning_rate=2e-3, micro=("hop", "option", "chain"),
-              chat=0.5, skills=("word", "letter", "chain"), frames=(4, 16), old=0.1),
-    TextStage(name="letters", cpu_seconds=300, learning_rate=2e-3, micro=("hop",), chat=0.7,
-              skills=("word", "letter", "chain"), old=0.08),
-    TextStage(name="counts", cpu_seconds=400, learning_rate=3e-3, micro=("count", "order", "hop"),
-              chat=0.4, skills=("word", "order", "order", "count", "letter", "chain"), old=0.1),
-    TextStage(name="joint", cpu_seconds=1100, learning_rate=2.5e-3, micro=("count", "order"),
-              chat=0.7, skills=("order", "order", "count", "count", "letter", "chain", "word"),
-              frames=(4, 16), old=0.08, decay=0.6),
-    TextStage(name="long", cpu_seconds=1400, learning_rate=1.5e-3, chat=1.0, frames=(6, 100),
-              skills=("order", "order", "count", "count", "letter", "chain", "word"), old=0.3,
-              old_length=2176, decay=0.7),
+    # One new thing at a time: with numbers among the options from the beginning, letters came by
+    # luck; beside each other, counts and order came slowly.
+    TextStage(name="pointers", steps=420, learning_rate=3e-3, micro=("pointer", "chain"),
+              chat=0.15, skills=("word",)),
+    TextStage(name="colors", steps=360, learning_rate=3e-3, micro=("option", "hop", "chain"),
+              chat=0.2, skills=("word", "chain")),
+    TextStage(name="numbers", steps=420, learning_rate=3e-3,
+              micro=("option number", "hop number", "hop"), chat=0.2, skills=("word", "chain")),
+    TextStage(name="letters", steps=700, learning_rate=2e-3, micro=_OPTIONS, chat=0.65,
+              skills=("letter", "letter", "letter", "word", "chain"), options=(2, 4),
+              until={"letter": 0.97}),
+    TextStage(name="count", steps=400, learning_rate=3e-3, micro=("count",), chat=0.4,
+              skills=("word", "letter", "letter", "chain")),
+    TextStage(name="order", steps=400, learning_rate=3e-3, micro=("order",), chat=0.4,
+              skills=("word", "letter", "letter", "chain", "count")),
+    TextStage(name="joint", steps=800, learning_rate=2.5e-3, micro=("count", "order"), chat=0.7,
+              skills=_ALL, frames=(4, 16), old=0.08, decay=0.6),
+    TextStage(name="long", steps=900, learning_rate=1.5e-3, chat=1.0, frames=(6, 100),
+              skills=_ALL, old=0.3, old_length=2176, decay=0.7),
 )  # fmt: skip
-_CAPTION_STEPS: Final = 2200
+_CAPTION_STEPS: Final = 1200
 _POINTERS: Final = 7000
 _PICTURES: Final = 20_000
-_ALIGNMENT: Final = ((9, 40.0), (16, 60.0), (40, 260.0))
-"""Grids of a picture at most, and CPU seconds."""
+_ALIGNMENT: Final = ((9, 80), (16, 120), (40, 450))
+"""Grids of a picture at most, and steps."""
 
 
 def grow(base: TextModel, *, seed: int) -> TextModel:
@@ -180,7 +196,7 @@ def run_text_stage(
         model: Trained.
         stage: What to train on, and for how long.
         seed: Of the documents.
-        partial: File written about every two minutes, from which a killed stage continues.
+        partial: File written every 400 steps, from which a killed stage continues.
 
     Returns:
         Moving averages of accuracy by skill and micro task.
@@ -188,31 +204,34 @@ def run_text_stage(
     rng = random.Random(f"{stage.name}-{seed}")
     generator = torch.Generator().manual_seed(seed)
     _freeze_old_words(model)
-    named = list(model.named_parameters())
-    matrices = [p for n, p in named if p.ndim >= 2 and not n.startswith("embed")]
-    rest = [p for n, p in named if p.ndim < 2 or n.startswith("embed")]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}],
-        lr=stage.learning_rate,
-        betas=(0.9, 0.98),
-    )
+    inner: list[nn.Parameter] = []
+    outer: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (inner if name.startswith("layers") and parameter.ndim == 2 else outer).append(parameter)
+    optimizers = {
+        _MUON_RATE * stage.learning_rate: Muon(inner, lr=0.0),
+        stage.learning_rate: torch.optim.AdamW(outer, betas=(0.9, 0.98), weight_decay=0.0),
+    }
     sizes, seen = dict.fromkeys(stage.micro, 2), dict.fromkeys(stage.micro, 0.0)
     rounds = dict.fromkeys(stage.micro, 0)
     average: dict[str, float] = {}
-    step, spent = 0, 0.0
+    step, end = 0, stage.steps
     if partial and partial.exists():
         saved = torch.load(partial, weights_only=True)
         model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(optimizers.values(), saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         rng.setstate(saved["random"])
         generator.set_state(saved["noise"])
-        sizes, seen, rounds, average, step, spent = saved["progress"]
-    printed = kept_at = time.process_time()
-    began = printed - spent
-    while (spent := time.process_time() - began) < stage.cpu_seconds:
-        left = (stage.cpu_seconds - spent) / (stage.decay * stage.cpu_seconds)
-        for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate * min(1, (step + 1) / 30, max(0.05, left))
+        sizes, seen, rounds, average, step, end = saved["progress"]
+    while step < end:
+        if stage.until and end > step + _COOLING and _knows(stage, average, sizes):
+            end = step + _COOLING
+        tail = stage.decay * stage.steps if end == stage.steps else _COOLING
+        rate = min(1, (step + 1) / 30, max(0.05, (end - step) / tail))
+        for peak, optimizer in optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = peak * rate
         task, size = "", 0
         if rng.random() < stage.old:
             lessons = _old_lessons(rng, stage.old_length)
@@ -226,6 +245,7 @@ def run_text_stage(
                         num_frames=count,
                         skills=_asked(rng, stage.skills),
                         num_facts=rng.randint(3, 5),
+                        num_options=rng.randint(*stage.options),
                     )
                 )
                 for _ in range(max(4, int(1.3 * _TOKENS_PER_STEP) // (4 * count + 80)))
@@ -243,10 +263,11 @@ def run_text_stage(
         scale = 0.05 * torch.rand(len(ids), 1, 1, generator=generator)
         embeddings = embeddings + scale * torch.randn(embeddings.shape, generator=generator)
         loss, right, kept = _loss(model, embeddings, lessons)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # not typed by torch
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers.values():
+            optimizer.step()
         step += 1
         _note(average, lessons, right)
         if task and size == sizes[task]:
@@ -256,18 +277,23 @@ def run_text_stage(
             if rounds[task] > 12 and known > 0.92 and sizes[task] < _LARGEST_SIZE:
                 sizes[task] += 1 if sizes[task] < 4 else 2
                 seen[task], rounds[task] = 0.0, 0
-        if time.process_time() - printed > 20:
-            printed = time.process_time()
-            _print(stage.name, spent, step, average, sizes)
-        if partial and time.process_time() - kept_at > 120:
-            kept_at = time.process_time()
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+        if step % 60 == 0 or step == end:
+            _print(stage.name, step, average, sizes)
+        if partial and step % 400 == 0:
+            state = {"model": model.state_dict(),
+                     "optimizers": [optimizer.state_dict() for optimizer in optimizers.values()],
                      "random": rng.getstate(), "noise": generator.get_state(),
-                     "progress": (sizes, seen, rounds, average, step, kept_at - began)}  # fmt: skip
+                     "progress": (sizes, seen, rounds, average, step, end)}  # fmt: skip
             torch.save(state, partial.with_suffix(".new"))
             partial.with_suffix(".new").replace(partial)
-    _print(stage.name, stage.cpu_seconds, step, average, sizes)
     return average
+
+
+def _knows(stage: TextStage, average: Mapping[str, float], sizes: Mapping[str, int]) -> bool:
+    return all(
+        average.get(skill, 0.0) >= share and sizes.get(skill, _LARGEST_SIZE) >= _LARGEST_SIZE
+        for skill, share in stage.until.items()
+    )
 
 
 def _note(average: dict[str, float], lessons: Sequence[Lesson], right: Tensor) -> None:
@@ -280,12 +306,11 @@ def _note(average: dict[str, float], lessons: Sequence[Lesson], right: Tensor) -
         average[skill] = now if skill not in average else 0.96 * average[skill] + 0.04 * now
 
 
-def _print(
-    name: str, spent: float, step: int, average: dict[str, float], sizes: dict[str, int]
-) -> None:
+def _print(name: str, step: int, average: dict[str, float], sizes: dict[str, int]) -> None:
     shown = " ".join(f"{skill}={share:.3f}" for skill, share in sorted(average.items()))
     grown = " ".join(f"{task}:{size}" for task, size in sizes.items())
-    print(f"{name}: {spent:.0f} CPU s, step {step} {shown} {grown}", flush=True)
+    seconds = time.process_time()
+    print(f"{name}: step {step}, {seconds:.0f} CPU s {shown} {grown}", flush=True)
 
 
 # Pictures -----------------------------------------------------------------------------------------
@@ -349,7 +374,7 @@ def align(
     pictures: Pictures,
     *,
     seed: int,
-    stages: Sequence[tuple[int, float]] = _ALIGNMENT,
+    stages: Sequence[tuple[int, int]] = _ALIGNMENT,
 ) -> None:
     """Teach projector and language model to answer from single pictures of many grids, in place."""
     rng = random.Random(f"second-alignment-{seed}")
@@ -367,13 +392,11 @@ def align(
         weight_decay=0.01,
     )
     skills = ("word", "letter", "chain", "order", "order", "count")
-    for num_grids, seconds in stages:
+    for num_grids, steps in stages:
         average: dict[str, float] = {}
-        began = printed = time.process_time()
-        step = 0
-        while (spent := time.process_time() - began) < seconds:
+        for step in range(steps):
             is_last = num_grids == stages[-1][0]
-            fall = min(1.0, max(0.02, (seconds - spent) / (0.6 * seconds))) if is_last else 1.0
+            fall = min(1.0, max(0.02, (steps - step) / (0.6 * steps))) if is_last else 1.0
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * min(1, (step + 1) / 20) * fall
             count = rng.randint(max(9, num_grids // 2), max(9, num_grids))
@@ -391,12 +414,9 @@ def align(
             loss.backward()  # type: ignore[no-untyped-call]  # not typed by torch
             nn.utils.clip_grad_norm_([*model.parameters(), *projector.parameters()], 1.0)
             optimizer.step()
-            step += 1
             _note(average, lessons, right)
-            if time.process_time() - printed > 20:
-                printed = time.process_time()
-                _print(f"align-{num_grids}", spent, step, average, {})
-        _print(f"align-{num_grids}", seconds, step, average, {})
+            if (step + 1) % 60 == 0 or step + 1 == steps:
+                _print(f"align-{num_grids}", step + 1, average, {})
 
 
 # All of it ----------------------------------------------------------------------------------------
@@ -421,7 +441,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     base = load_model(CHECKPOINTS["longva-tiny"])
     model = grow(base.text, seed=options.seed + 11)
     for stage in STAGES:
-        budget = replace(stage, cpu_seconds=stage.cpu_seconds * options.scale)
+        budget = replace(stage, steps=max(2, round(stage.steps * options.scale)))
 
         def train(stage: TextStage = budget, model: TextModel = model) -> dict[str, Any]:
             partial = run.checkpoints / f"second-{stage.name}.partly"
@@ -450,7 +470,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"captions of the pool: {caption_accuracy(tower, projector, words, pool)}", flush=True)
 
     def aligned() -> dict[str, Any]:
-        stages = [(count, seconds * options.scale) for count, seconds in _ALIGNMENT]
+        stages = [(count, max(2, round(steps * options.scale))) for count, steps in _ALIGNMENT]
         features = cached_features(tower, pool)
         align(model, projector, features, pool, seed=options.seed, stages=stages)
         return {"text": model.state_dict(), "projector": projector.state_dict()}
