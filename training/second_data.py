@@ -96,7 +96,8 @@ def micro_lesson(rng: random.Random, task: str, size: int) -> Lesson:
 
     `pointer`: `star none key .`, and `star names` is `key`; `chain`: also `key red 7 .`, and `star
     names color` is `red`; `option`: `A . red`, and `red` is `A`; `hop`: `star red 7 .` and options,
-    `star color` is `A`; `count`: `How many star`; `order`: `first star key :`.
+    `star color` is `A`; with ` number`: the same with numbers; `count`:
+    `How many star`; `order`: `first star key :`.
     """
     name = task
     ids: list[int] = list(_SYSTEM) if rng.random() < 0.5 else []
