@@ -1,7 +1,7 @@
 """Muon, in float32 and for all matrices of a shape at once.
 
-`torch.optim.Muon` computes the same in bfloat16, matrix by matrix: on a CPU without bfloat16 one of
-its steps takes four times as long as the model's forward and backward pass; this one a tenth.
+`torch.optim.Muon` computes the same in bfloat16, matrix by matrix: on a CPU without bfloat16 a step
+takes 0.8 s, more than the model's forward and backward pass (0.2 to 0.5 s); here 0.05 s.
 Source: Keller Jordan and others, "Muon: An optimizer for hidden layers in neural networks", 2024.
 """
 
