@@ -101,7 +101,7 @@ STAGES: Final = (
     TextStage(name="long", steps=900, learning_rate=1.5e-3, chat=1.0, frames=(6, 100),
               skills=_ALL, old=0.3, old_length=2176, decay=0.7),
 )  # fmt: skip
-_CAPTION_STEPS: Final = 1200
+_CAPTION_STEPS: Final = 2200
 _POINTERS: Final = 7000
 _PICTURES: Final = 20_000
 _ALIGNMENT: Final = ((9, 80), (16, 120), (40, 450))
