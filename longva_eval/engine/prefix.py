@@ -164,6 +164,8 @@ class PrefixEngine:
         chunk_tokens: int = 2048,
         reuse: bool = True,
     ) -> None:
+        if chunk_tokens < 1:
+            raise SettingsError(f"chunk_tokens={chunk_tokens} must be at least 1.")
         self._model = model
         self._visuals = visuals
         self.chunk_tokens = chunk_tokens

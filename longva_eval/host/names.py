@@ -133,16 +133,16 @@ def task_files(folders: tuple[Path, ...] = ()) -> dict[str, Path]:
     return listed | defined
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """Functions stay names."""
 
 
-_Loader.add_constructor("!function", lambda _loader, node: node.value)
+Loader.add_constructor("!function", lambda _loader, node: node.value)
 
 
 def read_task_file(path: Path) -> dict[str, Any]:
     """A task's or group's YAML as it stands there."""
-    return yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # a SafeLoader
+    return yaml.load(path.read_text(encoding="utf-8"), Loader) or {}  # a SafeLoader
 
 
 def task_leaves(name: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -114,8 +115,7 @@ def test_every_prompt_goes_to_exactly_one(groups: list[list[int]], size: int) ->
         for place, group in enumerate(groups)
         for n, new in enumerate(group)
     ]
-    for index, piece in enumerate(work):
-        piece.index = index
+    work = [replace(piece, index=index) for index, piece in enumerate(work)]
     shares = assign(work, size)
     assert len(shares) == size
     assert sorted(index for share in shares for index in share) == list(range(len(work)))
