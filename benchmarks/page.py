@@ -43,6 +43,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--questions", type=int, default=2700)
+    parser.add_argument("--rounds", type=int, default=5, help="how often the page is opened")
     parser.add_argument("--keep", type=Path, help="folder for runs, videos and the page")
     options = parser.parse_args()
     print(machine())
@@ -62,7 +63,7 @@ def main() -> None:
         if find_chromium() is None:
             print("  no Chromium is installed: the time to open was not measured")
             return
-        load, ready = open_times(page)
+        load, ready = open_times(page, options.rounds)
         print(
             f"  opens in {statistics.median(load):.2f} s (load event; {min(load):.2f} to "
             f"{max(load):.2f}), samples are listed after {statistics.median(ready):.2f} s "
@@ -70,7 +71,7 @@ def main() -> None:
         )
 
 
-def open_times(page: Path, rounds: int = 5) -> tuple[list[float], list[float]]:
+def open_times(page: Path, rounds: int) -> tuple[list[float], list[float]]:
     """Seconds until the load event, and until the first samples are listed."""
     load, ready = [], []
     for _ in range(rounds):

@@ -8,10 +8,16 @@ import importlib
 import io
 import json
 import re
+import resource
+import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import processes
 import pytest
 import torch
 from conftest import TESTS
@@ -35,7 +41,7 @@ STARTING = {
     "decode": "--tiny",
     "media_checks": "--tiny",
     "memory": "--videos 2",
-    "page": "--questions 6",
+    "page": "--questions 6 --rounds 1",
     "soak": "--videos 7 --kills 0",
     "startup": "--rounds 1 --questions 6",
     "sweep": "--task longva_mini_small --frames 2",
@@ -44,6 +50,8 @@ STARTING = {
     "whole_run": "--tiny --jobs videos",
 }
 """Scripts that start others."""
+FORKED = {"soak", "sweep", "task_times", "whole_run"}
+"""Of these, whose processes begin with PyTorch loaded here."""
 ELSEWHERE = {
     "kill_resume": "tests/running/test_processes.py",
 }
@@ -74,8 +82,37 @@ def run_here(code: str, *arguments: str) -> dict[str, Any]:
     return found
 
 
+def run_forked(
+    command: Sequence[str],
+    *,
+    env: dict[str, str],
+    stdout: Any = None,
+    cwd: Path | None = None,
+    **_: object,
+) -> subprocess.CompletedProcess[str]:
+    """As `subprocess.run`, with `stdout` and `stderr` in one file if one is given."""
+    done = processes.run(command, env=env, cwd=cwd)
+    if stdout is not None:
+        stdout.write(done.stdout + done.stderr)
+    return done
+
+
 def run(name: str, arguments: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.chdir(folder)
+    if name in FORKED:
+        monkeypatch.setattr(
+            script(name), "subprocess", SimpleNamespace(run=run_forked, STDOUT=subprocess.STDOUT)
+        )
+        # What another's children used is not known here; seconds by the clock are.
+        monkeypatch.setattr(
+            script(name),
+            "resource",
+            SimpleNamespace(
+                RUSAGE_CHILDREN=resource.RUSAGE_CHILDREN,
+                getrusage=lambda _: SimpleNamespace(ru_utime=time.monotonic(), ru_stime=0.0),
+            ),
+            raising=False,
+        )
     if name in ("decode", "prefill"):
         monkeypatch.setattr(script(name), "run_fresh", run_here)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments.split()])

@@ -1,9 +1,9 @@
 """Python processes that begin with PyTorch loaded, so that a command's start costs a third.
 
 A server forks each of them: it has a memory, folder, environment, streams and exit status of its
-own, like a process that was started, and `-m` and `-c` mean what they mean there. What reads the
-environment when it is imported (transformers, datasets, lmms-eval) is not loaded before. Tests of
-the start itself use `subprocess`.
+own, like a process that was started, and `-m`, `-c` and a script mean what they mean there. Workers
+of torchrun are forked too. What reads the environment when it is imported (transformers, datasets,
+lmms-eval) is not loaded before. Tests of the start itself use `subprocess`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import gc
 import multiprocessing
+import multiprocessing.forkserver
 import multiprocessing.process
 import os
 import runpy
@@ -37,11 +38,12 @@ class Process:
     """A process that has begun; what tests use of `subprocess.Popen`.
 
     Args:
-        command: This interpreter, then `-m MODULE` or `-c CODE`, and arguments.
+        command: This interpreter, then `-m MODULE`, `-c CODE` or a script, and arguments.
         stdout: File that its output is added to.
         stderr: The same for its errors.
         cwd: Folder; the present one if None.
         env: Its whole environment; the present one if None.
+        leads: Whether it leads a session of its own.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Process:
         stderr: Path,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        leads: bool = False,
     ) -> None:
         python, *arguments = map(str, command)
         assert python == sys.executable
@@ -59,7 +62,7 @@ class Process:
         self.args = [python, *arguments]
         self._process = _FORKING.Process(
             target=_become,
-            args=(arguments, cwd or Path.cwd(), dict(env or os.environ), [stdout, stderr]),
+            args=(arguments, cwd or Path.cwd(), dict(env or os.environ), [stdout, stderr], leads),
         )
         with _STARTING:
             before = dict(os.environ)
@@ -107,12 +110,18 @@ def run(
 
 
 def _become(
-    arguments: list[str], cwd: Path, environment: dict[str, str], streams: list[Path]
+    arguments: list[str],
+    cwd: Path,
+    environment: dict[str, str],
+    streams: list[Path],
+    leads: bool,
 ) -> None:
     """Be the process of a command, to its end."""
     import torch
 
     gc.freeze()
+    if leads:
+        os.setsid()
     for number, path in enumerate(streams, 1):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
@@ -125,17 +134,22 @@ def _become(
     places = (sys.prefix, sys.base_prefix)
     installed = [path for path in sys.path if any(map(Path(path).is_relative_to, places))]
     named = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    option, what, *rest = arguments
-    sys.path[:] = [str(cwd) if option == "-m" else "", *named, *installed]
-    sys.argv[:] = [option, *rest]
+    option, *rest = arguments
+    first = {"-m": str(cwd), "-c": ""}.get(option, str(Path(option).parent))
+    sys.path[:] = [first, *named, *installed]
+    sys.argv[:] = [option, *(rest[1:] if option in ("-m", "-c") else rest)]
+    if arguments[:2] == ["-m", "torch.distributed.run"]:
+        _fork_workers(*streams)
     status: object = 0
     try:
         if option == "-m":
-            runpy.run_module(what, run_name="__main__", alter_sys=True)
-        else:
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        elif option == "-c":
             main = types.ModuleType("__main__")
             sys.modules["__main__"] = main
-            exec(what, main.__dict__)
+            exec(rest[0], main.__dict__)
+        else:
+            runpy.run_path(option, run_name="__main__")
     except SystemExit as ended:
         status = ended.code
     except BaseException:
@@ -143,3 +157,16 @@ def _become(
         status = 1
     atexit._run_exitfuncs()
     sys.exit(status)
+
+
+def _fork_workers(stdout: Path, stderr: Path) -> None:
+    """Have the server that forked this process fork those that torchrun starts."""
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+    def start(args: Sequence[str], env: Mapping[str, str], **_: object) -> Process:
+        command = [word for place, word in enumerate(args) if (place, word) != (1, "-u")]
+        return Process(command, env=env, stdout=stdout, stderr=stderr, leads=True)
+
+    multiprocessing.forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
+    sys.path.append(str(Path(__file__).parent))  # where the server's process finds this module
+    subprocess_handler.Popen = start
