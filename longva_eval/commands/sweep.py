@@ -165,8 +165,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rope-factor", metavar="X,X,...", help="for the types that need one")
     parser.add_argument(
         "--frame-policy", metavar="P,P,...",
-        help="uniform, midpoints, budget:R:MIN, keyframes, scene, file:PATH, query:MODEL "
-        "(docs/axes.md)",
+        help="uniform, midpoints, fps:R, budget:R:MIN, keyframes, scene, file:PATH, query:MODEL, "
+        "query-bins:MODEL (docs/axes.md)",
     )  # fmt: skip
     parser.add_argument(
         "--positions", metavar="P,P,...",

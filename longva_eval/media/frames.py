@@ -113,6 +113,10 @@ class FramePolicy:
         if kind == "fps" and len(numbers) == 1:  # the same setting, and the same recipe
             object.__setattr__(self, "fps", numbers[0])
             object.__setattr__(self, "policy", "uniform")
+        elif kind == "budget" and len(numbers) == 2 and (numbers[1] < 1 or numbers[1] % 1):
+            raise SettingsError(
+                f"frame_policy={self.policy}: the fewest frames must be a whole number from 1 on."
+            )
         elif kind == "file" and rest:
             _selection(rest)
         elif self.selector is not None and self.selector[0]:
@@ -432,7 +436,7 @@ def sample_places(count: int, policy: FramePolicy, seen: Sequence[Any]) -> list[
             f"frame_policy={policy.policy} needs a video's file; needle tests have frames "
             f"alone: use {', '.join(known)}."
         )
-    if count <= most:
+    if count <= most:  # each of these would take them all
         return list(range(count))
     if policy.selector is not None:
         return [int(place) for place in _most_similar(np.array(seen), policy)]
@@ -440,6 +444,7 @@ def sample_places(count: int, policy: FramePolicy, seen: Sequence[Any]) -> list[
         return [int(place) for place in np.linspace(0, count - 1, most, dtype=int)]
     if kind == "midpoints":
         return [int(i * (count / (most + 1))) for i in range(1, most + 1)]
+    assert kind == "scene", f"{kind} has no rule"
     return [int(place) for place in _middles(np.arange(count), _changes(seen), most)]
 
 

@@ -166,6 +166,7 @@ def split_sdpa(
     groups = query.shape[1] // key.shape[1]
     if kernel in ("fa3", "fa4") and new > 1:
         return _flash_attention(kernel)(query, key, value, scaling), None
+    assert kernel in ("sdpa", "cudnn", "fa3", "fa4"), f"{kernel} has no branch here"
     on_cpu = query.device.type == "cpu"
     if new == 1 or past == 0:
         if on_cpu or query.dtype == torch.float32 or query.shape[-1] % 8:

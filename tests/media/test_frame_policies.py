@@ -151,6 +151,8 @@ def test_a_selection_that_cannot_be_is_refused(film: Path, tmp_path: Path, value
     [
         ("middle", "frame_policy='middle' is unknown; use one of uniform"),
         ("budget:1", "is unknown"),
+        ("budget:0.01:0.5", "whole number from 1 on"),
+        ("budget:1:2.7", "whole number from 1 on"),
         ("midpoints:2", "is unknown"),
         ("scene:x", "must be numbers above 0"),
         ("fps:0", "must be numbers above 0"),
