@@ -12,6 +12,7 @@ its test (distractors on both sides, pictures with frames between them) is refus
 
 from __future__ import annotations
 
+import abc
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -132,12 +133,12 @@ def _split(item: Item, places: Sequence[int]) -> Places:
     )
 
 
-class _OneNeedle:
+class _OneNeedle(abc.ABC):
     """A grid of one needle."""
 
+    @abc.abstractmethod
     def places(self) -> list[tuple[int, float, int]]:
         """Number of frames, depth and index; lengths first, in the original's order."""
-        raise NotImplementedError
 
     def lay_out(self, items: Sequence[Item]) -> Layout:
         """All items at all places."""
