@@ -186,9 +186,11 @@ def draw_scene(
         rng: Source of randomness.
         num_frames: Frames; more, if what must be shown needs more.
         skills: What is asked, of `SKILLS`.
-        num_facts: Objects that are shown once, at least two.
+        num_facts: Objects that are shown once; more, if the skills need more.
         num_options: Of a letter question; fewer than four have letters that are drawn.
     """
+    asked_once = sum(skill in ("word", "letter") for skill in skills)
+    num_facts = max(num_facts, asked_once, "chain" in skills, 2 * ("order" in skills))
     nouns = iter(rng.sample(_LOCATORS, num_facts + 2 * len(skills)))
     facts = [[next(nouns), rng.choice(_COLORS), rng.choice(_NUMBERS), _STOP]
              for _ in range(num_facts)]  # fmt: skip
@@ -232,10 +234,10 @@ def draw_scene(
             prompt = _filled(listed, *(fact[0] for fact in some))
             questions.append(_Question(skill, _ended(rng, prompt), first))
         else:
-            fact = next(plain, None)
-            if fact is not None:
-                asked = _letter(rng, fact, num_options) if skill == "letter" else _word(rng, fact)
-                questions.append(asked)
+            fact = next(plain)
+            questions.append(
+                _letter(rng, fact, num_options) if skill == "letter" else _word(rng, fact)
+            )
     return Scene(notes, questions)
 
 

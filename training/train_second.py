@@ -244,7 +244,7 @@ def run_text_stage(
                         rng,
                         num_frames=count,
                         skills=_asked(rng, stage.skills),
-                        num_facts=rng.randint(3, 5),
+                        num_facts=rng.randint(0, 5),
                         num_options=rng.randint(*stage.options),
                     )
                 )
@@ -354,7 +354,7 @@ class _Grids:
                 self._rng,
                 num_frames=count,
                 skills=_asked(self._rng, skills),
-                num_facts=self._rng.randint(2, 4),
+                num_facts=self._rng.randint(0, 4),
             )
             chosen = []
             for note in scene.notes:
