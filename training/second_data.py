@@ -179,6 +179,7 @@ def draw_scene(
     skills: Sequence[str],
     num_facts: int,
     num_options: int = 4,
+    decoys: float = 0.0,
 ) -> Scene:
     """Frames with what the skills need at random places, and a question for each skill.
 
@@ -188,18 +189,24 @@ def draw_scene(
         skills: What is asked, of `SKILLS`.
         num_facts: Objects that are shown once; more, if the skills need more.
         num_options: Of a letter question; fewer than four have letters that are drawn.
+        decoys: Share of chain questions beside which, as in the test, up to two more objects name
+            other ones.
     """
     asked_once = sum(skill in ("word", "letter") for skill in skills)
     num_facts = max(num_facts, asked_once, "chain" in skills, 2 * ("order" in skills))
-    nouns = iter(rng.sample(_LOCATORS, num_facts + 2 * len(skills)))
+    nouns = iter(rng.sample(_LOCATORS, num_facts + (3 if decoys else 2) * len(skills)))
     facts = [[next(nouns), rng.choice(_COLORS), rng.choice(_NUMBERS), _STOP]
              for _ in range(num_facts)]  # fmt: skip
     shown = list(facts)
     pointers, counts = [], []
     for skill in skills:
         if skill == "chain":
-            pointers.append([next(nouns), _NONE, rng.choice(facts)[0], _STOP])
+            named = rng.choice(facts)
+            pointers.append([next(nouns), _NONE, named[0], _STOP])
             shown.append(pointers[-1])
+            if decoys and rng.random() < decoys:
+                others = [fact[0] for fact in facts if fact is not named][:2]
+                shown += [[next(nouns), _NONE, other, _STOP] for other in others]
         elif skill == "count":
             counts.append((next(nouns), rng.randrange(4)))
             shown += [_note(rng, counts[-1][0]) for _ in range(counts[-1][1])]

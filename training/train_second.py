@@ -67,6 +67,8 @@ class TextStage:
     frames: tuple[int, int] = (4, 12)
     options: tuple[int, int] = (4, 4)
     """Of a letter question."""
+    decoys: float = 0.0
+    """Share of chain questions beside which other objects name something, too."""
     old: float = 0.06
     """Share of steps on documents of the first generation, without which it forgets."""
     old_length: int = 320
@@ -79,7 +81,8 @@ class TextStage:
 
 
 _OPTIONS: Final = ("option", "hop", "option number", "hop number", "chain")
-_ALL: Final = ("order", "order", "count", "count", "letter", "chain", "word")
+_ALL: Final = ("order", "order", "count", "count", "letter", "chain", "chain", "word")
+_DECOYS: Final = 0.5
 STAGES: Final = (
     # One new thing at a time: with numbers among the options from the beginning, letters came by
     # luck; beside each other, counts and order came slowly.
@@ -91,15 +94,17 @@ STAGES: Final = (
               micro=("option number", "hop number", "hop"), chat=0.2, skills=("word", "chain")),
     TextStage(name="letters", steps=700, learning_rate=2e-3, micro=_OPTIONS, chat=0.65,
               skills=("letter", "letter", "letter", "word", "chain"), options=(2, 4),
-              until={"letter": 0.97}),
+              decoys=_DECOYS, until={"letter": 0.97}),
     TextStage(name="count", steps=400, learning_rate=3e-3, micro=("count",), chat=0.4,
-              skills=("word", "letter", "letter", "chain")),
+              skills=("word", "letter", "letter", "chain"), decoys=_DECOYS),
     TextStage(name="order", steps=400, learning_rate=3e-3, micro=("order",), chat=0.4,
-              skills=("word", "letter", "letter", "chain", "count")),
-    TextStage(name="joint", steps=800, learning_rate=2.5e-3, micro=("count", "order"), chat=0.7,
-              skills=_ALL, frames=(4, 16), old=0.08, decay=0.6),
-    TextStage(name="long", steps=900, learning_rate=1.5e-3, chat=1.0, frames=(6, 100),
-              skills=_ALL, old=0.3, old_length=2176, decay=0.7),
+              skills=("word", "letter", "letter", "chain", "count"), decoys=_DECOYS),
+    TextStage(name="joint", steps=900, learning_rate=2.5e-3, micro=("count", "order"), chat=0.7,
+              skills=_ALL, decoys=_DECOYS, frames=(4, 16), old=0.08, decay=0.6),
+    TextStage(name="long", steps=800, learning_rate=1.5e-3, chat=1.0, frames=(6, 100),
+              skills=_ALL, decoys=_DECOYS, old=0.3, old_length=2176, decay=0.7),
+    TextStage(name="longer", steps=800, learning_rate=1.5e-3, chat=1.0, frames=(12, 290),
+              skills=_ALL, decoys=_DECOYS, old=0.25, old_length=2176, decay=0.7),
 )  # fmt: skip
 _CAPTION_STEPS: Final = 2200
 _POINTERS: Final = 7000
@@ -246,6 +251,7 @@ def run_text_stage(
                         skills=_asked(rng, stage.skills),
                         num_facts=rng.randint(0, 5),
                         num_options=rng.randint(*stage.options),
+                        decoys=stage.decoys,
                     )
                 )
                 for _ in range(max(4, int(1.3 * _TOKENS_PER_STEP) // (4 * count + 80)))
@@ -355,6 +361,7 @@ class _Grids:
                 num_frames=count,
                 skills=_asked(self._rng, skills),
                 num_facts=self._rng.randint(0, 4),
+                decoys=_DECOYS,
             )
             chosen = []
             for note in scene.notes:
@@ -391,7 +398,7 @@ def align(
         betas=(0.9, 0.98),
         weight_decay=0.01,
     )
-    skills = ("word", "letter", "chain", "order", "order", "count")
+    skills = ("word", "letter", "chain", "chain", "order", "order", "count")
     for num_grids, steps in stages:
         average: dict[str, float] = {}
         for step in range(steps):
