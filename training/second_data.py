@@ -165,8 +165,14 @@ def micro_lesson(rng: random.Random, task: str, size: int) -> Lesson:
     return Lesson(Document(ids, positions), readings, [name] * len(positions))
 
 
-def _note(rng: random.Random, noun: int) -> Note:
-    return [noun, rng.choice(_COLORS), rng.choice([*_NUMBERS, _NONE]), _STOP]
+def _note(rng: random.Random, noun: int, *, plain: float = 0.0) -> Note:
+    note = [noun, rng.choice(_COLORS), rng.choice([*_NUMBERS, _NONE]), _STOP]
+    return _plain(rng, note, plain)
+
+
+def _plain(rng: random.Random, note: Note, share: float) -> Note:
+    """The note, in that share of cases without a number."""
+    return [*note[:2], _NONE, _STOP] if share and rng.random() < share else note
 
 
 # Documents ----------------------------------------------------------------------------------------
@@ -180,6 +186,7 @@ def draw_scene(
     num_facts: int,
     num_options: int = 4,
     decoys: float = 0.0,
+    plain: float = 0.0,
 ) -> Scene:
     """Frames with what the skills need at random places, and a question for each skill.
 
@@ -191,11 +198,12 @@ def draw_scene(
         num_options: Of a letter question; fewer than four have letters that are drawn.
         decoys: Share of chain questions beside which, as in the test, up to two more objects name
             other ones.
+        plain: Share of objects that, as those of the tests, have no number.
     """
     asked_once = sum(skill in ("word", "letter") for skill in skills)
     num_facts = max(num_facts, asked_once, "chain" in skills, 2 * ("order" in skills))
     nouns = iter(rng.sample(_LOCATORS, num_facts + (3 if decoys else 2) * len(skills)))
-    facts = [[next(nouns), rng.choice(_COLORS), rng.choice(_NUMBERS), _STOP]
+    facts = [_plain(rng, [next(nouns), rng.choice(_COLORS), rng.choice(_NUMBERS), _STOP], plain)
              for _ in range(num_facts)]  # fmt: skip
     shown = list(facts)
     pointers, counts = [], []
@@ -209,10 +217,10 @@ def draw_scene(
                 shown += [[next(nouns), _NONE, other, _STOP] for other in others]
         elif skill == "count":
             counts.append((next(nouns), rng.randrange(4)))
-            shown += [_note(rng, counts[-1][0]) for _ in range(counts[-1][1])]
+            shown += [_note(rng, counts[-1][0], plain=plain) for _ in range(counts[-1][1])]
             if rng.random() < 0.5:  # as in the test, another object fills up to three
                 other = next(nouns)
-                shown += [_note(rng, other) for _ in range(3 - counts[-1][1])]
+                shown += [_note(rng, other, plain=plain) for _ in range(3 - counts[-1][1])]
     rng.shuffle(shown)
     notes = _haystack(rng, num_frames - len(shown))
     for place, note in zip(
@@ -264,19 +272,19 @@ def _ended(rng: random.Random, prompt: list[int]) -> list[int]:
     return [*prompt, *suffix, *_END]
 
 
-def _kind(rng: random.Random) -> str:
-    return rng.choice(("color", "number"))
+def _kind(rng: random.Random, fact: Note) -> str:
+    return rng.choice(("color", "number")) if fact[2] != _NONE else "color"
 
 
 def _word(rng: random.Random, fact: Note) -> _Question:
-    kind = _kind(rng)
+    kind = _kind(rng, fact)
     asked = "What color is it?" if kind == "color" else "What number is in it?"
     prompt = _filled(f"\nFind the frame with the star. {asked}", fact[0])
     return _Question("word", _ended(rng, prompt), fact[1 + (kind == "number")])
 
 
 def _letter(rng: random.Random, fact: Note, num_options: int) -> _Question:
-    kind = _kind(rng)
+    kind = _kind(rng, fact)
     right, pool = (fact[1], _COLORS) if kind == "color" else (fact[2], _NUMBERS)
     options = rng.sample([value for value in pool if value != right], num_options - 1)
     place = rng.randrange(num_options)
@@ -296,7 +304,7 @@ def _letter(rng: random.Random, fact: Note, num_options: int) -> _Question:
 
 
 def _chain(rng: random.Random, noun: int, fact: Note) -> _Question:
-    kind = "color" if rng.random() < 0.7 else "number"
+    kind = "color" if rng.random() < 0.7 or fact[2] == _NONE else "number"
     hint = _HINT if rng.random() < 0.6 else ""
     asked = "What color is" if kind == "color" else "What number is shown with"
     dark = "dark " if hint or rng.random() < 0.5 else ""

@@ -69,6 +69,8 @@ class TextStage:
     """Of a letter question."""
     decoys: float = 0.0
     """Share of chain questions beside which other objects name something, too."""
+    plain: float = 0.0
+    """Share of objects without a number."""
     old: float = 0.06
     """Share of steps on documents of the first generation, without which it forgets."""
     old_length: int = 320
@@ -83,6 +85,7 @@ class TextStage:
 _OPTIONS: Final = ("option", "hop", "option number", "hop number", "chain")
 _ALL: Final = ("order", "order", "count", "count", "letter", "chain", "chain", "word")
 _DECOYS: Final = 0.5
+_PLAIN: Final = 0.5
 STAGES: Final = (
     # One new thing at a time: with numbers among the options from the beginning, letters came by
     # luck; beside each other, counts and order came slowly.
@@ -100,11 +103,11 @@ STAGES: Final = (
     TextStage(name="order", steps=400, learning_rate=3e-3, micro=("order",), chat=0.4,
               skills=("word", "letter", "letter", "chain", "count"), decoys=_DECOYS),
     TextStage(name="joint", steps=900, learning_rate=2.5e-3, micro=("count", "order"), chat=0.7,
-              skills=_ALL, decoys=_DECOYS, frames=(4, 16), old=0.08, decay=0.6),
+              skills=_ALL, decoys=_DECOYS, plain=_PLAIN, frames=(4, 16), old=0.08, decay=0.6),
     TextStage(name="long", steps=800, learning_rate=1.5e-3, chat=1.0, frames=(6, 100),
-              skills=_ALL, decoys=_DECOYS, old=0.3, old_length=2176, decay=0.7),
+              skills=_ALL, decoys=_DECOYS, plain=_PLAIN, old=0.3, old_length=2176, decay=0.7),
     TextStage(name="longer", steps=800, learning_rate=1.5e-3, chat=1.0, frames=(12, 290),
-              skills=_ALL, decoys=_DECOYS, old=0.25, old_length=2176, decay=0.7),
+              skills=_ALL, decoys=_DECOYS, plain=_PLAIN, old=0.25, old_length=2176, decay=0.7),
 )  # fmt: skip
 _CAPTION_STEPS: Final = 2200
 _POINTERS: Final = 7000
@@ -252,6 +255,7 @@ def run_text_stage(
                         num_facts=rng.randint(0, 5),
                         num_options=rng.randint(*stage.options),
                         decoys=stage.decoys,
+                        plain=stage.plain,
                     )
                 )
                 for _ in range(max(4, int(1.3 * _TOKENS_PER_STEP) // (4 * count + 80)))
@@ -362,6 +366,7 @@ class _Grids:
                 skills=_asked(self._rng, skills),
                 num_facts=self._rng.randint(0, 4),
                 decoys=_DECOYS,
+                plain=_PLAIN,
             )
             chosen = []
             for note in scene.notes:
