@@ -142,7 +142,14 @@ def test_a_chain_leads_from_the_named_object_to_the_answer(hops: int) -> None:
         for _ in range(hops):
             at = shown[at][2]
         assert shown[at][1] == item.answer
-        assert at not in {shown.caption().split()[0] for shown in item.distractors}
+        # Without the object that the question names, any coloured one could be meant.
+        others = [shown.caption().split() for shown in item.distractors]
+        assert at not in {words[0] for words in others}
+        every = [*shown.values(), *others]
+        named = {words[2] for words in every if words[1] == "none"}
+        colored = {words[0]: words[1] for words in every if words[1] != "none"}
+        assert len(colored) == len(set(colored.values())) == 3
+        assert set(colored) <= named
 
 
 def test_the_right_order_is_the_order_shown() -> None:
@@ -154,20 +161,27 @@ def test_the_right_order_is_the_order_shown() -> None:
         assert item.answer == shown_words(item)[0][0]
 
 
-def test_values_are_all_colours_and_no_option_is_a_part_of_another() -> None:
-    for item in drawn_items("values", ItemSettings(items=60, n=3)):
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_values_are_all_colours_and_no_option_is_told_by_the_others(n: int) -> None:
+    for item in drawn_items("values", ItemSettings(items=60, n=n)):
         options = {letter: set(text.split(", ")) for letter, text in options_of(item).items()}
         assert options[item.answer] == {words[1] for words in shown_words(item)}
-        assert all(len(option) == 3 for option in options.values())
+        assert all(len(option) == n for option in options.values())
+        often = Counter(color for option in options.values() for color in option)
+        assert len({sum(often[color] for color in option) for option in options.values()}) == 1
+        # All that an option says was shown, if not of this object.
+        shown = [*shown_words(item), *(each.caption().split() for each in item.distractors)]
+        assert set(often) == {words[1] for words in shown}
 
 
 def test_the_most_frequent_colour_is_that_of_the_object_and_not_of_the_other() -> None:
     for item in drawn_items("aggregate", ItemSettings(items=60, n=5)):
         ((most, count), *_) = Counter(words[1] for words in shown_words(item)).most_common()
         assert (most, count) == (item.answer, 3)
-        other = {shown.caption().split()[1] for shown in item.distractors}
-        assert len(other) == 1
+        other = [shown.caption().split()[1] for shown in item.distractors]
+        assert len(set(other)) == 1
         assert item.answer not in other
+        assert len(other) > count  # whoever counts colours alone is wrong
 
 
 def test_only_the_marked_object_has_a_number_and_no_distractor_its_colour() -> None:
@@ -382,6 +396,7 @@ def test_stated_places_are_the_same_in_every_length_that_can_hold_them() -> None
     ("changes", "message"),
     [
         ({"n": 8}, "n=8 must be at least 2 and at most 7"),
+        ({"n": 7}, "n=7 must be at most 6 for values"),
         ({"hops": 0}, "hops=0"),
         ({"answer": "letter"}, "answer='letter' must be words or letters"),
         ({"items": 0}, "items=0"),
@@ -389,7 +404,7 @@ def test_stated_places_are_the_same_in_every_length_that_can_hold_them() -> None
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(message)):
-        ItemSettings(**changes)
+        drawn_items("values", ItemSettings(**changes))
 
 
 # Through the engine

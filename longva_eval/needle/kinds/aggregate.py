@@ -1,7 +1,7 @@
 """Aggregate: n frames show one object, and the colour that it has most often is asked for.
 
-Another object is shown nearly as often, always in one wrong colour: whoever counts colours without
-looking at the object is wrong.
+Another object is shown once more than that, always in one wrong colour: whoever counts colours
+without looking at the object is wrong.
 """
 
 from __future__ import annotations
@@ -27,6 +27,6 @@ def make(number: int, settings: ItemSettings) -> Item:
         others=others,
         likely=[others[0], *dict.fromkeys(each for each in shown if each != color)],
         needles=[draw.show(shape, each) for each in shown],
-        distractors=[draw.show(decoy, others[0]) for _ in range(most)],
-        pattern=draw.mixed(n, most),
+        distractors=[draw.show(decoy, others[0]) for _ in range(most + 1)],
+        pattern=draw.mixed(n, most + 1),
     )
