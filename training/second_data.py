@@ -231,7 +231,7 @@ def draw_scene(
     by_noun = {fact[0]: fact for fact in facts}
     questions: list[_Question] = []
     # No object is asked for twice in one way: its first answer could be copied.
-    plain = iter(rng.sample(facts, len(facts)))
+    left = iter(rng.sample(facts, len(facts)))
     for skill in sorted(skills, key=lambda skill: (skill == "letter", rng.random())):
         if skill == "count":
             noun, count = counts.pop()
@@ -249,7 +249,7 @@ def draw_scene(
             prompt = _filled(listed, *(fact[0] for fact in some))
             questions.append(_Question(skill, _ended(rng, prompt), first))
         else:
-            fact = next(plain)
+            fact = next(left)
             questions.append(
                 _letter(rng, fact, num_options) if skill == "letter" else _word(rng, fact)
             )
