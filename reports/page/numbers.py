@@ -17,7 +17,7 @@ from longva_eval.reports.reading.runs import Sample, TaskRun
 from longva_eval.reports.tables.benchmarks import benchmark_of
 from longva_eval.reports.tables.compare import comparison_tables
 from longva_eval.reports.tables.measured import further_metrics
-from longva_eval.reports.tables.paired import paired_tables, signed
+from longva_eval.reports.tables.paired import NOTHING_COMPARED, paired_tables, signed
 from longva_eval.reports.tables.published import published_scores
 from longva_eval.reports.tables.tables import Note, Table
 
@@ -188,6 +188,8 @@ def differences(shown: Sequence[ShownRun]) -> tuple[list[dict[str, Any]], list[N
         for row in table.rows
     ]
     ends = [abs(end) for _, _, data in rows for end in (data["low_95"], data["high_95"]) if end]
+    if rows:
+        notes.pop(NOTHING_COMPARED.text, None)  # of a run; here it would be read as of all
     reach = min(100.0, max([5.0, *ends]))
     made = []
     for second, name, data in rows:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from longva_eval import stats
 from longva_eval.reports.reading.pairs import pair_samples
@@ -25,8 +25,9 @@ from longva_eval.reports.tables.notes import Notes
 from longva_eval.reports.tables.rows import tidy
 from longva_eval.reports.tables.tables import Cell, Column, Note, Row, Table
 
-__all__ = ["paired_tables", "signed"]
+__all__ = ["NOTHING_COMPARED", "paired_tables", "signed"]
 
+NOTHING_COMPARED: Final = Note(mark="", text="Nothing could be compared.")
 _TITLES = ("Questions of", "n", "Videos", "Diff.", "95 % interval", "p", "Holm", "+ / -", "MDE")
 
 Part = Literal["whole", "part", "metric", "without failed"]
@@ -111,9 +112,7 @@ def paired_tables(
                 Column(title=title, is_number=number > 0) for number, title in enumerate(titles)
             ),
             rows=tuple(rows[place]),
-            notes=notes[place].all()
-            if rows[place]
-            else (*notes[place].all(), Note(mark="", text="Nothing could be compared.")),
+            notes=notes[place].all() if rows[place] else (*notes[place].all(), NOTHING_COMPARED),
         )
         for place in range(len(others))
     ]
