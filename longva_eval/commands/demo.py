@@ -167,7 +167,9 @@ def _run_tests(
             )
             folder = out / "tests" / name / each
             asked = (sessions[name], haystack, test.items, test.grid, folder)
-            _run_anew(run_and_write, *asked, max_new_tokens=0)
+            run: NiahRun = _run_anew(run_and_write, *asked, max_new_tokens=0)
+            shares = (f"{row['Score']:4.0%} at {row['Num. Frame']:.0f} frames" for row in run.rows)
+            print(f"   {name:<18}{each:<6}{', '.join(shares)}")
             folders.setdefault(name, []).append(folder)
     save_tests(folders, out / "tests.png", out / "tests.svg")
 
@@ -218,5 +220,5 @@ def _make_page(out: Path) -> int:
     """One page about all of it."""
     print(_PAGE_INTRODUCTION)
     where = ["--out", str(out / "report.html"), "--media", os.environ["HF_HOME"]]
-    runs = [str(out / "sweep"), str(out / "vniah")]
+    runs = [str(out / folder) for folder in ("sweep", "vniah", "tests/longva-tiny-2")]
     return report.main([*runs, "--title", "longva-eval demo", *where])
