@@ -216,7 +216,8 @@ class TestGrid:
     spreads: tuple[float, ...] = (0.5,)
     at: tuple[int, ...] = ()
     """Insertion indices of all pictures, the same in every length beyond: instead of depths and
-    spreads. Lengths of an item are then prefixes of each other."""
+    spreads. Lengths of an item are then prefixes of each other. Depth is the first place's, whether
+    a needle or a distractor stands there, which may be the answer."""
     place: Placing = "evenly"
     settings: ItemSettings
 
@@ -244,7 +245,7 @@ class TestGrid:
                 cell = Cell(
                     item=number,
                     num_frames=count,
-                    depth=min(places.insert_indices, default=0) / count if self.at else depth,
+                    depth=self.at[0] / count if self.at else depth,
                     spread=spread if several else None,
                     **places._asdict(),
                 )

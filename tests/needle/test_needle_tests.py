@@ -381,6 +381,14 @@ def test_depths_that_a_spread_makes_one_are_one_cell() -> None:
     ]
 
 
+@pytest.mark.parametrize("test", ["count", "aggregate", "chain", "values"])
+def test_the_depth_of_stated_places_does_not_tell_the_answer(test: str) -> None:
+    items = drawn_items(test, ItemSettings(items=12))
+    at = tuple(range(4, 4 + 5 * len(items[0].order), 5))
+    cells = grid_of(test, ItemSettings(), frame_counts=(80, 100), at=at).lay_out(items).cells
+    assert {(cell.num_frames, cell.depth) for cell in cells} == {(80, 0.05), (100, 0.04)}
+
+
 def test_stated_places_are_the_same_in_every_length_that_can_hold_them() -> None:
     items = drawn_items("keys", ItemSettings(items=2))
     grid = grid_of("keys", ItemSettings(), frame_counts=(20, 40, 80), at=(4, 9, 30))
