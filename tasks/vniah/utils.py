@@ -10,16 +10,19 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+from loguru import logger
 
 from longva_eval import embedded
 from longva_eval.errors import EvaluationError, MediaError, SettingsError
 from longva_eval.files import hf_home
 from longva_eval.needle.grid import Cell, NeedleGrid, TestGrid, seconds_shown
 from longva_eval.needle.items import OPTION, Item, ItemSettings
-from longva_eval.needle.kinds import DRAWN_TESTS, drawn_items
-from longva_eval.needle.kinds.own import own_items
+from longva_eval.needle.kinds import DRAWN_TESTS, TEST_NAMES, drawn_items
+from longva_eval.needle.kinds.own import OWN_TESTS, own_items
 from longva_eval.needle.media import (
     CLIP_FORMAT,
     HUB_NEEDLES,
@@ -41,15 +44,17 @@ _KEPT = (
     "distractor_indices", "times", "needle", "needle_name", "answer", "floor",
 )  # fmt: skip
 """What of a document stands in its record."""
+_ITEM_SETTINGS = [each.name for each in fields(ItemSettings)]
 
 
 def expand_grid(dataset: Any) -> Any:
     """Documents for every cell and item of the grid that the one row of the data file states.
 
     The row: `haystack` ("embedded", "hf_home" for the videos in $HF_HOME/vniah/haystack, or a
-    list of files), `frames`, `depths`; for V-NIAH `needles` ("embedded", "hf_home" or a folder);
-    for another test `test`, and `spread`, `at`, `show` ("pictures" or "clip"), the fields of
-    `ItemSettings`, and `needles` if its pictures are not to be drawn.
+    list of files), `frames`, `depths`, `show` ("pictures" or "clip"); for V-NIAH `needles`
+    ("embedded", "hf_home" or a folder); for another test `test`, and `spread`, or `at` in place of
+    `depths` and `spread`, the fields of `ItemSettings`, and `needles` if its pictures are not to
+    be drawn. Cells that cannot hold the test are named in a warning.
 
     Raises:
         SettingsError: If the row states something else, or no cell can hold the test.
@@ -59,11 +64,11 @@ def expand_grid(dataset: Any) -> Any:
 
     (row,) = dataset
     row = {name: value for name, value in row.items() if value is not None}
-    known = {"haystack", "needles", "test", "frames", "depths", "spread", "at", "show"}
     test = row.get("test", "single")
-    settings = {name: value for name, value in row.items() if name not in known}
-    frames = parse_whole_range(row["frames"], name="frames")
-    depths = tuple(parse_range(row.get("depths", "0:1:0.5"), name="depths"))
+    _check_row(row, test)
+    settings = {name: value for name, value in row.items() if name in _ITEM_SETTINGS}
+    frames = parse_whole_range(str(row["frames"]), name="frames")
+    depths = tuple(parse_range(str(row.get("depths", "0:1:0.5")), name="depths"))
     videos, needles = _media_of(row)
     grid: NeedleGrid | TestGrid
     if test == "single":
@@ -80,12 +85,15 @@ def expand_grid(dataset: Any) -> Any:
             frame_counts=frames,
             depths=depths,
             spreads=tuple(parse_range(str(row.get("spread", "0.5")), name="spread")),
-            at=parse_whole_range(row["at"], name="at") if row.get("at") else (),
-            place=DRAWN_TESTS[test].place if test in DRAWN_TESTS else "evenly",
+            at=parse_whole_range(str(row["at"]), name="at") if "at" in row else (),
+            place=DRAWN_TESTS[test].place,
             settings=made,
         )
     items = _items(test, items_from)
     _haystack(tuple(videos)).check_length(max(frames))
+    layout = grid.lay_out(items)
+    for refused in layout.refused:
+        logger.warning("V-NIAH {}: left out: {}", test, refused)
     return Dataset.from_list(
         [
             {
@@ -105,7 +113,7 @@ def expand_grid(dataset: Any) -> Any:
                 "choices": list(items[cell.item].choices),
                 "floor": items[cell.item].floor,
             }
-            for cell in grid.lay_out(items).cells
+            for cell in layout.cells
         ]
     )
 
@@ -231,6 +239,28 @@ def _cell(doc: Mapping[str, Any]) -> Cell:
 def _item(doc: Mapping[str, Any]) -> Item:
     item: Item = _items(doc["test"], doc["needles_from"])[doc["needle"]]
     return item
+
+
+def _check_row(row: Mapping[str, Any], test: str) -> None:
+    """Refuse what the test would not use: a misspelt name, or a setting of another test."""
+    names = ["test", "haystack", "frames", "show"]
+    if test == "single":
+        names += ["needles", "depths"]
+    else:
+        names += [*_ITEM_SETTINGS, *(["at"] if "at" in row else ["depths", "spread"])]
+        names += ["needles"] if test in OWN_TESTS else []
+    values = {"test": TEST_NAMES, "show": ("pictures", "clip")}
+    wrong = [
+        f"{name}={value!r}"
+        for name, value in row.items()
+        if name not in names or value not in values.get(name, (value,))
+    ] + [f"no {name}" for name in ("haystack", "frames") if name not in row]
+    if wrong:
+        told = (f"{n} ({' or '.join(values[n])})" if n in values else n for n in names)
+        raise SettingsError(
+            f"The row of the needle test {test!r} states {', '.join(wrong)}. It can state "
+            f"{', '.join(told)}; at is in place of depths and spread."
+        )
 
 
 def _media_of(row: Mapping[str, Any]) -> tuple[list[Path], str]:

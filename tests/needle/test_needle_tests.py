@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loguru import logger
 from PIL import Image
 from tiny_families import make_family
 
@@ -760,6 +761,37 @@ def test_a_task_shows_ones_own_pictures(pictures: Path, tmp_path: Path, tasks: M
     assert shown[int(second)].tobytes() == own[0].needles[0].image.tobytes()
     (row,) = json.loads((tmp_path / "grid_chain.json").read_text())
     assert "needles" not in row
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spred": "0.2"}, "'order' states spred='0.2'. It can state test"),
+        ({"show": "film"}, "show='film'. It can state .*show \\(pictures or clip\\)"),
+        ({"test": "sort"}, "test='sort'. It can state test \\(single or distractor"),
+        ({"test": "single"}, "'single' states spread='0.5', answer='letters', items=24. It"),
+        ({"test": "chain", "needles": "hf_home"}, "'chain' states needles='hf_home'"),
+        ({"at": "3,6,9"}, "states depths='0:1:0.5', spread='0.5'.*at is in place of depths and"),
+        ({"frames": None}, "states no frames"),
+    ],
+)
+def test_a_row_that_the_test_would_not_use_is_refused(
+    changes: dict[str, Any], message: str, tasks: ModuleType
+) -> None:
+    (row,) = json.loads((TESTS.parent / "grid_order.json").read_text())
+    with pytest.raises(SettingsError, match=message):
+        tasks.expand_grid([row | changes])
+
+
+def test_cells_of_a_task_that_cannot_hold_the_test_are_named(tasks: ModuleType) -> None:
+    (row,) = json.loads((TESTS.parent / "grid_order.json").read_text())
+    told: list[str] = []
+    handler = logger.add(told.append, format="{message}")
+    docs = tasks.expand_grid([row | {"frames": "4,16", "depths": 0.5, "items": 2}])
+    logger.remove(handler)
+    assert {doc["num_frames"] for doc in docs} == {16}
+    (refused,) = told
+    assert "V-NIAH order: left out: 4 frames, depth 0.5: spread 0.5 has no room for 3" in refused
 
 
 def test_an_unread_answer_stays_in_the_denominator(tasks: ModuleType) -> None:
