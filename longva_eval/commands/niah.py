@@ -22,6 +22,8 @@ _LOADING = (
     "chunk_tokens", "pool_after_projection", "feature_cache",
 )  # fmt: skip
 """Options that are settings of the session."""
+_NOT_IN_TASKS = ("as_text", "captions", "text", "circular", "no_controls")
+"""Options that would change what is asked, and that `--write-tasks` cannot write."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,6 +33,10 @@ def main(arguments: Sequence[str]) -> int:
     missing = [name for name in ("pretrained", "out") if getattr(options, name) is None]
     if missing and not (options.write_tasks or options.examples):
         parser.error(f"the following arguments are required: --{', --'.join(missing)}")
+    others = _NOT_IN_TASKS if options.write_tasks else ("show",)
+    if given := [f"--{each.replace('_', '-')}" for each in others if getattr(options, each)]:
+        kind = "lmms-eval's tasks have no" if options.write_tasks else "only --write-tasks has"
+        parser.error(f"{kind} {', '.join(given)}")
 
     from longva_eval.needle.asking import open_needle_session
     from longva_eval.needle.media import open_haystack, twin_captions
@@ -57,8 +63,9 @@ def main(arguments: Sequence[str]) -> int:
             print(path)
         return 0
     if options.write_tasks:
-        for folder in write_tasks(tests, Path(options.write_tasks), options.haystack):
-            print(folder)
+        show = options.show or "pictures"
+        for path in write_tasks(tests, Path(options.write_tasks), options.haystack, show=show):
+            print(path)
         return 0
     longest = max(tests[0].grid.frame_counts)
     haystack.check_length(longest)
@@ -202,6 +209,12 @@ def _parser() -> argparse.ArgumentParser:
         "--write-tasks",
         metavar="DIR",
         help="run nothing, but write the tests as tasks for lmms-eval --include_path DIR",
+    )
+    add(
+        "--show",
+        choices=("pictures", "clip"),
+        help="with --write-tasks: frames as pictures (default), or as a clip, for models that take "
+        "video files",
     )
     add(
         "--examples",

@@ -120,7 +120,11 @@ def make_tests(
 
 
 def write_tasks(
-    tests: Sequence[NeedleTest], folder: Path, haystack: Sequence[str] | None
+    tests: Sequence[NeedleTest],
+    folder: Path,
+    haystack: Sequence[str] | None,
+    *,
+    show: str = "pictures",
 ) -> list[Path]:
     """Write tests as tasks of lmms-eval: `my_vniah_NAME` and `my_vniah_NAME_generate`.
 
@@ -128,16 +132,20 @@ def write_tasks(
     `lmms-eval --include_path FOLDER --tasks my_vniah_order_generate`.
 
     Args:
-        tests: What to ask; a lattice cannot be written.
+        tests: What to ask.
         folder: Made if it is not there.
         haystack: Videos; None for the embedded one.
+        show: How a model that generates gets the frames: as "pictures", or as a "clip", a file.
 
     Returns:
         The YAML files.
 
     Raises:
+        SettingsError: If a test is a lattice, which a task cannot state.
         ResourceError: If a file cannot be written.
     """
+    if any(isinstance(test.grid, LatticeGrid) for test in tests):
+        raise SettingsError("--lattice cannot be written as a task: give --depths in its place.")
     base = tasks_folder() / "vniah"
     videos = (
         "embedded" if haystack is None else [str(Path(v).expanduser().absolute()) for v in haystack]
@@ -154,7 +162,7 @@ def write_tasks(
                 "test": test.name,
                 "haystack": videos,
                 "frames": ",".join(map(str, test.grid.frame_counts)),
-                "show": "pictures",
+                "show": show,
             }
             if test.needles:
                 own = Path(test.needles).expanduser().absolute()

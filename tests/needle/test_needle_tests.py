@@ -692,6 +692,8 @@ def test_examples_show_every_frame_and_frame_the_pictures(tmp_path: Path) -> Non
     [
         (["--test", "order,sort"], "'sort': the tests are single, distractor, keys"),
         (["--out", "x"], "the following arguments are required: --pretrained"),
+        (["--write-tasks", "x", "--circular", "--as-text"], "tasks have no --as-text, --circular"),
+        (["--examples", "x", "--show", "clip"], "only --write-tasks has --show"),
     ],
 )
 def test_wrong_arguments_end_with_a_message(
@@ -792,6 +794,17 @@ def test_cells_of_a_task_that_cannot_hold_the_test_are_named(tasks: ModuleType) 
     assert {doc["num_frames"] for doc in docs} == {16}
     (refused,) = told
     assert "V-NIAH order: left out: 4 frames, depth 0.5: spread 0.5 has no room for 3" in refused
+
+
+def test_tasks_are_written_for_models_that_take_video_files(
+    tmp_path: Path, tasks: ModuleType
+) -> None:
+    given = ["--frames", "6", "--write-tasks", str(tmp_path)]
+    assert niah([*given, "--test", "order", "--items", "1", "--show", "clip"]) == 0
+    (row,) = json.loads((tmp_path / "grid_order.json").read_text())
+    assert {doc["show"] for doc in tasks.expand_grid([row])} == {"clip"}
+    with pytest.raises(SettingsError, match="--lattice cannot be written as a task"):
+        niah([*given, "--lattice", "3"])
 
 
 def test_an_unread_answer_stays_in_the_denominator(tasks: ModuleType) -> None:
