@@ -32,7 +32,6 @@ from longva_eval.needle.grid import (
     TestGrid,
     arrange,
     controls_of,
-    in_whole_units,
     seconds_shown,
 )
 from longva_eval.needle.items import Item
@@ -95,8 +94,8 @@ def run_grid(
     tokenizer = session.checkpoint.tokenizer
     haystack.check_length(max(grid.frame_counts))
     size = session.vision.frames_per_unit
-    cells = [in_whole_units(cell, size) for cell in grid.lay_out(items).cells]
-    cells += controls_of(grid.frame_counts, len(items)) if controls else []
+    cells = grid.lay_out(items).in_whole_units(size).cells
+    cells += controls_of(cells, len(items)) if controls else []
     frames = _Frames(session, haystack, items, max(grid.frame_counts), captions, select)
     answer_ids = [tokenize(tokenizer, item.answer) for item in items]
     for item, ids in zip(items, answer_ids, strict=True):

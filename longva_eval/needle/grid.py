@@ -82,11 +82,48 @@ one needle, with distractors before every n-th haystack frame."""
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The cells of a grid, and those that could not be made."""
+    """The cells of a grid, one at least, and those that could not be made."""
 
     cells: list[Cell]
     refused: list[str] = field(default_factory=list)
     """Which place, and why."""
+
+    def __post_init__(self) -> None:
+        if not self.cells:
+            raise SettingsError(
+                "No cell of this grid can hold the test:\n  " + "\n  ".join(self.refused[:8])
+            )
+
+    def in_whole_units(self, size: int) -> Layout:
+        """For a model that encodes `size` frames together: a picture fills a unit, before another.
+
+        The first unit stays before what stood behind the first frame. Refused are haystacks that
+        are not made of whole units, and pictures that meet in one.
+
+        Raises:
+            SettingsError: If no cell is left.
+        """
+        made, refused = [], dict.fromkeys(self.refused)
+
+        def whole(places: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(max(place // size * size, min(place, 1) * size) for place in places)
+
+        for cell in self.cells:
+            moved = replace(
+                cell,
+                insert_indices=whole(cell.insert_indices),
+                distractor_indices=whole(cell.distractor_indices),
+            )
+            asked, got = ((*c.insert_indices, *c.distractor_indices) for c in (cell, moved))
+            if cell.num_frames % size == 0 and len(set(got)) == len(set(asked)):
+                made.append(moved)
+                continue
+            why = (
+                f"{cell.num_frames} frames with pictures before {asked}: this model sees {size} "
+                f"frames at once; lengths must be multiples of {size}, pictures {size} frames apart"
+            )
+            refused[why] = None
+        return Layout(cells=made, refused=list(refused))
 
 
 def insert_index(num_frames: int, depth: float) -> int:
@@ -250,10 +287,6 @@ class TestGrid:
                     **places._asdict(),
                 )
                 cells.setdefault((number, count, *places), cell)
-        if not cells:
-            raise SettingsError(
-                "No cell of this grid can hold the test:\n  " + "\n  ".join(list(refused)[:8])
-            )
         return Layout(cells=list(cells.values()), refused=list(refused))
 
     def _places(self, item: Item, count: int, depth: float, spread: float) -> Places:
@@ -286,40 +319,15 @@ class TestGrid:
         }
 
 
-def controls_of(frame_counts: Sequence[int], num_items: int) -> list[Cell]:
-    """The same questions blind, on their pictures alone, and on the clean haystack."""
+def controls_of(asked: Sequence[Cell], num_items: int) -> list[Cell]:
+    """The same questions blind, on their pictures alone, and on clean haystacks as long."""
     cells = []
+    frame_counts = dict.fromkeys(cell.num_frames for cell in asked)
     for item in range(num_items):
         cells.append(Cell(item=item, num_frames=0, control="blind"))
         cells.append(Cell(item=item, num_frames=1, control="needle only"))
         cells += [Cell(item=item, num_frames=n, control="no needle") for n in frame_counts]
     return cells
-
-
-def in_whole_units(cell: Cell, size: int) -> Cell:
-    """Where frames are encoded in pairs, a picture fills one and stands before one: the cell so.
-
-    The first pair stays before what stood behind the first frame.
-
-    Raises:
-        SettingsError: If the haystack is not made of whole pairs, or pictures meet in one.
-    """
-
-    def whole(places: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(max(place // size * size, min(place, 1) * size) for place in places)
-
-    places = (*cell.insert_indices, *cell.distractor_indices)
-    if cell.num_frames % size or len(set(places)) > len(set(whole(places))):
-        raise SettingsError(
-            f"This model sees {size} frames at once: give lengths that are multiples of {size}, "
-            f"and pictures at least {size} frames apart. {cell.num_frames} frames with pictures "
-            f"before {places} are not possible."
-        )
-    return replace(
-        cell,
-        insert_indices=whole(cell.insert_indices),
-        distractor_indices=whole(cell.distractor_indices),
-    )
 
 
 def arrange(

@@ -20,7 +20,7 @@ from longva_eval.media.frames import FramePolicy
 from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.asking import Grid, run_grid
 from longva_eval.needle.controls import circular_items
-from longva_eval.needle.grid import LatticeGrid
+from longva_eval.needle.grid import LatticeGrid, controls_of
 from longva_eval.needle.items import Item
 from longva_eval.needle.kinds import DRAWN_TESTS
 from longva_eval.needle.media import Haystack
@@ -119,7 +119,7 @@ def run_and_write(
     """
     haystack.check_length(max(grid.frame_counts))
     asked = circular_items(items) if circular else list(items)
-    layout = grid.lay_out(asked)
+    layout = grid.lay_out(asked).in_whole_units(session.vision.frames_per_unit)
     told = None if captions is None else json.dumps(list(captions)).encode()
     settings = {
         "grid": grid.describe(),
@@ -149,8 +149,8 @@ def run_and_write(
     counts = replace(session.engine.counts)
     test = items[0].test
     name = "V-NIAH" if test == "single" else f"V-NIAH {test}"
-    num_controls = len(asked) * (len(grid.frame_counts) + 2) if controls else 0
-    with journal, progress_bar(len(layout.cells) + num_controls, name, unit="cell") as bar:
+    num_cells = len(layout.cells) + len(controls_of(layout.cells, len(asked))) * controls
+    with journal, progress_bar(num_cells, name, unit="cell") as bar:
         frames_seen = 0
 
         def show(answer: NeedleAnswer) -> None:

@@ -12,14 +12,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from longva_eval.needle.grid import (
-    LatticeGrid,
-    NeedleGrid,
-    TestGrid,
-    arrange,
-    controls_of,
-    in_whole_units,
-)
+from longva_eval.needle.grid import LatticeGrid, NeedleGrid, TestGrid, arrange, controls_of
 from longva_eval.needle.items import Item
 from longva_eval.prompts.pieces import Prompt, TextPiece, VisualPiece
 from longva_eval.prompts.visits import Query, plan_visits
@@ -68,10 +61,10 @@ def needle_cost(
         SettingsError: If no cell of the grid can hold the test.
     """
     unit = shape.frames_per_unit
-    cells = [in_whole_units(cell, unit) for cell in grid.lay_out(items).cells]
+    cells = grid.lay_out(items).in_whole_units(unit).cells
     indices = {(*cell.insert_indices, *cell.distractor_indices) for cell in cells}
     if controls:
-        cells += controls_of(grid.frame_counts, len(items))
+        cells += controls_of(cells, len(items))
     # Frames between two places stand for each other: one piece, however many they are.
     marks = sorted({0, *itertools.chain(*indices), *(cell.num_frames for cell in cells)})
     number_of = {mark: number for number, mark in enumerate(marks)}

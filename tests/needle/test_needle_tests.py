@@ -33,7 +33,7 @@ from longva_eval.errors import MediaError, SettingsError
 from longva_eval.media.sources import FrameStack
 from longva_eval.needle.asking import run_grid
 from longva_eval.needle.controls import circular_items
-from longva_eval.needle.grid import NeedleGrid, TestGrid, arrange, seconds_shown
+from longva_eval.needle.grid import NeedleGrid, TestGrid, arrange, controls_of, seconds_shown
 from longva_eval.needle.items import OPTION, Item, ItemSettings, Shown
 from longva_eval.needle.kinds import DRAWN_TESTS, drawn_items
 from longva_eval.needle.kinds.latent import PROPERTIES
@@ -369,6 +369,22 @@ def test_a_length_that_cannot_hold_its_pictures_is_refused_with_the_reason() -> 
     assert "6 frames, depth 0: spread 0.5 has no room for 5 pictures" in layout.refused[0]
     with pytest.raises(SettingsError, match="No cell of this grid can hold the test:\n  6 frames"):
         grid_of("order", settings, frame_counts=(6,)).lay_out(items)
+
+
+def test_a_model_that_sees_pairs_is_asked_what_pairs_can_hold() -> None:
+    items = drawn_items("keys", ItemSettings(items=2))
+    places = {"depths": (0.5,), "spreads": (0.6,)}
+    grid = grid_of("keys", ItemSettings(), frame_counts=(15, 16, 6), **places)
+    layout = grid.lay_out(items).in_whole_units(2)
+    cells = [(cell.item, cell.num_frames, cell.insert_indices) for cell in layout.cells]
+    assert cells == [(0, 16, (4, 8, 12)), (1, 16, (4, 8, 12))]
+    odd, close = layout.refused
+    assert "15 frames with pictures before (3, 7, 11): this model sees 2 frames at once" in odd
+    assert "6 frames with pictures before (2, 3, 4)" in close
+    clean = [cell for cell in controls_of(layout.cells, 1) if cell.control == "no needle"]
+    assert [cell.num_frames for cell in clean] == [16]
+    with pytest.raises(SettingsError, match="No cell of this grid can hold the test:\n  15 frames"):
+        grid_of("keys", ItemSettings(), frame_counts=(15,)).lay_out(items).in_whole_units(2)
 
 
 def test_depths_that_a_spread_makes_one_are_one_cell() -> None:
