@@ -135,9 +135,10 @@ def test_all_needle_tests_are_asked_of_the_hosts_own_model(tmp_path: Path) -> No
     for task in tasks:
         records = [sample["vniah_accuracy"] for sample in samples_of(tmp_path / "out", task)]
         assert len(records) == 4, task
-        assert all(r["insert_indices"] or r["answer"] for r in records)
+        assert all(r["insert_indices"] or r["distractor_indices"] for r in records), task
+        assert all(len(r["times"]) == len(r["insert_indices"]) for r in records), task
+        assert {r["num_frames"] for r in records} == {6 if task in own else 16}, task
         if task != "my_vniah_single_generate":
             assert all(r["correct"] == (r["answer"] == "A") for r in records), task
             assert {r["outcome"] for r in records} <= {"right", "wrong"}
             assert all(r["floor"] == 0.25 for r in records)
-    assert {r["num_frames"] for r in records} == {6}

@@ -39,7 +39,7 @@ from longva_eval.needle.kinds import DRAWN_TESTS, drawn_items
 from longva_eval.needle.kinds.latent import PROPERTIES
 from longva_eval.needle.kinds.own import own_items
 from longva_eval.needle.media import load_needles, open_haystack, read_captions, read_text
-from longva_eval.needle.results import read_answers
+from longva_eval.needle.results import read_answers, to_lines
 from longva_eval.needle.run import run_and_write
 from longva_eval.needle.summary import unanswerable
 from longva_eval.prompts.pieces import VisualPiece
@@ -193,6 +193,15 @@ def test_only_the_marked_object_has_a_number_and_no_distractor_its_colour() -> N
             words = other.caption().split()
             assert (words[0], words[2]) == (noun, "none")
             assert words[1] != color
+
+
+def test_distractors_of_another_likeness_show_other_objects() -> None:
+    for item in drawn_items("distractor", ItemSettings(items=60, likeness="other")):
+        ((noun, color, digit, _),) = shown_words(item)
+        others = [other.caption().split() for other in item.distractors]
+        assert (color, digit.isdigit()) == (item.answer, True)
+        assert len({noun, *(words[0] for words in others)}) == 5
+        assert not any(words[1] == color or words[2] != "none" for words in others)
 
 
 def test_a_latent_question_shares_no_word_with_its_needle() -> None:
@@ -474,7 +483,7 @@ def test_stated_places_give_what_one_prefill_per_cell_gives(
     settings = ItemSettings(items=2, n=2, motion_frames=2)
     items, haystack = drawn_items(test, settings), open_haystack([embedded.HAYSTACK])
     at = tuple(range(2, 2 * len(items[0].order) + 1, 2))
-    grid = grid_of(test, settings, frame_counts=(12, 16), at=at)
+    grid = grid_of(test, settings, frame_counts=(14, 18), at=at)
     shared, each = (
         run_grid(one, haystack, items, grid, max_new_tokens=0) for one in (session, alone)
     )
@@ -482,6 +491,16 @@ def test_stated_places_give_what_one_prefill_per_cell_gives(
     for one, two in zip(shared, each, strict=True):
         assert (one.insert_indices, one.pred_ids) == (two.insert_indices, two.pred_ids)
         assert one.logprob == pytest.approx(two.logprob, abs=1e-4)
+    for line in map(json.loads, to_lines(shared).splitlines()):
+        item = items[line["needle"]]
+        facts = {name: line[name] for name in ("test", "question", "answer", "floor")}
+        assert facts == {"test": test, "question": item.question.strip(), "answer": item.answer,
+                         "floor": item.floor}  # fmt: skip
+        shown = list(zip(item.order, at, itertools.count(), strict=False))
+        assert line["insert_indices"] == [place for kind, place, _ in shown if kind == "N"]
+        assert line["distractor_indices"] == [place for kind, place, _ in shown if kind == "D"]
+        assert line["times"] == [place + before for kind, place, before in shown if kind == "N"]
+        assert (line["num_frames"] in (14, 18), type(line["correct"])) == (True, bool)
 
 
 @pytest.mark.slow
