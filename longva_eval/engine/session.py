@@ -573,21 +573,10 @@ class Session:
             if not indices:
                 continue
             info = self.probe(path)
-            if not 0 <= min(indices) <= max(indices) < info.num_frames:
-                raise MediaError(
-                    f"{path} has {info.num_frames} frames, frame {max(indices)} is asked for."
-                )
-            sample = FrameSample(
-                indices=indices,
-                timestamps_seconds=tuple(
-                    round(float(info.presentation_seconds[index]), 3) for index in indices
-                ),
-                num_frames_asked=len(indices),
-                num_frames_total=info.num_frames,
-            )
             source = VideoFrames(
-                info=info, sample=sample, backend=self.backend, read=self.read, how=clip.aspect
-            )
+                info=info, sample=FrameSample.of(info, indices), backend=self.backend,
+                read=self.read, how=clip.aspect,
+            )  # fmt: skip
             pieces.extend(self.vision.pieces(source))
         return pieces, len(pieces) * self.vision.frames_per_unit
 

@@ -187,16 +187,7 @@ class Family:
             found = processor.sample_frames(metadata=metadata, **settings)
         except ValueError as error:
             raise MediaError(f"{info.path}: {error}") from error
-        indices = tuple(int(index) for index in found)
-        return FrameSample(
-            indices=indices,
-            timestamps_seconds=tuple(
-                round(float(info.presentation_seconds[i]), 3) for i in indices
-            ),
-            num_frames_asked=len(indices),
-            num_frames_total=info.num_frames,
-            num_gaps=len(info.gaps),
-        )
+        return FrameSample.of(info, found)
 
     # Where it stands.
 

@@ -215,6 +215,44 @@ class FrameSample:
     scores: tuple[float, ...] = ()
     """How similar each frame is to the question, where frames were chosen by that."""
 
+    @classmethod
+    def of(
+        cls,
+        info: VideoInfo,
+        indices: Sequence[int] | npt.NDArray[np.int64],
+        *,
+        asked: int | None = None,
+        scores: Mapping[int, float] | None = None,
+    ) -> FrameSample:
+        """Frames of a video by their indices, which some rule or user has named.
+
+        Args:
+            info: The video.
+            indices: Ascending, repeats allowed.
+            asked: How many the rule wanted; so many if None.
+            scores: By index, where frames were chosen by them.
+
+        Raises:
+            MediaError: If there are none, or the video has no such frame.
+        """
+        chosen = tuple(int(index) for index in indices)
+        name, total = printable(info.path), info.num_frames
+        if not chosen:
+            raise MediaError(
+                f"{name}: none of its {total} frames was chosen, so there is nothing to show. "
+                "Set frame_policy=uniform (and not frames=model), which always finds some."
+            )
+        if outside := [index for index in chosen if not 0 <= index < total]:
+            raise MediaError(f"{name} has {total} frames, frame {outside[-1]} is asked for.")
+        return cls(
+            indices=chosen,
+            timestamps_seconds=tuple(round(float(info.presentation_seconds[i]), 3) for i in chosen),
+            num_frames_asked=len(chosen) if asked is None else asked,
+            num_frames_total=total,
+            num_gaps=len(info.gaps),
+            scores=tuple(scores[index] for index in chosen) if scores else (),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrameBatch:
@@ -303,7 +341,8 @@ def sample_frames(
 
     Raises:
         MediaError: If the video is shorter than asked and `short_video` is `error`, pictures are
-            missing in it and `gaps` is `error`, or a file of selections does not name it.
+            missing in it and `gaps` is `error`, a file of selections does not name it, or the
+            policy chooses none of its frames.
     """
     if policy.gaps == "error":
         refuse_gaps(info)
@@ -325,15 +364,7 @@ def sample_frames(
         )
     if policy.short_video == "each_once":
         indices = np.unique(indices)
-    chosen = tuple(int(index) for index in indices)
-    return FrameSample(
-        indices=chosen,
-        timestamps_seconds=tuple(round(float(info.presentation_seconds[i]), 3) for i in chosen),
-        num_frames_asked=wanted,
-        num_frames_total=total,
-        num_gaps=len(info.gaps),
-        scores=tuple(scores[index] for index in chosen) if scores else (),
-    )
+    return FrameSample.of(info, indices, asked=wanted, scores=scores)
 
 
 def _chosen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -14,7 +15,7 @@ from video_files import Clip, write_video
 
 from longva_eval.errors import MediaError, SettingsError
 from longva_eval.media.decode import read_frames
-from longva_eval.media.frames import FramePolicy, sample_frames
+from longva_eval.media.frames import FramePolicy, FrameSample, sample_frames
 from longva_eval.media.probe import VideoInfo, probe_video
 
 SCENES = (0, 7, 8, 30)
@@ -144,6 +145,17 @@ def test_a_selection_that_cannot_be_is_refused(film: Path, tmp_path: Path, value
     file.write_text(json.dumps({"film": values}))
     with pytest.raises(MediaError, match=str(file)):
         sample_frames(probe_video(film), FramePolicy(policy=f"file:{file}"))
+
+
+def test_a_rule_that_finds_no_frame_or_one_that_is_not_there_is_refused(film: Path) -> None:
+    info = probe_video(film)
+    assert info.packets is not None
+    nowhere = replace(info.packets, starts=np.array([], dtype=np.int64))
+    with pytest.raises(MediaError, match=r"film.mp4: none of its 40 frames .* frame_policy"):
+        sample_frames(replace(info, packets=nowhere), FramePolicy(policy="keyframes"))
+    for indices in ([0, 40], [-1, 0]):
+        with pytest.raises(MediaError, match=r"film.mp4 has 40 frames, frame (40|-1) "):
+            FrameSample.of(info, indices)
 
 
 @pytest.mark.parametrize(
