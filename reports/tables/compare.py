@@ -59,11 +59,18 @@ def comparison_tables(
         before them one of all tasks if a run has several.
 
     Raises:
-        SettingsError: If no question of the runs has the category asked for.
+        SettingsError: If no question of the runs has the category asked for, or none of the runs
+            has a task of the benchmark.
     """
     if by:
         _check_category(runs, by)
     if benchmark is not None:
+        if runs and not any(_tasks_for(run, benchmark) for run in runs):
+            ran = "; ".join(f"{run.path} ran {', '.join(run.tasks) or 'nothing'}" for run in runs)
+            raise SettingsError(
+                f"The runs have no task of {benchmark.name}: {ran}. To see them alone leave out "
+                "--published; to see published scores alone leave out the runs."
+            )
         return [_benchmark_table(runs, benchmark, scores, models, subtitles)]
     groups: dict[str, tuple[Benchmark | None, list[str]]] = {}
     for run in runs:

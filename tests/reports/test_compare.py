@@ -119,6 +119,15 @@ def test_other_data_under_a_benchmark_s_name_are_not_ranked_with_it(run) -> None
     assert "Sources disagree about this setting; each is shown as printed." in text
 
 
+def test_runs_of_other_benchmarks_are_not_shown_beside_published_scores(run) -> None:
+    """A table of others' scores alone, with a line below it that nobody reads."""
+    error = run("compare", EIGHT, MORE, "--published", "MLVU", status=1)
+    assert "no task of MLVU: " in error
+    assert EIGHT in error
+    assert f"_results.json ran {TASK}; {MORE}" in error
+    assert "leave out --published" in error
+
+
 def test_other_prompts_versions_and_questions_are_marked(run, changed) -> None:
     other = changed("mini_32", lambda s: s | {"input": s["input"] + " Think."})
     results = next(Path(other).glob("*_results.json"))
