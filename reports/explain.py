@@ -246,6 +246,7 @@ def recipe_of(run: Run, task: TaskRun) -> dict[str, str]:
     """What a run says of how it was made, by name; nothing where it does not say."""
     asked = {s.frames_asked for s in task.samples if s.frames_asked is not None}
     pixels = {s.num_prompt_tokens for s in task.samples if s.num_prompt_tokens is not None}
+    seen = {s.frames_seen for s in task.samples if s.frames_seen is not None}
     facts: dict[str, object] = {
         "model": run.model,
         "checkpoint": run.name,
@@ -253,7 +254,7 @@ def recipe_of(run: Run, task: TaskRun) -> dict[str, str]:
         "task version": task.version,
         "subtitles": subtitle_setting(task),
         "frames asked": _range(asked),
-        "frames seen": run.frames(task.name),
+        "frames seen": _range(seen) or run.frames(task.name),
         "prompt tokens": _range(pixels),
         "examples": task.num_fewshot or "",
         "answers drawn": task.sampling,

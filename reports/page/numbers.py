@@ -73,17 +73,13 @@ def score_rows(shown: Sequence[ShownRun]) -> list[tuple[str, list[dict[str, Any]
 
 
 def _score_row(each: ShownRun, task: TaskRun) -> dict[str, Any]:
-    frames = each.run.frames(task.name)
-    if grid_of(task) is not None:
-        lengths = sorted({int(sample.record["num_frames"]) for sample in task.samples})
-        frames = f"{lengths[0]:,} to {lengths[-1]:,}" if len(lengths) > 1 else f"{lengths[0]:,}"
     asked = len(task.samples) or task.num_asked or 0
     of = task.num_in_benchmark
     has_outcomes = bool(task.samples) and not is_hidden(task)
     counts = task.counts()
     return {
         "each": each,
-        "frames": frames,
+        "frames": each.run.frames(task.name),
         "asked": (f"{asked:,}" if asked else "") + (f" of {of:,}" if of and asked != of else ""),
         "score": _task_score(each, task),
         "outcomes": tuple((name, counts[name]) for name in OUTCOMES if counts[name])

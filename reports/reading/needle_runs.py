@@ -114,11 +114,10 @@ def grid_of(task: TaskRun) -> Grid | None:
     """The grid of a task whose questions say a length and a depth; None if they do not."""
     places: dict[tuple[int, float], list[Sample]] = {}
     for question in task.samples:
-        frames = as_number(question.record.get("num_frames"))
-        depth = as_number(question.record.get("depth"))
-        if frames is None or depth is None or not task.is_share:
+        place = question.needle_place
+        if place is None or not task.is_share:
             return None
-        places.setdefault((int(frames), round(depth, 6)), []).append(question)
+        places.setdefault(place, []).append(question)
     return dict(sorted(places.items())) if len(places) > 1 else None
 
 

@@ -124,11 +124,13 @@ class Run:
     def frames(self, task: str = "") -> str:
         """Frames per video, to read: `128`, `8 to 128`, `1 fps`; empty if the run does not say.
 
-        What the model saw comes before what was asked for, and both before its arguments.
+        What the model saw comes before what was asked for, and both before its arguments. Of
+        needles in a haystack, the haystack's.
         """
         chosen = [self.tasks[task]] if task in self.tasks else list(self.tasks.values())
         questions = [question for each in chosen for question in each.samples]
-        seen = [q.frames_seen for q in questions if q.frames_seen is not None]
+        shown = [q.needle_place[0] if q.needle_place else q.frames_seen for q in questions]
+        seen = [frames for frames in shown if frames is not None]
         if seen:
             low, high = min(seen), max(seen)
             return f"{high}" if low == high else f"{low} to {high}"

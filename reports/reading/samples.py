@@ -142,6 +142,12 @@ class Sample:
     """All that our adapter wrote about the sample; empty for other models."""
 
     @property
+    def needle_place(self) -> tuple[int, float] | None:
+        """Frames of the haystack, and the needle's depth from 0 to 1; None if it has none."""
+        frames, depth = (as_number(self.record.get(name)) for name in ("num_frames", "depth"))
+        return None if frames is None or depth is None else (int(frames), round(depth, 6))
+
+    @property
     def is_scored(self) -> bool:
         """False where the right answer is not public: such a question is in no mean."""
         return self.outcome != "not scored" and is_scored(self.record)

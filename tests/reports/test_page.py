@@ -354,6 +354,8 @@ def test_rope_settings_at_several_frames_become_a_heatmap(tmp_path: Path) -> Non
 
 def test_a_needle_folder_becomes_a_heatmap_with_its_controls(needle_folder: Path) -> None:
     run, controls = read_needle_run(needle_folder)
+    # The needle is no frame of the haystack, in the run's name as in its row.
+    assert run.frames() == run.frames("V-NIAH") == "16 to 64"
     page = Page(build_page([PageRun(run=run, controls=controls)]))
     cells = [a for _, a in page.elements if a.get("class") == "cell"]
     assert len(cells) == 6 + 2
