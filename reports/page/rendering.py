@@ -86,7 +86,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"short": _short}
+    made.filters |= {"short": _short, "name": _name}
     made.globals |= {"script_json": script_json, "zip": zip}
     return made
 
@@ -95,6 +95,11 @@ def _shown(value: Any) -> Any:
     if isinstance(value, Markup):
         return value
     return f"{value:g}" if isinstance(value, float) else visible(str(value))
+
+
+def _name(text: str) -> Markup:
+    """A name, which may go on in the next line after each of its underscores."""
+    return Markup("_<wbr>").join(visible(text).split("_"))
 
 
 def _short(text: str, length: int) -> str:

@@ -219,3 +219,26 @@ def test_the_page_is_as_wide_as_its_window(
         assert box is not None
         assert box["y"] == 0  # sections and letters of the runs stay in sight
         assert box["height"] < 90
+
+
+def test_a_task_s_name_breaks_at_its_underscores_only(show: Show, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", questions(9), task="longva_mini_small")
+    out = tmp_path / "page.html"
+    assert main(["report", str(run), "--out", str(out)]) == 0
+    name = show(out, width=1100).page.locator("th.task bdi").first
+    assert name.text_content() == "longva_mini_small"
+    name.evaluate("name => name.parentElement.style.width = 0")  # as narrow as it gets
+    lines = name.evaluate(
+        """name => [...name.textContent].map((_, place) => {
+          const walk = document.createTreeWalker(name, NodeFilter.SHOW_TEXT);
+          while (walk.nextNode() && place >= walk.currentNode.length)
+            place -= walk.currentNode.length;
+          const range = document.createRange();
+          range.setStart(walk.currentNode, place);
+          range.setEnd(walk.currentNode, place + 1);
+          return range.getBoundingClientRect().top;
+        })"""
+    )
+    breaks = [place for place in range(1, len(lines)) if lines[place] != lines[place - 1]]
+    assert breaks
+    assert set(breaks) <= {7, 12}  # longva_ mini_ small
