@@ -27,7 +27,7 @@ _MOST_VIDEOS = 8
 
 
 @dataclass
-class _Job:
+class _Medium:
     """The pieces of one picture or video that are still to be computed."""
 
     source: Source
@@ -106,7 +106,7 @@ class VisualEncoder:
         self.stop()
         self._failed.clear()
         self._uses_left = Counter()
-        jobs: dict[str, _Job] = {}
+        media: dict[str, _Medium] = {}
         wanted: set[str] = set()
         for asked in upcoming:
             pieces = {piece.key: piece for piece in map(_whole, asked)}
@@ -115,16 +115,16 @@ class VisualEncoder:
                 if key in wanted or key in self._kept or (self._cache and key in self._cache):
                     continue
                 wanted.add(key)
-                job = jobs.setdefault(piece.source.media_key, _Job(piece.source, []))
-                job.pieces.append(piece)
-        for job in jobs.values():
-            job.pieces.sort(key=lambda piece: piece.item)
+                medium = media.setdefault(piece.source.media_key, _Medium(piece.source, []))
+                medium.pieces.append(piece)
+        for medium in media.values():
+            medium.pieces.sort(key=lambda piece: piece.item)
         if not self.keep_all:
             for key in [key for key in self._kept if key not in self._uses_left]:
                 self._drop(key)
-        if jobs:
-            self._loader = _Loader(self, list(jobs.values()))
-            self.num_passes += len(jobs)
+        if media:
+            self._loader = _Loader(self, list(media.values()))
+            self.num_passes += len(media)
 
     def stop(self) -> None:
         """End reading ahead."""
@@ -190,42 +190,42 @@ class VisualEncoder:
 
     def _read_now(self, pieces: Sequence[VisualPiece]) -> None:
         """Read what was not expected, or was let go; one pass for each picture or video."""
-        jobs: dict[str, _Job] = {}
+        media: dict[str, _Medium] = {}
         for piece in pieces:
-            jobs.setdefault(piece.source.media_key, _Job(piece.source, [])).pieces.append(piece)
-        for job in jobs.values():
-            job.pieces.sort(key=lambda piece: piece.item)
+            media.setdefault(piece.source.media_key, _Medium(piece.source, [])).pieces.append(piece)
+        for medium in media.values():
+            medium.pieces.sort(key=lambda piece: piece.item)
             self.num_passes += 1
-            for pixels in self._pixels(job):
-                self._encode_block(job, pixels)
-            if job.num_taken < len(job.pieces):
-                raise _never_came(job)
+            for pixels in self._pixels(medium):
+                self._encode_block(medium, pixels)
+            if medium.num_taken < len(medium.pieces):
+                raise _never_came(medium)
 
-    def _pixels(self, job: _Job) -> Iterator[torch.Tensor]:
-        """The pixels of a job's pieces, in batches of the vision tower."""
-        items = [piece.item for piece in job.pieces]
-        blocks = self._vision.pixel_values(job.source, items)
-        if isinstance(job.source, Picture):  # its tiles may be one piece
+    def _pixels(self, medium: _Medium) -> Iterator[torch.Tensor]:
+        """The pixels of a medium's pieces, in batches of the vision tower."""
+        items = [piece.item for piece in medium.pieces]
+        blocks = self._vision.pixel_values(medium.source, items)
+        if isinstance(medium.source, Picture):  # its tiles may be one piece
             yield from blocks
         else:
             yield from _batches(blocks, self._batch_size)
 
     def _take_block(self, loader: _Loader) -> None:
-        job, content = loader.next()
+        medium, content = loader.next()
         if isinstance(content, MediaError):
-            for piece in job.pieces[job.num_taken :]:
+            for piece in medium.pieces[medium.num_taken :]:
                 self._failed[piece.key] = content
                 loader.forget(piece.key)
             return
-        for piece in self._encode_block(job, content):
+        for piece in self._encode_block(medium, content):
             loader.forget(piece.key)
 
-    def _encode_block(self, job: _Job, pixels: torch.Tensor) -> list[VisualPiece]:
-        """Compute and keep the tokens of the next pieces of a job; returns those pieces."""
-        tokens = self._vision.tokens(job.source, pixels, batch_size=self._batch_size)
+    def _encode_block(self, medium: _Medium, pixels: torch.Tensor) -> list[VisualPiece]:
+        """Compute and keep the tokens of the next pieces of a medium; returns those pieces."""
+        tokens = self._vision.tokens(medium.source, pixels, batch_size=self._batch_size)
         self.num_encoded += len(pixels)
-        done = job.pieces[job.num_taken :][: len(tokens)]
-        job.num_taken += len(done)
+        done = medium.pieces[medium.num_taken :][: len(tokens)]
+        medium.num_taken += len(done)
         for piece, value in zip(done, tokens, strict=True):
             if value.shape[0] != piece.num_tokens:
                 raise CheckpointError(
@@ -257,19 +257,19 @@ class VisualEncoder:
 
 
 class _Loader:
-    """Reads pixels of jobs in threads, in order and within bounds."""
+    """Reads pixels of media in threads, in order and within bounds."""
 
-    def __init__(self, encoder: VisualEncoder, jobs: Sequence[_Job]) -> None:
+    def __init__(self, encoder: VisualEncoder, media: Sequence[_Medium]) -> None:
         self._encoder = encoder
-        self._coming = {piece.key for job in jobs for piece in job.pieces}
+        self._coming = {piece.key for medium in media for piece in medium.pieces}
         cores = encoder._cores
         self._ahead = Ahead(
-            jobs,
+            media,
             self._read,
-            threads=min(cores, len(jobs), _MOST_VIDEOS),
+            threads=min(cores, len(media), _MOST_VIDEOS),
             room=encoder._bytes_ahead,
             size=lambda pixels: pixels.nbytes,
-            may_begin=lambda others: sum(min(job.cores, cores) for job in others) < cores,
+            may_begin=lambda others: sum(min(medium.cores, cores) for medium in others) < cores,
             name="decode-ahead",
         )
 
@@ -281,8 +281,8 @@ class _Loader:
         """The piece has come, or never will."""
         self._coming.discard(key)
 
-    def next(self) -> tuple[_Job, torch.Tensor | MediaError]:
-        """The next batch of a job's pixels, or why there is none."""
+    def next(self) -> tuple[_Medium, torch.Tensor | MediaError]:
+        """The next batch of a medium's pixels, or why there is none."""
         while (given := self._ahead.next()) is not None:
             if given.result is not None:
                 return given.job, given.result
@@ -298,15 +298,15 @@ class _Loader:
         """End the threads, leaving what they have read."""
         self._ahead.stop()
 
-    def _read(self, job: _Job) -> Iterator[torch.Tensor]:
+    def _read(self, medium: _Medium) -> Iterator[torch.Tensor]:
         device = self._encoder._device
         on_gpu = device.type == "cuda"
         with contextlib.ExitStack() as stack:
             if on_gpu:  # in the model's own stream it would wait for the prefill that is going on
                 stream = torch.cuda.Stream(device=device)  # type: ignore[no-untyped-call]
                 stack.enter_context(torch.cuda.stream(stream))
-            for pixels in self._encoder._pixels(job):
-                job.num_read += self._encoder._vision.count_pieces(job.source, len(pixels))
+            for pixels in self._encoder._pixels(medium):
+                medium.num_read += self._encoder._vision.count_pieces(medium.source, len(pixels))
                 # They wait in the host's memory, from where they are copied fast.
                 yield pixels.cpu().pin_memory() if on_gpu else pixels
 
@@ -325,8 +325,8 @@ def _batches(blocks: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor
         yield torch.cat(kept)
 
 
-def _never_came(job: _Job) -> MediaError:
-    return MediaError(f"{job.pieces[job.num_taken].key} was not among what its file gave.")
+def _never_came(medium: _Medium) -> MediaError:
+    return MediaError(f"{medium.pieces[medium.num_taken].key} was not among what its file gave.")
 
 
 def _whole(piece: VisualPiece) -> VisualPiece:
