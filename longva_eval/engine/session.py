@@ -514,13 +514,13 @@ class Session:
                 read = functools.partial(self.read, backend=self.backend)
                 selector = self.selector
 
-                def rank(info: VideoInfo, indices: Sequence[int]) -> Any:
+                def alike(info: VideoInfo, indices: Sequence[int]) -> Any:
                     assert selector is not None
                     seen = selector.frames(info, indices, read, self.looks)
                     return seen @ selector.text(query)[0]
 
                 sample = sample_frames(
-                    info, self.frames, read=read, looks=self.looks, question=question, rank=rank
+                    info, self.frames, read=read, looks=self.looks, question=question, alike=alike
                 )
             if self.control == "single-frame":
                 sample = middle_frame(sample)

@@ -316,7 +316,7 @@ class Looks:
 
 
 _looks = Looks()
-Rank = Callable[[VideoInfo, Sequence[int]], Array]
+Alike = Callable[[VideoInfo, Sequence[int]], Array]
 """How similar frames of a video are to the question that is asked."""
 
 
@@ -327,7 +327,7 @@ def sample_frames(
     read: Read | None = None,
     looks: Looks = _looks,
     question: Sequence[str] = (),
-    rank: Rank | None = None,
+    alike: Alike | None = None,
 ) -> FrameSample:
     """Choose the frames of a video that the model is to see.
 
@@ -337,7 +337,7 @@ def sample_frames(
         read: Decodes frames, for policies that look at them; in this process if None.
         looks: Keeps what was seen of them.
         question: Names of what is asked, for policies that choose by question.
-        rank: Compares frames with it (`longva_eval.engine.selector.Selector`).
+        alike: Compares frames with it (`longva_eval.engine.selector.Selector`).
 
     Raises:
         MediaError: If the video is shorter than asked and `short_video` is `error`, pictures are
@@ -350,8 +350,8 @@ def sample_frames(
     scores: dict[int, float] = {}
     if policy.selector is not None:
         found = candidates(info, policy.selector[1])
-        assert rank is not None, "a session compares frames with the question"
-        similarity = rank(info, found.tolist())
+        assert alike is not None, "a session compares frames with the question"
+        similarity = alike(info, found.tolist())
         places = _most_similar(similarity, policy)
         wanted, indices = len(places), found[places]
         scores = {int(found[place]): round(float(similarity[place]), 4) for place in places}
