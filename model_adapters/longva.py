@@ -499,14 +499,14 @@ class LongVA(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         shows_video = any(not isinstance(item, Image.Image) for item in found)
         placed = not (shows_video and self._row_says_image(job))
         question: tuple[str, ...] = ()
-        query = ""
+        sought = ""
         if self.session.frames.is_per_question:
             doc = self._doc_of(job)
-            query = str(doc.get("question") or "")
+            sought = str(doc.get("question") or "")
             ids = [str(doc[name]) for name in ("question_id", "qid", "id") if name in doc]
             question = (*ids, str(job.doc_id))
         conversation = self.session.prompt(
-            job.context, found, fit=job.fit, placed=placed, question=question, query=query
+            job.context, found, fit=job.fit, placed=placed, question=question, sought=sought
         )
         return conversation, sum(map(_picture_bytes, found))
 

@@ -154,7 +154,7 @@ class Session:
         fit: bool = True,
         placed: bool = True,
         question: Sequence[str] = (),
-        query: str = "",
+        sought: str = "",
     ) -> Conversation:
         """The prompt for a question about pictures and videos.
 
@@ -170,7 +170,7 @@ class Session:
             placed: Whether an `<image>` in the text is a place; False if it is only somebody's
                 words, and what is shown stands before the question.
             question: Names of the question, for frame policies that choose by question.
-            query: What `frame_policy=query:` compares frames with; the text if empty.
+            sought: What `frame_policy=query:` compares frames with; the text if empty.
 
         Raises:
             MediaError: If a picture or video cannot be read.
@@ -181,10 +181,10 @@ class Session:
         samples: list[FrameSample] = []
         kinds: list[Kind] = []
         num_pictures = sum(map(is_picture, media))
-        query = query or text
+        sought = sought or text
         for item in media:
             pieces, sample = self.visual(
-                item, aspect=aspect, num_pictures=num_pictures, question=question, query=query
+                item, aspect=aspect, num_pictures=num_pictures, question=question, sought=sought
             )
             visuals.append(tuple(pieces))
             kinds.append("picture" if sample is None else "video")
@@ -223,7 +223,7 @@ class Session:
             frames=tuple(samples),
             num_tokens_cut=cut,
             subtitles=subtitles,
-            compared={"text": query, "tokens_cut": self.selector.text(query)[1]}
+            compared={"text": sought, "tokens_cut": self.selector.text(sought)[1]}
             if self.selector is not None and any(each.scores for each in samples)
             else None,
         )
@@ -485,7 +485,7 @@ class Session:
         aspect: ImageAspectRatio | None = None,
         num_pictures: int = 1,
         question: Sequence[str] = (),
-        query: str = "",
+        sought: str = "",
     ) -> tuple[list[VisualPiece], FrameSample | None]:
         """The pieces of a picture or video, and the frames chosen if it is a video.
 
@@ -494,7 +494,7 @@ class Session:
             aspect: How a picture is encoded, instead of the session's own way.
             num_pictures: How many pictures stand in the prompt.
             question: As of `prompt`.
-            query: As of `prompt`.
+            sought: As of `prompt`.
 
         Raises:
             MediaError: If it cannot be read, or is none of these.
@@ -517,7 +517,7 @@ class Session:
                 def alike(info: VideoInfo, indices: Sequence[int]) -> Any:
                     assert selector is not None
                     seen = selector.frames(info, indices, read, self.looks)
-                    return seen @ selector.text(query)[0]
+                    return seen @ selector.text(sought)[0]
 
                 sample = sample_frames(
                     info, self.frames, read=read, looks=self.looks, question=question, alike=alike

@@ -83,7 +83,7 @@ def session(open_golden: Golden) -> Iterator[Session]:
 
 def ask(session: Session, film: Path, policy: str, question: str, most: int = 5) -> Conversation:
     session.frames = FramePolicy(max_frames=most, policy=policy)
-    return session.prompt(question, [film], query=question)
+    return session.prompt(question, [film], sought=question)
 
 
 @torch.no_grad()
