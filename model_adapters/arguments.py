@@ -40,7 +40,11 @@ _LARGER_THAN_ONE_DEVICE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Arguments of every model of this suite.
+    """Arguments of every model of this suite (docs/settings.md).
+
+    One without a text here is that of `SessionSettings` (`longva_eval.engine.opening`) or
+    `FramePolicy` (`longva_eval.media.frames`), which say what it means; `_SESSION_NAMES` has those
+    that have another name there.
 
     RoPE settings are given flat: `rope_theta`, `rope_type`, `rope_factor` and the other fields of
     `RopeSettings` with `rope_` before them; lists joined by `/`.
@@ -49,54 +53,30 @@ class Arguments:
     pretrained: str
     """A folder, a hub id, or the name of an embedded checkpoint such as `longva-tiny`."""
     revision: str | None = None
-    """Branch, tag or commit of the hub repository."""
     device: str = "auto"
-    """`cpu`, `cuda`, `cuda:1`, or `auto`: a GPU if there is one, each process its own."""
     device_map: str | None = None
-    """`auto` spreads one model over all devices."""
     dtype: str = "auto"
-    """`auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16`, `float16`."""
     attn_implementation: str = "auto"
-    """`auto`: the best of `fa3`, `fa4`, `cudnn` and `sdpa` that is here; one of them; or
-    transformers' own `eager`, `flash_attention_2`, and `sdpa_masked`, with its explicit mask."""
     max_frames_num: int = 128
-    """Frames of a video; with `fps`, at most."""
+    """`FramePolicy.max_frames`."""
     frame_policy: str = "uniform"
-    """Which frames: `uniform`, `midpoints`, `keyframes`, `scene`, `file:PATH`,
-    `query:MODEL`, ... (docs/axes.md)."""
+    """`FramePolicy.policy`."""
     fps: float | None = None
-    """Frames a second, instead of a fixed number."""
     short_video: str = "repeat"
-    """Videos shorter than that: `repeat` (the original), `each_once`, `error`."""
     video_gaps: str = "error"
-    """Videos in which pictures are missing: `error`, or `count` them in the record."""
+    """`FramePolicy.gaps`."""
     video_decode_backend: str = "auto"
-    """`auto`, `decord`, `torchcodec` or `pyav`."""
     max_context_tokens: int | None = None
-    """Longest prompt; the checkpoint's `max_position_embeddings`."""
     long_prompt: str = "error"
-    """Prompts beyond that: `error`, `keep_question` or `original`."""
     chunk_tokens: str = "auto"
-    """Prefill goes in chunks of this many tokens; `auto` is 2,048 on a CPU and 8,192 on a GPU with
-    room for it."""
     reuse: bool = True
-    """Whether prompts share what they have in common (same numbers, less work)."""
     branches: str = "auto"
-    """Prompts of one beginning that are decoded side by side at most: `auto` is 8 in float32, where
-    answers are those of one at a time, else 1; or a number."""
     vision_batch_size: int = 16
-    """Frames that go through the vision tower at once."""
     feature_cache: str | None = None
-    """Folder where visual tokens are kept for later runs (50 GiB at most)."""
     positions: str = "own"
-    """Where tokens stand: `stride:2`, `self-extend:8`, ... (docs/axes.md)."""
     kv_press: str = "none"
-    """What is kept of a video's keys and values: `snapkv:0.5`, ... (docs/axes.md)."""
     seed: int = 0
-    """For tasks that sample, and for `control=shuffle`."""
     control: str = "none"
-    """`blind` (no video), `shuffle` (frames in another order), `single-frame` (the middle one) or
-    `circular` (every rotation of the options): the same questions with a floor."""
     on_error: str = "stop"
     """What happens when a video cannot be read, a prompt is too long, or logits are NaN: `stop`
     ends the run; `skip` lets the document fail, by name."""
@@ -148,19 +128,11 @@ class LongVAArguments(Arguments):
     """And those of LongVA and LLaVA-NeXT."""
 
     conv_template: str = "auto"
-    """`auto` reads it from the tokenizer or processor; or `qwen_1_5`; for LLaVA-NeXT also
-    `vicuna_v1`, `mistral_instruct`."""
     mm_spatial_pool_stride: int | None = None
-    """Pooling window of video frames; the checkpoint's if left out."""
     mm_spatial_pool_mode: str | None = None
-    """`average` or `max`; the checkpoint's if left out."""
     frame_pooling: str = "same"
-    """`progressive:K:S` pools all frames but every K-th by S (docs/axes.md)."""
     image_aspect_ratio: str | None = None
-    """`anyres`, `pad` or `crop`; the checkpoint's if left out."""
     mm_patch_merge_type: str | None = None
-    """What becomes of an `anyres` picture's tiles: `unires` (LongVA) or `spatial_unpad` (AnyRes, as
-    LLaVA-NeXT); the checkpoint's if left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,11 +143,8 @@ class FamilyArguments(Arguments):
     """`policy` is `max_frames_num` or `fps`; `model` lets the checkpoint's own processor choose,
     with its rate, minimum and maximum (`fps` takes the place of its rate)."""
     size_for_frames: int | None = None
-    """Make frames as large as the model's rule does for so many, whatever their number."""
     thinking: str = "off"
-    """`on` lets a model that can think first do so; its thought is kept apart from its answer."""
     max_thinking_tokens: int = 16384
-    """Tokens after which an unfinished thought is given up: there is no answer then."""
 
     def session_settings(self) -> dict[str, Any]:
         if self.frames not in ("policy", "model"):

@@ -68,6 +68,7 @@ class SessionSettings(LoadSettings):
     pool_stride: int | None = None
     """Pooling window of video frames, in patches."""
     pool_mode: PoolMode | None = None
+    """How a window becomes one token."""
     frame_pooling: str = "same"
     """`same`, or `progressive:K:S` (`longva_eval.engine.vision.read_frame_pooling`)."""
     pool_after_projection: bool = False
@@ -83,7 +84,8 @@ class SessionSettings(LoadSettings):
     reuse: bool = True
     """Whether prompts share what they have in common (same numbers, less work)."""
     branches: str | int = "auto"
-    """Prompts that are decoded side by side at most; `auto` is 8 in float32, else 1."""
+    """Prompts of one beginning that are decoded side by side at most; `auto` is 8 in float32, where
+    answers are those of one at a time, else 1."""
     vision_batch_size: int = 16
     """Frames that go through the vision tower at once."""
     feature_cache: str | Path | None = None
@@ -93,13 +95,13 @@ class SessionSettings(LoadSettings):
     decode_process: bool = True
     """Decode in a process of its own, so that a decoder that hangs or crashes costs one video."""
     seed: int = 0
-    """For tasks that sample."""
+    """For tasks that sample, and for `control=shuffle`."""
     control: Control = "none"
-    """What is taken away, for a floor."""
+    """What is taken away, for a floor (docs/controls.md)."""
     thinking: Thinking = "off"
     """Whether a model that can think before it answers does."""
     max_thinking_tokens: int = 16384
-    """Tokens after which an unfinished thought is given up."""
+    """Tokens after which an unfinished thought is given up: there is no answer then."""
     own_frames: bool = False
     """Choose frames as the checkpoint's own processor would, instead of by `frames`."""
     size_for_frames: int | None = None
