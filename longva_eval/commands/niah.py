@@ -22,7 +22,7 @@ _LOADING = (
     "chunk_tokens", "pool_after_projection", "feature_cache",
 )  # fmt: skip
 """Options that are settings of the session."""
-_NOT_IN_TASKS = ("as_text", "captions", "text", "circular", "no_controls")
+_NOT_IN_TASKS = ("as_text", "captions", "text", "circular")
 """Options that would change what is asked, and that `--write-tasks` cannot write."""
 
 
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     if given := [f"--{each.replace('_', '-')}" for each in others if getattr(options, each)]:
         kind = "lmms-eval's tasks have no" if options.write_tasks else "only --write-tasks has"
         parser.error(f"{kind} {', '.join(given)}")
+    if options.no_controls and "latent" in (options.test or ()):
+        parser.error("latent keeps what is answered on its pictures alone: leave --no-controls out")
 
     from longva_eval.needle.asking import open_needle_session
     from longva_eval.needle.media import open_haystack, twin_captions
@@ -63,8 +65,13 @@ def main(arguments: Sequence[str]) -> int:
             print(path)
         return 0
     if options.write_tasks:
-        show = options.show or "pictures"
-        for path in write_tasks(tests, Path(options.write_tasks), options.haystack, show=show):
+        for path in write_tasks(
+            tests,
+            Path(options.write_tasks),
+            options.haystack,
+            show=options.show or "pictures",
+            controls=not options.no_controls,
+        ):
             print(path)
         return 0
     longest = max(tests[0].grid.frame_counts)
@@ -208,7 +215,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--write-tasks",
         metavar="DIR",
-        help="run nothing, but write the tests as tasks for lmms-eval --include_path DIR",
+        help="run nothing, but write the tests as tasks for lmms-eval --include_path DIR, and each "
+        "on its pictures alone (_needle_only)",
     )
     add(
         "--show",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image
 
@@ -125,17 +125,20 @@ def write_tasks(
     haystack: Sequence[str] | None,
     *,
     show: str = "pictures",
+    controls: bool = True,
 ) -> list[Path]:
     """Write tests as tasks of lmms-eval: `my_vniah_NAME` and `my_vniah_NAME_generate`.
 
     They are copies of the embedded tasks with another data file: a model of any adapter is asked by
-    `lmms-eval --include_path FOLDER --tasks my_vniah_order_generate`.
+    `lmms-eval --include_path FOLDER --tasks my_vniah_order_generate`. `my_vniah_NAME_needle_only`
+    (and `_generate`) asks the same on the pictures alone.
 
     Args:
         tests: What to ask.
         folder: Made if it is not there.
         haystack: Videos; None for the embedded one.
         show: How a model that generates gets the frames: as "pictures", or as a "clip", a file.
+        controls: Whether to write the tasks on the pictures alone, too.
 
     Returns:
         The YAML files.
@@ -150,34 +153,37 @@ def write_tasks(
     videos = (
         "embedded" if haystack is None else [str(Path(v).expanduser().absolute()) for v in haystack]
     )
+    rows: dict[str, dict[str, Any]] = {}
+    for test in tests:
+        described = test.grid.describe()
+        row = {
+            "test": test.name,
+            "haystack": videos,
+            "frames": ",".join(map(str, test.grid.frame_counts)),
+            "show": show,
+        }
+        if test.needles:
+            own = Path(test.needles).expanduser().absolute()
+            row["needles"] = str(own) if own.is_dir() else test.needles
+        for key in ("depths", "spreads", "at"):
+            if key in described:
+                row[key.replace("spreads", "spread")] = ",".join(map(str, described[key]))
+        if isinstance(test.grid, TestGrid):
+            row |= test.grid.settings.describe()
+        rows[test.name] = row
+        if controls:
+            rows[f"{test.name}_needle_only"] = row | {"control": "needle only"}
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "utils.py").write_text(
             "from longva_eval.tasks.vniah.utils import *  # noqa: F403\n"
         )
-        for test in tests:
-            described = test.grid.describe()
-            row = {
-                "test": test.name,
-                "haystack": videos,
-                "frames": ",".join(map(str, test.grid.frame_counts)),
-                "show": show,
-            }
-            if test.needles:
-                own = Path(test.needles).expanduser().absolute()
-                row["needles"] = str(own) if own.is_dir() else test.needles
-            if test.name == "single":
-                row |= {"depths": ",".join(map(str, described["depths"]))}
-            else:
-                for name in ("depths", "spreads", "at"):
-                    if name in described:
-                        row[name.replace("spreads", "spread")] = ",".join(map(str, described[name]))
-                row |= test.grid.settings.describe() if isinstance(test.grid, TestGrid) else {}
-            data = folder / f"grid_{test.name}.json"
+        for name, row in rows.items():
+            data = folder / f"grid_{name}.json"
             data.write_text(json.dumps([row]) + "\n", encoding="utf-8")
             for suffix, template in (("", "_test"), ("_generate", "_generate")):
-                task = f"my_vniah_{test.name}{suffix}"
+                task = f"my_vniah_{name}{suffix}"
                 path = folder / f"{task}.yaml"
                 path.write_text(
                     f"task: {task}\ninclude: {base / (template + '_template_yaml')}\n"

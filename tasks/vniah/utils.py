@@ -19,7 +19,7 @@ from loguru import logger
 from longva_eval import embedded
 from longva_eval.errors import EvaluationError, MediaError, SettingsError
 from longva_eval.files import hf_home
-from longva_eval.needle.grid import Cell, NeedleGrid, TestGrid, seconds_shown
+from longva_eval.needle.grid import Cell, NeedleGrid, TestGrid, controls_of, seconds_shown
 from longva_eval.needle.items import OPTION, Item, ItemSettings
 from longva_eval.needle.kinds import DRAWN_TESTS, TEST_NAMES, drawn_items
 from longva_eval.needle.kinds.own import OWN_TESTS, own_items
@@ -40,8 +40,8 @@ from longva_eval.questions.outcomes import FAILED
 from longva_eval.text import parse_range, parse_whole_range
 
 _KEPT = (
-    "question_id", "test", "num_frames", "depth", "spread", "insert_index", "insert_indices",
-    "distractor_indices", "times", "needle", "needle_name", "answer", "floor",
+    "question_id", "test", "control", "num_frames", "depth", "spread", "insert_index",
+    "insert_indices", "distractor_indices", "times", "needle", "needle_name", "answer", "floor",
 )  # fmt: skip
 """What of a document stands in its record."""
 _ITEM_SETTINGS = [each.name for each in fields(ItemSettings)]
@@ -54,7 +54,8 @@ def expand_grid(dataset: Any) -> Any:
     list of files), `frames`, `depths`, `show` ("pictures" or "clip"); for V-NIAH `needles`
     ("embedded", "hf_home" or a folder); for another test `test`, and `spread`, or `at` in place of
     `depths` and `spread`, the fields of `ItemSettings`, and `needles` if its pictures are not to
-    be drawn. Cells that cannot hold the test are named in a warning.
+    be drawn. With `control` the same items are asked on their pictures alone ("needle only") or on
+    the haystacks without them ("no needle"). Cells that cannot hold the test are told as warnings.
 
     Raises:
         SettingsError: If the row states something else, or no cell can hold the test.
@@ -94,13 +95,17 @@ def expand_grid(dataset: Any) -> Any:
     layout = grid.lay_out(items)
     for refused in layout.refused:
         logger.warning("V-NIAH {}: left out: {}", test, refused)
+    cells = layout.cells
+    if "control" in row:
+        cells = [c for c in controls_of(cells, len(items)) if c.control == row["control"]]
     return Dataset.from_list(
         [
             {
-                "question_id": f"{cell.num_frames}-{cell.depth:.3f}-{cell.item}"
+                "question_id": f"{cell.num_frames}-{cell.control or format(cell.depth, '.3f')}"
+                + f"-{cell.item}"
                 + ("" if cell.spread is None else f"-{cell.spread:g}"),
                 "test": test,
-                **{name: value for name, value in vars(cell).items() if name != "control"},
+                **vars(cell),
                 "insert_index": min(cell.insert_indices, default=None),
                 "times": seconds_shown(cell),
                 "needle": cell.item,
@@ -113,7 +118,7 @@ def expand_grid(dataset: Any) -> Any:
                 "choices": list(items[cell.item].choices),
                 "floor": items[cell.item].floor,
             }
-            for cell in layout.cells
+            for cell in cells
         ]
     )
 
@@ -233,6 +238,7 @@ def _cell(doc: Mapping[str, Any]) -> Cell:
         spread=doc["spread"],
         insert_indices=tuple(doc["insert_indices"]),
         distractor_indices=tuple(doc["distractor_indices"]),
+        control=doc["control"],
     )
 
 
@@ -243,13 +249,17 @@ def _item(doc: Mapping[str, Any]) -> Item:
 
 def _check_row(row: Mapping[str, Any], test: str) -> None:
     """Refuse what the test would not use: a misspelt name, or a setting of another test."""
-    names = ["test", "haystack", "frames", "show"]
+    names = ["test", "haystack", "frames", "show", "control"]
     if test == "single":
         names += ["needles", "depths"]
     else:
         names += [*_ITEM_SETTINGS, *(["at"] if "at" in row else ["depths", "spread"])]
         names += ["needles"] if test in OWN_TESTS else []
-    values = {"test": TEST_NAMES, "show": ("pictures", "clip")}
+    values = {
+        "test": TEST_NAMES,
+        "show": ("pictures", "clip"),
+        "control": ("needle only", "no needle"),
+    }
     wrong = [
         f"{name}={value!r}"
         for name, value in row.items()

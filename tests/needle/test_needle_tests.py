@@ -729,6 +729,10 @@ def test_examples_show_every_frame_and_frame_the_pictures(tmp_path: Path) -> Non
         (["--out", "x"], "the following arguments are required: --pretrained"),
         (["--write-tasks", "x", "--circular", "--as-text"], "tasks have no --as-text, --circular"),
         (["--examples", "x", "--show", "clip"], "only --write-tasks has --show"),
+        (
+            ["--test", "keys,latent", "--out", "x", "--pretrained", "y", "--no-controls"],
+            "latent keeps what is answered on its pictures alone: leave --no-controls out",
+        ),
     ],
 )
 def test_wrong_arguments_end_with_a_message(
@@ -831,6 +835,27 @@ def test_cells_of_a_task_that_cannot_hold_the_test_are_named(tasks: ModuleType) 
     assert "V-NIAH order: left out: 4 frames, depth 0.5: spread 0.5 has no room for 3" in refused
 
 
+@pytest.mark.process
+@pytest.mark.parametrize(("test", "shown"), [("count", 3), ("distractor", 5), ("single", 1)])
+def test_a_task_asks_the_controls(test: str, shown: int, tasks: ModuleType) -> None:
+    row = {"test": test, "haystack": "embedded", "frames": "6,9"}
+    row |= {"needles": "embedded"} if test == "single" else {"items": 2, "period": 2}
+    docs = {c: tasks.expand_grid([row | {"control": c}]) for c in ("needle only", "no needle")}
+    asked = tasks.expand_grid([row])
+    for control, lengths in (("needle only", {1}), ("no needle", {6, 9})):
+        assert {doc["num_frames"] for doc in docs[control]} == lengths
+        assert len({doc["question_id"] for doc in docs[control]}) == len(docs[control])
+        assert {doc["question"] for doc in docs[control]} == {doc["question"] for doc in asked}
+        record = tasks.process_generated(docs[control][0], ["?"])["vniah_accuracy"]
+        assert (record["control"], record["depth"], record["times"]) == (control, None, ())
+    alone, clean = (tasks.doc_to_shown(docs[control][-1]) for control in docs)
+    assert (len(alone), len(clean)) == (shown, 9)
+    item = tasks._item(docs["needle only"][-1])
+    drawn = {each.image.tobytes() for each in (*item.needles, *item.distractors)}
+    assert {picture.tobytes() for picture in alone} == drawn
+    assert not drawn & {picture.tobytes() for picture in clean}
+
+
 def test_tasks_are_written_for_models_that_take_video_files(
     tmp_path: Path, tasks: ModuleType
 ) -> None:
@@ -838,6 +863,11 @@ def test_tasks_are_written_for_models_that_take_video_files(
     assert niah([*given, "--test", "order", "--items", "1", "--show", "clip"]) == 0
     (row,) = json.loads((tmp_path / "grid_order.json").read_text())
     assert {doc["show"] for doc in tasks.expand_grid([row])} == {"clip"}
+    (alone,) = json.loads((tmp_path / "grid_order_needle_only.json").read_text())
+    assert alone == row | {"control": "needle only"}
+    assert (tmp_path / "my_vniah_order_needle_only_generate.yaml").is_file()
+    assert niah([*given, "--test", "keys", "--no-controls"]) == 0
+    assert not list(tmp_path.glob("*keys_needle_only*"))
     with pytest.raises(SettingsError, match="--lattice cannot be written as a task"):
         niah([*given, "--lattice", "3"])
 
