@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -178,23 +178,11 @@ def process_forced(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, 
     return {"vniah_accuracy": _record(doc, outcome, generated, "teacher_forced") | shown}
 
 
-def _generated(scoring: str) -> Callable[[Mapping[str, Any], Sequence[str]], dict[str, Any]]:
-    def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-        """The score of a generated answer."""
-        outcome = _outcome(doc, results[0])
-        return {"vniah_accuracy": _record(doc, outcome, results[0], f"generated, {scoring}")}
-
-    return process_results
-
-
-process_generated_from_frames = _generated("frames as pictures")
-process_generated_from_clip = _generated("composed clip")
-
-
 def process_generated(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """The score of a generated answer to frames shown as the row wants it."""
-    is_clip = doc["show"] == "clip"
-    return (process_generated_from_clip if is_clip else process_generated_from_frames)(doc, results)
+    outcome = _outcome(doc, results[0])
+    scoring = "composed clip" if doc["show"] == "clip" else "frames as pictures"
+    return {"vniah_accuracy": _record(doc, outcome, results[0], f"generated, {scoring}")}
 
 
 def _outcome(doc: Mapping[str, Any], text: str) -> str:
