@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from longva_eval import embedded
+from longva_eval.errors import SettingsError
 from longva_eval.model.rope import RopeSettings
 from longva_eval.needle.items import ItemSettings
 from longva_eval.needle.kinds import DRAWN_TESTS, TEST_NAMES
@@ -25,11 +26,22 @@ _LOADING = (
 _NOT_IN_TASKS = ("as_text", "captions", "text", "circular")
 """Options that would change what is asked, and that `--write-tasks` cannot write."""
 
+_REFUSED = (
+    (
+        ("as_text", "haystack"),
+        ("captions", "text"),
+        "--as-text needs --captions FILE for a haystack of yours; or give --text FILE, a text to "
+        "hide the needles' captions in.",
+    ),
+)
+"""What is said where all of the first options are given, and none of the second."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the needle tests and write their results."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    _check(options)
     missing = [name for name in ("pretrained", "out") if getattr(options, name) is None]
     if missing and not (options.write_tasks or options.examples):
         parser.error(f"the following arguments are required: --{', --'.join(missing)}")
@@ -79,10 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     captions = None
     if options.text or options.as_text:
         captions = twin_captions(
-            text=options.text,
-            captions=options.captions,
-            is_own=options.haystack is not None,
-            num_frames=longest,
+            text=options.text, captions=options.captions, num_frames=longest
         )
     for test in tests:
         if shows_own and not test.needles:
@@ -116,6 +125,14 @@ def main(arguments: Sequence[str]) -> int:
     for told in save_runs(runs, in_one_figure=bool(options.test)):
         print(told)
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises SettingsError for options that do not go together."""
+    given = {name for name, value in vars(options).items() if value not in (None, False)}
+    for all_of, none_of, message in _REFUSED:
+        if given.issuperset(all_of) and given.isdisjoint(none_of):
+            raise SettingsError(message)
 
 
 def _names(text: str) -> list[str]:

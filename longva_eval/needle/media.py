@@ -291,28 +291,19 @@ def read_text(path: Path | None, *, num_frames: int) -> list[str]:
     return sentences[:num_frames]
 
 
-def twin_captions(
-    *, text: Path | None, captions: Path | None, is_own: bool, num_frames: int
-) -> list[str]:
+def twin_captions(*, text: Path | None, captions: Path | None, num_frames: int) -> list[str]:
     """What each frame of a text twin says.
 
     Args:
         text: As in `read_text`, `drawn` for drawn sentences; None for captions.
         captions: As in `read_captions`.
-        is_own: Whether the haystack is the user's.
         num_frames: How many are wanted.
 
     Raises:
-        SettingsError: If an own haystack has neither.
         MediaError: If a file cannot be read, or says too little.
     """
     if text is not None:
         return read_text(None if str(text) == "drawn" else text, num_frames=num_frames)
-    if captions is None and is_own:
-        raise SettingsError(
-            "--as-text needs --captions FILE for a haystack of yours; or give --text FILE, a "
-            "text to hide the needles' captions in."
-        )
     return read_captions(captions, num_frames=num_frames)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shlex
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from conftest import TESTS
 
 from longva_eval.cli import COMMANDS, main
+from longva_eval.commands import niah
 from longva_eval.embedded import tasks_folder
 from longva_eval.model.rope import RopeSettings
 from longva_eval.model_adapters.arguments import FamilyArguments, LongVAArguments
@@ -78,6 +80,13 @@ def test_commands_have_the_options_that_are_shown(page: Path) -> None:
             continue
         shown = re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest.partition(" #")[0])
         assert set(shown) <= options(command), f"longva-eval {command}: {shown}"
+
+
+@each_page
+def test_needle_commands_have_options_that_go_together(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for rest in re.findall(r"longva-eval niah ([^`\n]*--frames [^`\n]*)", text):
+        niah._check(niah._parser().parse_args(shlex.split(rest)))
 
 
 @each_page
