@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longva_eval import embedded
+from longva_eval.commands.needle_options import add_item_options, check_used
 from longva_eval.errors import SettingsError
 from longva_eval.model.rope import RopeSettings
+from longva_eval.needle.controls import circular_items
 from longva_eval.needle.items import ItemSettings
 from longva_eval.needle.kinds import DRAWN_TESTS, TEST_NAMES
 from longva_eval.reports.figures.needle_tests import save_examples, save_runs
 from longva_eval.text import parse_range, parse_whole_range
+
+if TYPE_CHECKING:  # it imports torch
+    from longva_eval.needle.tests import NeedleTest
 
 __all__ = ["main"]
 
@@ -32,6 +37,12 @@ _REFUSED = (
         ("captions", "text"),
         "--as-text needs --captions FILE for a haystack of yours; or give --text FILE, a text to "
         "hide the needles' captions in.",
+    ),
+    (("at", "spread"), (), "--at states where pictures stand; leave --spread out."),
+    (
+        ("likeness", "needles"),
+        (),
+        "--likeness is for drawn distractors; those of --needles show the needle's object.",
     ),
 )
 """What is said where all of the first options are given, and none of the second."""
@@ -58,18 +69,17 @@ def main(arguments: Sequence[str]) -> int:
     from longva_eval.needle.tests import make_tests, write_tasks
 
     haystack = open_haystack(options.haystack or [embedded.HAYSTACK])
-    shows_own = options.needles != str(embedded.NEEDLES)
     asked = {each.name: getattr(options, each.name, None) for each in fields(ItemSettings)}
     settings: dict[str, Any] = {name: v for name, v in asked.items() if v is not None}
     tests = make_tests(
         options.test or ["single"],
         frame_counts=parse_whole_range(options.frames, name="frames"),
         depths=options.depths and tuple(parse_range(options.depths, name="depths")),
-        spreads=tuple(parse_range(options.spread, name="spread")),
+        spreads=tuple(parse_range(options.spread or "0.5", name="spread")),
         at=parse_whole_range(options.at, name="at") if options.at else (),
         lattice=options.lattice,
-        needles=options.needles,
-        own=shows_own,
+        needles=options.needles or str(embedded.NEEDLES),
+        own=options.needles is not None,
         settings=ItemSettings(side=haystack.side_pixels, **settings),
     )
     if options.examples:
@@ -90,14 +100,9 @@ def main(arguments: Sequence[str]) -> int:
     haystack.check_length(longest)
     captions = None
     if options.text or options.as_text:
-        captions = twin_captions(
-            text=options.text, captions=options.captions, num_frames=longest
-        )
-    for test in tests:
-        if shows_own and not test.needles:
-            print(f"{test.name}: its pictures are drawn, not those of --needles.")
-        if captions is not None and not test.has_twin:
-            print(f"No text twin of {test.name}: captions do not tell what its pictures show.")
+        captions = twin_captions(text=options.text, captions=options.captions, num_frames=longest)
+    for remark in _remarks(options, tests):
+        print(remark)
     rope = RopeSettings(
         rope_type=options.rope_type,
         factor=options.rope_factor,
@@ -128,11 +133,37 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raises SettingsError for options that do not go together."""
+    """Raises SettingsError for options that do not go together, or change nothing."""
     given = {name for name, value in vars(options).items() if value not in (None, False)}
     for all_of, none_of, message in _REFUSED:
         if given.issuperset(all_of) and given.isdisjoint(none_of):
             raise SettingsError(message)
+    check_used(given, options.test or ["single"])
+
+
+def _remarks(options: argparse.Namespace, tests: Sequence[NeedleTest]) -> Iterator[str]:
+    """What an option does not change in a test, though it does in others.
+
+    Raises:
+        SettingsError: If --circular changes nothing at all.
+    """
+    rotated = {test.name for test in tests if len(circular_items(test.items)) > len(test.items)}
+    if options.circular and not rotated:
+        raise SettingsError(
+            "--circular rotates options, and no question here has any: give --answer letters, or "
+            "--needles that have them."
+        )
+    for test in tests:
+        by_letter = test.name in rotated
+        if options.needles and not test.needles:
+            yield f"{test.name}: its pictures are drawn, not those of --needles."
+        if (options.as_text or options.text) and not test.has_twin:
+            yield f"No text twin of {test.name}: captions do not tell what its pictures show."
+        if options.answer and by_letter != (options.answer == "letters"):
+            form = "by letter" if by_letter else "in words"
+            yield f"{test.name} is asked {form}, whatever --answer says."
+        if options.circular and not by_letter:
+            yield f"--circular rotates nothing in {test.name}: it has no options."
 
 
 def _names(text: str) -> list[str]:
@@ -181,7 +212,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--needles",
-        default=str(embedded.NEEDLES),
         help="folder with dataset.json, or lmms-lab/v_niah_needles (default: the embedded ones); "
         "keys, distractor, order and count of --test show them, too",
     )
@@ -202,7 +232,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--spread",
-        default="0.5",
         help="part of the haystack over which the pictures of a test stand: 0.5 (default) or "
         "several, 0.1,0.5,1",
     )
@@ -210,12 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--items", type=int, help="questions of a test (24); fewer than 22 can claim no length")
     add("--seed", type=int, help="of the drawn pictures (0)")
     add("--answer", help="words (default) or letters: what a test asks for")
-    add("--n", type=int, help="keys, values, order, aggregate, chain: objects (3)")
-    add("--most", type=int, help="count: most objects (3)")
-    add("--hops", type=int, help="chain: pictures that name another object, 1 to 4 (1)")
-    add("--period", type=int, help="distractor: frames from distractor to distractor (8)")
-    add("--likeness", help="distractor: object (default: the needle's) or other objects")
-    add("--motion-frames", type=int, help="clip: frames of the motion (4)")
+    add_item_options(add)
     add(
         "--as-text",
         action="store_true",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Final, Literal, TypeVar, get_args
@@ -31,6 +31,7 @@ from longva_eval.needle.scenes import (
 __all__ = [
     "LETTERS_SUFFIX",
     "OPTION",
+    "TESTS_OF",
     "WORDS_SUFFIX",
     "AnswerForm",
     "Drawing",
@@ -163,6 +164,17 @@ class ItemSettings:
 
     def describe(self) -> dict[str, Any]:
         return asdict(self)
+
+
+TESTS_OF: Final[Mapping[str, tuple[str, ...]]] = {
+    "n": ("keys", "values", "order", "aggregate", "chain"),
+    "most": ("count",),
+    "hops": ("chain",),
+    "period": ("distractor",),
+    "likeness": ("distractor",),
+    "motion_frames": ("clip",),
+}
+"""The settings that not all drawn tests depend on, and those that do."""
 
 
 def balanced(values: Sequence[Value], number: int, *, key: str) -> Value:

@@ -26,6 +26,8 @@ from PIL import Image
 from tiny_families import make_family
 
 from longva_eval import embedded
+from longva_eval.commands.niah import _parser as niah_parser
+from longva_eval.commands.niah import _remarks as remarks
 from longva_eval.commands.niah import main as niah
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
@@ -34,7 +36,7 @@ from longva_eval.media.sources import FrameStack
 from longva_eval.needle.asking import run_grid
 from longva_eval.needle.controls import circular_items
 from longva_eval.needle.grid import NeedleGrid, TestGrid, arrange, controls_of, seconds_shown
-from longva_eval.needle.items import OPTION, Item, ItemSettings, Shown
+from longva_eval.needle.items import OPTION, TESTS_OF, Item, ItemSettings, Shown
 from longva_eval.needle.kinds import DRAWN_TESTS, drawn_items
 from longva_eval.needle.kinds.latent import PROPERTIES
 from longva_eval.needle.kinds.own import own_items
@@ -42,6 +44,7 @@ from longva_eval.needle.media import load_needles, open_haystack, read_captions,
 from longva_eval.needle.results import read_answers, to_lines
 from longva_eval.needle.run import run_and_write
 from longva_eval.needle.summary import unanswerable
+from longva_eval.needle.tests import make_tests
 from longva_eval.prompts.pieces import VisualPiece
 from longva_eval.questions.outcomes import mean_score
 from longva_eval.reports.figures.needle_tests import draw_shown
@@ -720,6 +723,60 @@ def test_examples_show_every_frame_and_frame_the_pictures(tmp_path: Path) -> Non
     figure = draw_shown([(frame, kind) for kind in kinds], title="t", question="?", answer="a")
     framed = [bool(axes.patches) for axes in figure.axes if axes.images]
     assert framed == [bool(kind) for kind in kinds]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--as-text --haystack film.mp4", "--as-text needs --captions FILE for a haystack"),
+        ("--test order --at 2,4,6 --spread 0.5", "--at states where pictures stand; leave --spr"),
+        ("--test distractor --needles x --likeness other", "--likeness is for drawn distractors"),
+        ("--answer letters", "--answer has no effect on single: it is for --test distractor, keys"),
+        ("--items 9", "--items has no effect on single"),
+        ("--test single --spread 0.1", "--spread has no effect on single"),
+        ("--at 2,4,6", "--at has no effect on single"),
+        ("--test count,clip --n 4", "--n has no effect on count, clip: it is for --test keys, val"),
+        ("--test order --motion-frames 4", "--motion-frames has no effect on order: it is for"),
+        ("--circular", "--circular rotates options, and no question here has any"),
+        ("--test order,count --circular", "--circular rotates options, and no question here"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    arguments: str, message: str, tmp_path: Path
+) -> None:
+    given = ["--pretrained", "longva-tiny", "--frames", "16", "--out", str(tmp_path / "out")]
+    with pytest.raises(SettingsError, match=message):
+        niah([*given, *arguments.split()])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_test_that_an_option_leaves_as_it_is_is_told(pictures: Path) -> None:
+    given = ["--frames", "16", "--test", "keys,order,clip", "--answer", "letters", "--circular"]
+    options = niah_parser().parse_args([*given, "--as-text", "--needles", str(pictures)])
+    tests = make_tests(options.test, frame_counts=(16,), needles=options.needles, own=True,
+                       settings=ItemSettings(answer=options.answer))  # fmt: skip
+    assert list(remarks(options, tests)) == [
+        "keys is asked in words, whatever --answer says.",
+        "--circular rotates nothing in keys: it has no options.",
+        "clip: its pictures are drawn, not those of --needles.",
+        "No text twin of clip: captions do not tell what its pictures show.",
+    ]
+
+
+@pytest.mark.parametrize("test", DRAWN_TESTS)
+def test_a_setting_is_told_to_be_for_the_tests_that_read_it(test: str) -> None:
+    read: set[str] = set()
+
+    class Watched(ItemSettings):
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    settings = Watched()
+    read.clear()
+    item = DRAWN_TESTS[test].make(0, settings)
+    grid_of(test, settings, depths=(0.5,)).lay_out([item])
+    assert read & set(TESTS_OF) == {name for name, tests in TESTS_OF.items() if test in tests}
 
 
 @pytest.mark.parametrize(
