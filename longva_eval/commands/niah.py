@@ -38,6 +38,8 @@ _REFUSED = (
         "--as-text needs --captions FILE for a haystack of yours; or give --text FILE, a text to "
         "hide the needles' captions in.",
     ),
+    (("captions", "text"), (), "--captions and --text both say what frames become: give one."),
+    (("captions",), ("as_text",), "--captions has no effect without --as-text."),
     (("at", "spread"), (), "--at states where pictures stand; leave --spread out."),
     (
         ("likeness", "needles"),
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("latent keeps what is answered on its pictures alone: leave --no-controls out")
 
     from longva_eval.needle.asking import open_needle_session
-    from longva_eval.needle.media import open_haystack, twin_captions
+    from longva_eval.needle.media import check_captioned, open_haystack, twin_captions
     from longva_eval.needle.run import run_tests
     from longva_eval.needle.tests import make_tests, write_tasks
 
@@ -100,6 +102,9 @@ def main(arguments: Sequence[str]) -> int:
     haystack.check_length(longest)
     captions = None
     if options.text or options.as_text:
+        for test in tests:
+            if test.has_twin:
+                check_captioned(test.items)
         captions = twin_captions(text=options.text, captions=options.captions, num_frames=longest)
     for remark in _remarks(options, tests):
         print(remark)

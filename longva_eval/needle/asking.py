@@ -35,7 +35,7 @@ from longva_eval.needle.grid import (
     seconds_shown,
 )
 from longva_eval.needle.items import Item
-from longva_eval.needle.media import Haystack, composed_clip
+from longva_eval.needle.media import Haystack, check_captioned, composed_clip
 from longva_eval.needle.results import NeedleAnswer
 from longva_eval.prompts.pieces import Piece, TextPiece, tokenize
 from longva_eval.running.journal import Journal
@@ -187,20 +187,16 @@ class _Frames:
                 id(each): piece for each, piece in zip(different, pieces, strict=True)
             }
             return
+        check_captioned(items)
         as_sentence = not captions[0].endswith(" .")
 
-        def piece(caption: str, of: str) -> Piece:
-            if not caption:
-                raise SettingsError(
-                    f"The picture of {of} has no caption for the text twin: give it a "
-                    '"caption" in dataset.json.'
-                )
+        def piece(caption: str) -> Piece:
             text = caption + "\n" if as_sentence else caption
             return TextPiece(tokenize(session.checkpoint.tokenizer, text))
 
-        self._trunk = [piece(caption, "the haystack") for caption in captions[:longest]]
+        self._trunk = [piece(caption) for caption in captions[:longest]]
         self._pieces = {
-            id(each): piece(each.caption(as_sentence=as_sentence), item.name)
+            id(each): piece(each.caption(as_sentence=as_sentence))
             for item in items
             for each in (*item.needles, *item.distractors)
         }

@@ -34,6 +34,7 @@ from longva_eval.needle.scenes import caption_sentence, haystack_scenes
 __all__ = [
     "HUB_NEEDLES",
     "Haystack",
+    "check_captioned",
     "clip_pictures",
     "composed_clip",
     "load_needles",
@@ -289,6 +290,20 @@ def read_text(path: Path | None, *, num_frames: int) -> list[str]:
             f"{path} has {len(sentences)} sentences; {num_frames} frames are asked for."
         )
     return sentences[:num_frames]
+
+
+def check_captioned(items: Sequence[Item]) -> None:
+    """Make sure that every picture of a text twin has a caption.
+
+    Raises:
+        SettingsError: If one has none.
+    """
+    for item in items:
+        if not all(shown.caption() for shown in (*item.needles, *item.distractors)):
+            raise SettingsError(
+                f"The picture of {item.name} has no caption for the text twin: give it a "
+                '"caption" in dataset.json.'
+            )
 
 
 def twin_captions(*, text: Path | None, captions: Path | None, num_frames: int) -> list[str]:

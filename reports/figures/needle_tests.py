@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from longva_eval.reports.figures.curve import draw_curves
 from longva_eval.reports.figures.heatmap import accuracy_table, needle_panel, save_heatmaps
 from longva_eval.reports.figures.panels import CurveLine, CurvePanel
 from longva_eval.reports.figures.paper import paper_style, save_figure, start_figure
+from longva_eval.stats import estimate_mean
 
 if TYPE_CHECKING:  # they import torch
     from longva_eval.needle.media import Haystack
@@ -54,6 +55,8 @@ class TestScores:
     __test__ = False  # not a test of pytest's
 
     test: str
+    items: frozenset[str]
+    """Their names."""
     frames: tuple[int, ...]
     shares: tuple[float, ...]
     """Of right answers, over all places and items."""
@@ -65,8 +68,12 @@ class TestScores:
     needle_only: float | None
 
 
-def read_test(folder: Path) -> TestScores:
+def read_test(folder: Path, *, items: Container[str] | None = None) -> TestScores:
     """The scores of a finished test.
+
+    Args:
+        folder: Of the test.
+        items: Names of those that count; all if None.
 
     Raises:
         MediaError: If the folder holds none.
@@ -75,17 +82,26 @@ def read_test(folder: Path) -> TestScores:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         text = (folder / "cells.jsonl").read_text(encoding="utf-8").removesuffix("\n")
         rows: list[dict[str, Any]] = [json.loads(line) for line in text.split("\n")]
-        columns = {int(frames): column for frames, column in summary["columns"].items()}
-        frames = tuple(sorted(columns))
-        lengths = {n: [row["num_prompt_tokens"] for row in rows if row["num_frames"] == n]
-                   for n in frames}  # fmt: skip
-        floors = [columns[n].get("floor") for n in frames]
+        rows = [row for row in rows if items is None or row.get("needle_name", "") in items]
+        columns: dict[int, list[dict[str, Any]]] = {}
+        for row in sorted(rows, key=lambda row: row["num_frames"]):
+            columns.setdefault(row["num_frames"], []).append(row)
+        found = [
+            estimate_mean([float(row["correct"]) for row in column],
+                          [row["needle"] for row in column])
+            for column in columns.values()
+        ]  # fmt: skip
+        floors: list[Any] = [row.get("floor") for row in rows]
         return TestScores(
             test=str(summary.get("test", "single")),
-            frames=frames,
-            shares=tuple(columns[n]["found"] / columns[n]["asked"] for n in frames),
-            intervals=tuple((columns[n]["interval"][0], columns[n]["interval"][1]) for n in frames),
-            tokens=tuple(math.fsum(lengths[n]) / len(lengths[n]) for n in frames),
+            items=frozenset(row.get("needle_name", "") for row in rows),
+            frames=tuple(columns),
+            shares=tuple(each.mean for each in found),
+            intervals=tuple((each.interval.low, each.interval.high) for each in found),
+            tokens=tuple(
+                math.fsum(row["num_prompt_tokens"] for row in column) / len(column)
+                for column in columns.values()
+            ),
             floor=None if None in floors else math.fsum(floors) / len(floors),
             needle_only=(summary["controls"] or {}).get("needle_only"),
         )
@@ -219,12 +235,16 @@ def _save_run(run: NiahRun, *, title: str) -> str:
 
 
 def _save_twin(folder: Path, *, title: str) -> str:
-    """Draw a test beside its text twin; what is told of them."""
-    video, text = read_test(folder), read_test(folder / "text")
+    """Draw a test beside its text twin, over the items of both; what is told of them."""
+    folders = (folder, folder / "text")
+    common = frozenset.intersection(*(read_test(each).items for each in folders))
+    if not common:
+        return "Nothing is known to be lost in vision: no item is answered both ways on its own."
+    video, text = (read_test(each, items=common) for each in folders)
     image = folder / "twin.png"
     save_figure(draw_twin(video, text, title=title), image, image.with_suffix(".svg"))
     lines = [
-        f"Lost in vision at {frames:,} frames: {100 * share:+.1f} points"
+        f"Lost in vision at {frames:,} frames: {100 * share:+.1f} points over {len(common)} items"
         for frames, share in lost_in_vision(video, text).items()
     ]
     return "\n".join([*lines, f"Video beside its text twin: {image}"])
@@ -248,7 +268,10 @@ def draw_twin(video: TestScores, text: TestScores, *, title: str = "") -> Figure
     )
     with paper_style():
         figure, _ = start_figure(
-            "page", 2.2, title=title, note=f"Lost in vision (text minus video), in points: {lost}."
+            "page",
+            2.2,
+            title=title,
+            note=f"Lost in vision (text minus video), in points: {lost}. {len(video.items)} items.",
         )
         for axes, scores, name in zip(
             figure.subplots(1, 2, sharey=True), (video, text), ("Video", "Text twin"), strict=True

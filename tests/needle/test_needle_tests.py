@@ -7,11 +7,13 @@ letters that are not balanced, cells without their distractor, floors, unread an
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import itertools
 import json
 import random
 import re
+import shutil
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -40,14 +42,28 @@ from longva_eval.needle.items import OPTION, TESTS_OF, Item, ItemSettings, Shown
 from longva_eval.needle.kinds import DRAWN_TESTS, drawn_items
 from longva_eval.needle.kinds.latent import PROPERTIES
 from longva_eval.needle.kinds.own import own_items
-from longva_eval.needle.media import load_needles, open_haystack, read_captions, read_text
+from longva_eval.needle.media import (
+    load_needles,
+    open_haystack,
+    read_captions,
+    read_text,
+    twin_captions,
+)
 from longva_eval.needle.results import read_answers, to_lines
 from longva_eval.needle.run import run_and_write
 from longva_eval.needle.summary import unanswerable
 from longva_eval.needle.tests import make_tests
 from longva_eval.prompts.pieces import VisualPiece
 from longva_eval.questions.outcomes import mean_score
-from longva_eval.reports.figures.needle_tests import draw_shown
+from longva_eval.reports.figures.needle_tests import (
+    TestScores,
+    _save_twin,
+    draw_shown,
+    draw_tests,
+    draw_twin,
+    lost_in_vision,
+    read_test,
+)
 
 TESTS = Path(__file__).parents[2] / "tasks" / "vniah" / "utils.py"
 LETTERED = ItemSettings(items=400, answer="letters")
@@ -679,6 +695,85 @@ def test_captions_of_ones_own_are_sentences_in_lines() -> None:
     )
 
 
+def test_a_twin_says_captions_or_a_text(tmp_path: Path) -> None:
+    captions, text = tmp_path / "captions.jsonl", tmp_path / "text.txt"
+    captions.write_text('{"caption": "A dog."}\n{"caption": "A cat."}\n')
+    text.write_text("One. Two. Three.")
+    said = functools.partial(twin_captions, num_frames=2)
+    assert said(text=None, captions=captions) == ["A dog.", "A cat."]
+    assert said(text=text, captions=None) == ["One.", "Two."]
+    assert said(text=Path("drawn"), captions=None) == read_text(None, num_frames=2)
+    assert said(text=None, captions=None) == read_captions(None, num_frames=2)
+
+
+def test_pictures_without_captions_are_refused_before_anything_is_asked(
+    pictures: Path, tmp_path: Path
+) -> None:
+    needles = tmp_path / "needles"
+    shutil.copytree(pictures, needles)
+    rows = json.loads((needles / "dataset.json").read_text())
+    del rows[2]["caption"]
+    (needles / "dataset.json").write_text(json.dumps(rows))
+    out = tmp_path / "out"
+    with pytest.raises(SettingsError, match=r"The picture of 2\.png has no caption"):
+        niah(["--pretrained", "longva-tiny", "--frames", "8", "--needles", str(needles),
+              "--as-text", "--out", str(out)])  # fmt: skip
+    assert not out.exists()
+
+
+def scores(**changes: Any) -> TestScores:
+    made: dict[str, Any] = {
+        "test": "keys", "items": frozenset("ab"), "frames": (8, 16), "shares": (0.5, 0.25),
+        "intervals": ((0.3, 0.7), (0.1, 0.5)), "tokens": (100.0, 200.0), "floor": 0.125,
+        "needle_only": 1.0,
+    }  # fmt: skip
+    return TestScores(**made | changes)
+
+
+def test_what_is_lost_in_vision_is_text_minus_video_and_both_are_drawn() -> None:
+    video, text = scores(), scores(shares=(0.5, 1.0), tokens=(40.0, 80.0))
+    assert lost_in_vision(video, text) == {8: 0.0, 16: 0.75}
+    assert lost_in_vision(video, scores(frames=(16, 32))) == {16: 0.25}
+    figure = draw_twin(video, text)
+    assert "8 frames +0.0, 16 frames +75.0. 2 items." in [t.get_text() for t in figure.texts][1]
+    drawn = {axes.get_title(loc="left"): axes.lines[0].get_xydata() for axes in figure.axes}
+    assert list(drawn) == ["Video", "Text twin"]
+    assert drawn["Video"].tolist() == [[100, 50], [200, 25]]
+    assert drawn["Text twin"].tolist() == [[40, 50], [80, 100]]
+
+
+def test_every_test_has_a_panel_with_every_model() -> None:
+    order = scores(test="order", shares=(1.0, 0.75))
+    figure = draw_tests({"one": [scores(), order], "two": [scores(shares=(0.0, 0.125))]})
+    drawn = {
+        axes.get_title(loc="left"): [
+            list(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 2
+            and list(line.get_xdata()) == [8, 16]
+        ]
+        for axes in figure.axes
+    }  # fmt: skip
+    assert drawn == {"keys": [[50, 25], [0, 12.5]], "order": [[100, 75]]}
+
+
+def test_items_that_one_side_leaves_out_are_no_loss_in_vision(tmp_path: Path) -> None:
+    for folder, found in (("", {"a": 1, "b": 1}), ("text", {"b": 1, "c": 0})):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        rows = [
+            {"num_frames": 8, "needle": n, "needle_name": name, "correct": bool(correct),
+             "floor": 0.25, "num_prompt_tokens": 90}
+            for n, (name, correct) in enumerate(found.items())
+        ]  # fmt: skip
+        (tmp_path / folder / "cells.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+        summary = {"test": "latent", "controls": None}
+        (tmp_path / folder / "summary.json").write_text(json.dumps(summary))
+    assert read_test(tmp_path).shares == (1.0,)
+    assert read_test(tmp_path / "text").shares == (0.5,)
+    said = _save_twin(tmp_path, title="latent")
+    assert "Lost in vision at 8 frames: +0.0 points over 1 items" in said
+    (tmp_path / "text" / "cells.jsonl").write_text(json.dumps(rows[1]) + "\n")
+    assert "no item is answered both ways" in _save_twin(tmp_path, title="latent")
+
+
 # The command
 
 
@@ -690,10 +785,16 @@ def test_the_command_runs_several_tests_and_their_twins(
     arguments = ["--pretrained", "longva-tiny", "--device", "cpu", "--dtype", "float32", "--frames",
                  "8,16", "--depths", "0.5", "--items", "2", "--test", "keys,clip", "--as-text",
                  "--max-new-tokens", "0", "--out", str(out)]  # fmt: skip
-    assert niah(arguments) == 0
+    captions = [f"nothing red {number} ." for number in range(16)]
+    own = tmp_path / "captions.jsonl"
+    own.write_text("\n".join(json.dumps({"caption": caption}) for caption in captions))
+    assert niah([*arguments, "--haystack", str(embedded.HAYSTACK), "--captions", str(own)]) == 0
+    run = json.loads((out / "keys" / "text" / "run.json").read_text())
+    told = hashlib.sha256(json.dumps(captions).encode())
+    assert run["captions_sha256"] == told.hexdigest()
     printed = capsys.readouterr().out
     assert "longva-tiny, keys, as text" in printed
-    assert "Lost in vision at 16 frames:" in printed
+    assert re.search(r"Lost in vision at 16 frames: \S+ points over 2 items", printed)
     assert "No text twin of clip" in printed
     for name in ("keys/cells.jsonl", "keys/text/cells.jsonl", "keys/twin.png", "clip/summary.json",
                  "tests.png", "tests.svg"):  # fmt: skip
@@ -729,6 +830,8 @@ def test_examples_show_every_frame_and_frame_the_pictures(tmp_path: Path) -> Non
     ("arguments", "message"),
     [
         ("--as-text --haystack film.mp4", "--as-text needs --captions FILE for a haystack"),
+        ("--captions a.jsonl", "--captions has no effect without --as-text"),
+        ("--as-text --captions a.jsonl --text b.txt", "--captions and --text both say"),
         ("--test order --at 2,4,6 --spread 0.5", "--at states where pictures stand; leave --spr"),
         ("--test distractor --needles x --likeness other", "--likeness is for drawn distractors"),
         ("--answer letters", "--answer has no effect on single: it is for --test distractor, keys"),
