@@ -7,7 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, get_args
 
+from longva_eval.commands.needle_options import add_item_options, check_used
 from longva_eval.embedded import CHECKPOINTS
+from longva_eval.needle.items import TESTS_OF
 from longva_eval.studies.cost import (
     ATTENTION,
     DECODE_SECONDS,
@@ -20,7 +22,6 @@ from longva_eval.studies.cost import (
 from longva_eval.studies.plan import (
     DEFAULT_DEPTHS,
     DEFAULT_NEEDLES,
-    DEFAULT_SPREAD,
     HUB_ID,
     TASKS,
     PlanSettings,
@@ -33,7 +34,11 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str]) -> int:
     """Print what a prompt, a needle grid or a task costs, and whether it fits."""
-    print(plan_text(PlanSettings(**vars(_parser().parse_args(arguments)))))
+    options = vars(_parser().parse_args(arguments))
+    given = {name for name, value in options.items() if value is not None}
+    check_used(given, (options["test"] or "single").split(","))
+    items = {name: value for name in TESTS_OF if (value := options.pop(name)) is not None}
+    print(plan_text(PlanSettings(items=items, **options)))
     return 0
 
 
@@ -95,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME[,NAME]",
         help="needle tests on --grid, with --needles items (24), as longva-eval niah --test",
     )
-    add("--spread", default=DEFAULT_SPREAD, help=f"of --test ({DEFAULT_SPREAD})")
+    add_item_options(add)
+    add("--circular", action="store_true", help="of --test: letters, and every rotation of options")
+    add("--spread", help="of --test (0.5)")
     add("--at", help="of --test: frames that the pictures stand before, instead of depths")
     add(
         "--task",

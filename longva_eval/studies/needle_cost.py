@@ -80,9 +80,9 @@ def needle_cost(
     before = TextPiece(tuple(range(prefix_tokens)))
     needles, distractors, after = [], [], []
     for number, item in enumerate(items):
-        count = len(item.needles)
+        count, whose = len(item.needles), number - item.rotation  # rotations show the same pictures
         shown = [
-            VisualPiece(f"{number} {n}", size, None) for n in range(count + len(item.distractors))
+            VisualPiece(f"{whose} {n}", size, None) for n in range(count + len(item.distractors))
         ]
         needles.append(shown[:count])
         distractors.append(shown[count:])

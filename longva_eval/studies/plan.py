@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from longva_eval.embedded import CHECKPOINTS, embedded_checkpoint
 from longva_eval.errors import SettingsError
+from longva_eval.needle.controls import circular_items
 from longva_eval.needle.grid import LatticeGrid, NeedleGrid
 from longva_eval.needle.items import Item, ItemSettings, Shown
 from longva_eval.studies.cost import (
@@ -47,7 +49,6 @@ from longva_eval.text import parse_range, parse_whole_range
 __all__ = [
     "DEFAULT_DEPTHS",
     "DEFAULT_NEEDLES",
-    "DEFAULT_SPREAD",
     "HUB_ID",
     "TASKS",
     "PlanSettings",
@@ -69,7 +70,6 @@ HUB_ID = "lmms-lab/LongVA-7B"
 
 DEFAULT_DEPTHS = "0:1:0.2"
 DEFAULT_NEEDLES = 5
-DEFAULT_SPREAD = "0.5"
 _GIGA, _TERA = 1e9, 1e12
 _FLOP_UNITS = {"EFLOP": 1e18, "PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9}
 
@@ -106,7 +106,11 @@ class PlanSettings:
     """Needles at multiples of so many frames, instead of depths."""
     test: str | None = None
     """Names of needle tests, with commas between."""
-    spread: str = DEFAULT_SPREAD
+    items: Mapping[str, Any] = field(default_factory=dict)
+    """What is set of a test's `ItemSettings`."""
+    circular: bool = False
+    """Whether letters are asked for, with every rotation of the options."""
+    spread: str | None = None
     at: str | None = None
     task: str | None = None
     """Questions on videos: of `TASKS`, or any with `videos` and `questions`."""
@@ -122,8 +126,10 @@ class PlanSettings:
             raise SettingsError("--needles has no effect without --grid or --lattice.")
         if self.test is not None and (self.grid is None or self.lattice is not None):
             raise SettingsError("--test needs --grid, and no --lattice.")
-        if self.test is None and (self.at is not None or self.spread != DEFAULT_SPREAD):
-            raise SettingsError("--at and --spread have no effect without --test.")
+        if self.test is None and self.circular:
+            raise SettingsError("--circular has no effect without --test.")
+        if self.at is not None and self.spread is not None:
+            raise SettingsError("--at states where pictures stand; leave --spread out.")
         if self.task is None:
             for name in ("videos", "questions"):
                 if getattr(self, name) is not None:
@@ -363,23 +369,30 @@ def _test_tables(shape: ModelShape, times: Times, settings: PlanSettings) -> Ite
     """A table for each needle test that is asked for."""
     from longva_eval.needle.tests import make_tests  # imports torch
 
-    items = 24 if settings.needles is None else settings.needles
+    asked_for: dict[str, Any] = dict(settings.items)
+    if settings.needles is not None:
+        asked_for["items"] = settings.needles
+    if settings.circular:
+        asked_for["answer"] = "letters"
     tests = make_tests(
         (settings.test or "").split(","),
         frame_counts=parse_whole_range(settings.grid or "", name="grid"),
         depths=None
         if settings.depths is None
         else tuple(parse_range(settings.depths, name="depths")),
-        spreads=tuple(parse_range(settings.spread, name="spread")),
+        spreads=tuple(parse_range(settings.spread or "0.5", name="spread")),
         at=() if settings.at is None else parse_whole_range(settings.at, name="at"),
-        settings=ItemSettings(items=items),
+        settings=ItemSettings(**asked_for),
     )
     for test in tests:
-        asked = test.items[: settings.needles]
+        items = test.items[: settings.needles]
+        asked = circular_items(items) if settings.circular else items
         cost = needle_cost(shape, asked, test.grid)
         title = (
-            f"Needle test {test.name}: {cost.num_cells:,} cells and controls, {len(asked)} items"
+            f"Needle test {test.name}: {cost.num_cells:,} cells and controls, {len(items)} items"
         )
+        if settings.circular:
+            title += f", {len(asked) - len(items)} rotations"
         yield _grid_table(title, cost, times)
 
 

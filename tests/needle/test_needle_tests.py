@@ -32,6 +32,7 @@ from longva_eval import embedded
 from longva_eval.commands.niah import _parser as niah_parser
 from longva_eval.commands.niah import _remarks as remarks
 from longva_eval.commands.niah import main as niah
+from longva_eval.commands.plan import main as plan
 from longva_eval.engine.opening import open_session
 from longva_eval.engine.session import Session
 from longva_eval.errors import MediaError, SettingsError
@@ -1101,7 +1102,7 @@ def test_published_grids_are_not_put_beside_other_tests(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("test", ["order", "distractor", "count"])
+@pytest.mark.parametrize("test", ["values", "distractor", "count"])
 def test_the_plan_counts_what_the_engine_computes(test: str, session: Session) -> None:
     from longva_eval.embedded import CHECKPOINTS
     from longva_eval.studies.cost import PREFIX_TOKENS, QUESTION_TOKENS
@@ -1109,7 +1110,7 @@ def test_the_plan_counts_what_the_engine_computes(test: str, session: Session) -
     from longva_eval.studies.shape import read_model_shape
 
     settings = ItemSettings(items=3, period=4)
-    items = drawn_items(test, settings)
+    items = circular_items(drawn_items(test, settings))  # values is asked by letter
     grid = grid_of(test, settings, frame_counts=(16, 32), depths=(0.3, 0.7))
     shape = read_model_shape(CHECKPOINTS["longva-tiny"])
     cost = needle_cost(shape, items, grid)
@@ -1132,11 +1133,37 @@ def test_the_plan_counts_what_the_engine_computes(test: str, session: Session) -
 
 
 def test_plan_prints_a_table_for_each_test(capsys: pytest.CaptureFixture[str]) -> None:
-    from longva_eval.commands.plan import main as plan
+    def printed(*more: str) -> dict[str, tuple[float, float]]:
+        """Of each title, the tokens that each prompt alone costs, and that shared ones do."""
+        plan(["--grid", "20,40", "--needles", "3", *more])
+        found = re.findall(
+            r"Needle test (.*?) +each alone +shared.*\n +tokens, M +([\d.]+) +([\d.]+)",
+            capsys.readouterr().out,
+        )
+        return {title: (float(naive), float(shared)) for title, naive, shared in found}
 
-    assert plan(["--grid", "20,40", "--test", "order,single", "--needles", "3"]) == 0
-    printed = capsys.readouterr().out
-    assert "Needle test order: 30 cells and controls, 3 items" in printed
-    assert "Needle test single" in printed
-    with pytest.raises(SettingsError, match="--test needs --grid"):
-        plan(["--frames", "20", "--test", "order"])
+    tables = printed("--test", "order,single")
+    order = "order: 30 cells and controls, 3 items"
+    assert list(tables) == [order, "single: 48 cells and controls, 3 items"]
+    assert all(0 < shared < naive for naive, shared in tables.values())
+    more = printed("--test", "order", "--n", "5")[order]
+    assert more > tables[order]
+    ((title, rotated),) = printed("--test", "order", "--circular").items()
+    assert title == "order: 120 cells and controls, 3 items, 9 rotations"
+    assert rotated[0] == pytest.approx(4 * tables[order][0], rel=0.02)
+    assert rotated[1] < 2 * tables[order][1]  # the frames are shared, the questions are not
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--frames 20 --test order", "--test needs --grid"),
+        ("--grid 20 --circular", "--circular has no effect without --test"),
+        ("--grid 20 --spread 0.2", "--spread has no effect on single: it is for --test dist"),
+        ("--grid 20 --test order,count --hops 2", "--hops has no effect on order, count"),
+        ("--grid 20 --test order --at 2,4,6 --spread 0.2", "leave --spread out"),
+    ],
+)
+def test_plan_refuses_what_would_change_nothing(arguments: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        plan(arguments.split())
