@@ -28,8 +28,6 @@ _LOADING = (
     "chunk_tokens", "pool_after_projection", "feature_cache",
 )  # fmt: skip
 """Options that are settings of the session."""
-_NOT_IN_TASKS = ("as_text", "captions", "text", "circular")
-"""Options that would change what is asked, and that `--write-tasks` cannot write."""
 
 _REFUSED = (
     (
@@ -46,8 +44,18 @@ _REFUSED = (
         (),
         "--likeness is for drawn distractors; those of --needles show the needle's object.",
     ),
+    (
+        ("no_controls", "latent"),
+        (),
+        "latent keeps what is answered on its pictures alone: leave --no-controls out.",
+    ),
+    (("show",), ("write_tasks",), "--show has no effect without --write-tasks."),
+    *(
+        (("write_tasks", name), (), f"lmms-eval's tasks have no --{name.replace('_', '-')}.")
+        for name in ("as_text", "captions", "text", "circular")
+    ),
 )
-"""What is said where all of the first options are given, and none of the second."""
+"""What is said where all of the first options or tests are given, and none of the second."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -58,12 +66,6 @@ def main(arguments: Sequence[str]) -> int:
     missing = [name for name in ("pretrained", "out") if getattr(options, name) is None]
     if missing and not (options.write_tasks or options.examples):
         parser.error(f"the following arguments are required: --{', --'.join(missing)}")
-    others = _NOT_IN_TASKS if options.write_tasks else ("show",)
-    if given := [f"--{each.replace('_', '-')}" for each in others if getattr(options, each)]:
-        kind = "lmms-eval's tasks have no" if options.write_tasks else "only --write-tasks has"
-        parser.error(f"{kind} {', '.join(given)}")
-    if options.no_controls and "latent" in (options.test or ()):
-        parser.error("latent keeps what is answered on its pictures alone: leave --no-controls out")
 
     from longva_eval.needle.asking import open_needle_session
     from longva_eval.needle.media import check_captioned, open_haystack, twin_captions
@@ -139,11 +141,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Raises SettingsError for options that do not go together, or change nothing."""
-    given = {name for name, value in vars(options).items() if value not in (None, False)}
+    tests = options.test or ["single"]
+    given = {name for name, value in vars(options).items() if value not in (None, False)} | {*tests}
     for all_of, none_of, message in _REFUSED:
         if given.issuperset(all_of) and given.isdisjoint(none_of):
             raise SettingsError(message)
-    check_used(given, options.test or ["single"])
+    check_used(given, tests)
 
 
 def _remarks(options: argparse.Namespace, tests: Sequence[NeedleTest]) -> Iterator[str]:

@@ -850,6 +850,9 @@ def test_examples_show_every_frame_and_frame_the_pictures(tmp_path: Path) -> Non
         ("--at 2,4,6", "--at has no effect on single"),
         ("--test count,clip --n 4", "--n has no effect on count, clip: it is for --test keys, val"),
         ("--test order --motion-frames 4", "--motion-frames has no effect on order: it is for"),
+        ("--examples x --show clip", "--show has no effect without --write-tasks"),
+        ("--write-tasks x --as-text", "lmms-eval's tasks have no --as-text"),
+        ("--test keys,latent --no-controls", "latent keeps what is answered on its pictures alo"),
         ("--circular", "--circular rotates options, and no question here has any"),
         ("--test order,count --circular", "--circular rotates options, and no question here"),
     ],
@@ -897,12 +900,6 @@ def test_a_setting_is_told_to_be_for_the_tests_that_read_it(test: str) -> None:
     [
         (["--test", "order,sort"], "'sort': the tests are single, distractor, keys"),
         (["--out", "x"], "the following arguments are required: --pretrained"),
-        (["--write-tasks", "x", "--circular", "--as-text"], "tasks have no --as-text, --circular"),
-        (["--examples", "x", "--show", "clip"], "only --write-tasks has --show"),
-        (
-            ["--test", "keys,latent", "--out", "x", "--pretrained", "y", "--no-controls"],
-            "latent keeps what is answered on its pictures alone: leave --no-controls out",
-        ),
     ],
 )
 def test_wrong_arguments_end_with_a_message(
