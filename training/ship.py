@@ -1,7 +1,7 @@
 """Copy the median seed's models into the package, with their model cards.
 
 python -m training.ship runs/seed0 runs/seed1 runs/seed2
-python -m training.ship --second runs/second0
+python -m training.ship --second runs/second6 runs/second7 runs/second8
 """
 
 import argparse
@@ -107,7 +107,6 @@ def second_card(*, seed: str, results: dict[str, dict[str, Any]]) -> str:
         results: What `training.evaluate_second` found of every run.
     """
     missed = [name for name, reached in verdicts(results[seed]).items() if not reached]
-    among = f", the median of {', '.join(results)}" if len(results) > 1 else ", the only one so far"
     return f"""# longva-tiny-2
 
 longva-tiny with a fourth layer, taught on text and single pictures to answer with an option's
@@ -117,7 +116,7 @@ It exists to show needle tests at work (`docs/needle_tests.md`), and knows nothi
 * Language model: Qwen2, 4 layers, hidden size 128; text of up to {LONG_CONTEXT} tokens.
 * Vision tower: CLIP, 48-pixel pictures, 12-pixel patches; 4 visual tokens a frame.
 * Aligned on single UniRes pictures of at most 40 grids. No video was used in training.
-* Weights in bfloat16. {seed}{among}; see `docs/tiny.md`.
+* Weights in bfloat16. {seed}, the median of {', '.join(results)}; see `docs/tiny.md`.
 * Targets that it misses: {", ".join(missed) or "none"}.
 
 {render({seed: results[seed]}).rsplit(chr(10), 2)[0]}
