@@ -20,7 +20,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 help:
 	@echo "make demo     run the suite's main job on what ships with it, and look at the result"
-	@echo "make study    frame policies x positions x presses on three needle tests (docs/axes.md)"
+	@echo "make study    frame policies x positions x presses on four needle tests (docs/axes.md)"
 	@echo "make test     lint, types and all tests"
 	@echo "make quick    lint, types and the tests that start no process and take under a fifth of a second each"
 	@echo "make setup    only the environment, in $(VENV)"

@@ -116,7 +116,7 @@ It exists to show needle tests at work (`docs/needle_tests.md`), and knows nothi
 * Language model: Qwen2, 4 layers, hidden size 128; text of up to {LONG_CONTEXT} tokens.
 * Vision tower: CLIP, 48-pixel pictures, 12-pixel patches; 4 visual tokens a frame.
 * Aligned on single UniRes pictures of at most 40 grids. No video was used in training.
-* Weights in bfloat16. {seed}, the median of {', '.join(results)}; see `docs/tiny.md`.
+* Weights in bfloat16. {seed}, the median of {", ".join(results)}; see `docs/tiny.md`.
 * Targets that it misses: {", ".join(missed) or "none"}.
 
 {render({seed: results[seed]}).rsplit(chr(10), 2)[0]}
