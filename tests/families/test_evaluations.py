@@ -74,6 +74,13 @@ def test_tasks_run_through_lmms_eval(
         assert len(samples) == 3
         for sample in samples:
             assert sample.outcome != "failed"
+    for task in [each for each in tasks if each in ALL_TESTS[1:]]:
+        file = next((tmp_path / "out").rglob(f"*_samples_{task}.jsonl"))
+        for line in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+            record = line["vniah_accuracy"]
+            places = [*record["insert_indices"], *record["distractor_indices"]]
+            assert places
+            assert line["longva_eval"]["frames_asked"] == record["num_frames"] + len(places)
     if "vniah_order" in tasks:  # a picture fills a pair where frames are seen in pairs
         line = next((tmp_path / "out").rglob("*_samples_vniah_order.jsonl")).read_text()
         record = json.loads(line.splitlines()[0])["vniah_accuracy"]
