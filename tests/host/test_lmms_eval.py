@@ -115,18 +115,19 @@ def test_all_needle_tests_are_asked_of_the_hosts_own_model(tmp_path: Path) -> No
     from longva_eval.commands.niah import main as niah
     from longva_eval.needle.kinds import DRAWN_TESTS
 
-    own = ["my_vniah_order_generate", "my_vniah_single_generate"]
+    own = {"my_vniah_order_generate": {6, 9}, "my_vniah_single_generate": {6}}
+    alone = "my_vniah_order_needle_only_generate"
     assert niah(["--test", "order,single", "--frames", "6,9", "--depths", "0.5", "--items", "2",
                  "--answer", "letters", "--haystack",
                  str(OPEN / "inputs" / "landscape_320x180.mp4"), "--write-tasks",
                  str(tmp_path / "own")]) == 0  # fmt: skip
-    tasks = [f"vniah_{test}_generate" for test in DRAWN_TESTS] + own
+    tasks = [f"vniah_{test}_generate" for test in DRAWN_TESTS] + [*own]
     done = lmms_eval(
         tmp_path,
         "--model", "dummy",
         "--model_args", "response=A",
         "--include_path", str(tmp_path / "own"),
-        "--tasks", ",".join(tasks),
+        "--tasks", ",".join([*tasks, alone]),
         "--limit", "4",
         "--output_path", "out",
         "--log_samples",
@@ -137,8 +138,11 @@ def test_all_needle_tests_are_asked_of_the_hosts_own_model(tmp_path: Path) -> No
         assert len(records) == 4, task
         assert all(r["insert_indices"] or r["distractor_indices"] for r in records), task
         assert all(len(r["times"]) == len(r["insert_indices"]) for r in records), task
-        assert {r["num_frames"] for r in records} == {6 if task in own else 16}, task
+        assert {r["num_frames"] for r in records} == own.get(task, {16}), task
         if task != "my_vniah_single_generate":
             assert all(r["correct"] == (r["answer"] == "A") for r in records), task
             assert {r["outcome"] for r in records} <= {"right", "wrong"}
             assert all(r["floor"] == 0.25 for r in records)
+    pictures = [sample["vniah_accuracy"] for sample in samples_of(tmp_path / "out", alone)]
+    assert [r["control"] for r in pictures] == ["needle only"] * 2
+    assert all(r["correct"] == (r["answer"] == "A") for r in pictures)

@@ -1014,7 +1014,7 @@ def test_a_task_asks_the_controls(test: str, shown: int, tasks: ModuleType) -> N
         assert len({doc["question_id"] for doc in docs[control]}) == len(docs[control])
         assert {doc["question"] for doc in docs[control]} == {doc["question"] for doc in asked}
         record = tasks.process_generated(docs[control][0], ["?"])["vniah_accuracy"]
-        assert (record["control"], record["depth"], record["times"]) == (control, None, ())
+        assert (record["control"], record["depth"], list(record["times"])) == (control, None, [])
     alone, clean = (tasks.doc_to_shown(docs[control][-1]) for control in docs)
     assert (len(alone), len(clean)) == (shown, 9)
     item = tasks._item(docs["needle only"][-1])

@@ -47,7 +47,7 @@ class Page(HTMLParser):
         self.wrong: list[str] = []
         self.text: list[str] = []
         self.scripts: dict[str, str] = {}
-        self.feed(text)
+        self.feed(text.replace("<wbr>", ""))  # where a word may break
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
