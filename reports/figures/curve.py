@@ -45,6 +45,7 @@ def draw_curves(
     title: str,
     note: str = "",
     legend_title: str = "",
+    below: str = "Frames shown to the model",
     width: FigureWidth = "page",
 ) -> Figure:
     """Draw the panels, two in a row on a page, on equal axes, with one legend.
@@ -54,6 +55,7 @@ def draw_curves(
         title: Above the figure.
         note: Below it, in small print.
         legend_title: What the lines differ in.
+        below: What the horizontal axis counts, instead of frames.
         width: Of the figure.
 
     Raises:
@@ -70,9 +72,10 @@ def draw_curves(
     ticks = sorted({frames for panel in panels for line in panel.lines for frames in line.frames})
     short = max(map(len, labels)) <= _LONGEST_BESIDE
     beside = len(panels) == 1 and width == "page" and short
-    handles = _legend_handles(panels, styles)
+    named = labels == [panel.title for panel in panels]  # a line each, of its panel's name
+    handles = [] if named else _legend_handles(panels, styles)
     most = (2 if width == "column" else 4) if short else (1 if width == "column" else 2)
-    columns_of_legend = min(len(handles), most)
+    columns_of_legend = min(max(1, len(handles)), most)
     lines_of_legend = math.ceil(len(handles) / columns_of_legend) + bool(legend_title)
     with paper_style():
         figure, bottom = start_figure(
@@ -92,7 +95,7 @@ def draw_curves(
             if number % columns == 0:
                 axes.set_ylabel("Accuracy (%)", color=INK)
             if number + columns >= len(panels):
-                axes.set_xlabel("Frames shown to the model", color=INK)
+                axes.set_xlabel(below, color=INK)
                 axes.tick_params(labelbottom=True)
         for axes in places[len(panels) :]:
             axes.set_visible(False)
@@ -100,9 +103,9 @@ def draw_curves(
         if not beside:
             place = {"loc": "lower left", "bbox_to_anchor": (0.02, bottom)}
             place |= {"ncols": columns_of_legend, "borderaxespad": 0}
-        figure.legend(
-            handles=handles, frameon=False, title=legend_title or None, alignment="left", **place
-        )
+        if handles:
+            figure.legend(handles=handles, frameon=False, title=legend_title or None,
+                          alignment="left", **place)  # fmt: skip
     return figure
 
 

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 from longva_eval.errors import MediaError
 from longva_eval.needle.summary import summary_text
-from longva_eval.reports.figures.colours import INK, MUTED
+from longva_eval.reports.figures.colours import MUTED
 from longva_eval.reports.figures.curve import draw_curves
 from longva_eval.reports.figures.heatmap import accuracy_table, needle_panel, save_heatmaps
 from longva_eval.reports.figures.panels import CurveLine, CurvePanel
@@ -45,7 +44,7 @@ __all__ = [
     "save_tests",
 ]
 
-_VIDEO, _TEXT = "#2a788e", "#b07418"
+_NEEDLE, _DISTRACTOR = "#2a788e", "#b07418"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +172,7 @@ def draw_shown(
             axes.imshow(np.asarray(picture.convert("RGB").resize((96, 96))))
             axes.set_title(f"{number} s", fontsize=6, color=MUTED, pad=2)
             if kind:
-                colour = _VIDEO if kind == "needle" else _TEXT
+                colour = _NEEDLE if kind == "needle" else _DISTRACTOR
                 style = "-" if kind == "needle" else ":"
                 axes.add_patch(
                     Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, clip_on=False,
@@ -266,37 +265,10 @@ def draw_twin(video: TestScores, text: TestScores, *, title: str = "") -> Figure
         f"{frames:,} frames {100 * share:+.1f}"
         for frames, share in lost_in_vision(video, text).items()
     )
-    with paper_style():
-        figure, _ = start_figure(
-            "page",
-            2.2,
-            title=title,
-            note=f"Lost in vision (text minus video), in points: {lost}. {len(video.items)} items.",
-        )
-        for axes, scores, name in zip(
-            figure.subplots(1, 2, sharey=True), (video, text), ("Video", "Text twin"), strict=True
-        ):
-            _draw_over_tokens(axes, scores, name)
-    return figure
-
-
-def _draw_over_tokens(axes: Axes, scores: TestScores, name: str) -> None:
-    colour = _VIDEO if name == "Video" else _TEXT
-    low = [100 * interval[0] for interval in scores.intervals]
-    high = [100 * interval[1] for interval in scores.intervals]
-    axes.plot(scores.tokens, [100 * share for share in scores.shares], color=colour, marker="o",
-              clip_on=False)  # fmt: skip
-    axes.fill_between(scores.tokens, low, high, color=colour, alpha=0.15, linewidth=0)
-    if scores.floor is not None:
-        axes.axhline(100 * scores.floor, color=MUTED, linestyle=":", linewidth=1)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(scores.tokens, [f"{count:,.0f}" for count in scores.tokens], rotation=30)
-    axes.minorticks_off()
-    axes.set_ylim(0, 102)
-    axes.set_title(name, loc="left", color=INK)
-    axes.set_xlabel("Prompt tokens", color=INK)
-    if name == "Video":
-        axes.set_ylabel("Right answers (%)", color=INK)
-    axes.tick_params(length=0, labelcolor=MUTED)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    panels = []
+    for name, scores in (("Video", video), ("Text twin", text)):
+        tokens = [round(count) for count in scores.tokens]
+        line = CurveLine(label=name, frames=tokens, means=scores.shares, intervals=scores.intervals)
+        panels.append(CurvePanel(title=name, lines=[line], chance=scores.floor))
+    note = f"Lost in vision (text minus video), in points: {lost}. {len(video.items)} items."
+    return draw_curves(panels, title=title, note=note, below="Prompt tokens")

@@ -746,7 +746,7 @@ def test_what_is_lost_in_vision_is_text_minus_video_and_both_are_drawn() -> None
     assert lost_in_vision(video, scores(frames=(16, 32))) == {16: 0.25}
     figure = draw_twin(video, text)
     assert "8 frames +0.0, 16 frames +75.0. 2 items." in [t.get_text() for t in figure.texts][1]
-    drawn = {axes.get_title(loc="left"): axes.lines[0].get_xydata() for axes in figure.axes}
+    drawn = {axes.get_title(loc="left"): axes.lines[-1].get_xydata() for axes in figure.axes}
     assert list(drawn) == ["Video", "Text twin"]
     assert drawn["Video"].tolist() == [[100, 50], [200, 25]]
     assert drawn["Text twin"].tolist() == [[40, 50], [80, 100]]
