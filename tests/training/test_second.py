@@ -84,7 +84,8 @@ def test_micro_tasks_are_answered_by_their_notes(task: str, size: int) -> None:
 def test_documents_are_answered_by_their_notes(skill: str) -> None:
     rng = random.Random(skill)
     for _ in range(30):
-        scene = draw_scene(rng, num_frames=12, skills=[skill], num_facts=rng.randint(0, 3))
+        scene = draw_scene(rng, num_frames=12, skills=[skill], num_facts=rng.randint(0, 3),
+                           decoys=0.5, plain=0.5)  # fmt: skip
         lesson = document(scene)
         notes = [words(note) for note in scene.notes]
         by_noun = {note[0]: note for note in notes}
@@ -92,6 +93,7 @@ def test_documents_are_answered_by_their_notes(skill: str) -> None:
         (question,) = scene.questions
         text, answer = " ".join(words(question.prompt)), WORDS[question.answer]
         assert lesson.skills == [skill, "end"]
+        assert answer != "none"
         assert lesson.document.ids[lesson.document.positions[0] + 1] == question.answer
         reading = [WORDS[token] for _, token in lesson.readings]
         nouns = [word for word in re.findall(r"\w+", text) if word in by_noun]
