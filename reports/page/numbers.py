@@ -5,6 +5,7 @@ A number that would mislead is not made, or comes with what is wrong with it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -79,7 +80,7 @@ def _score_row(each: ShownRun, task: TaskRun) -> dict[str, Any]:
     counts = task.counts()
     return {
         "each": each,
-        "frames": each.run.frames(task.name),
+        "frames": re.sub(r"\d{4,}", lambda n: f"{int(n[0]):,}", each.run.frames(task.name)),
         "asked": (f"{asked:,}" if asked else "") + (f" of {of:,}" if of and asked != of else ""),
         "score": _task_score(each, task),
         "outcomes": tuple((name, counts[name]) for name in OUTCOMES if counts[name])

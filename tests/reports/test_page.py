@@ -196,12 +196,15 @@ def test_failed_questions_count_and_the_score_without_them_stands_below(tmp_path
 def test_two_runs_are_compared_on_the_questions_both_were_asked(tmp_path: Path) -> None:
     first = write_run(tmp_path / "a", questions(3))
     second = write_run(tmp_path / "b", questions(9, 12)[:11], model="other")
-    third = write_run(tmp_path / "c", questions(3), model="third", task="longva_mini_small")
+    third = write_run(
+        tmp_path / "c", questions(3), model="third", task="longva_mini_small", frames=2048
+    )
     shown = page_of(first, second, third).shown()
     assert "longva_mini B minus A 11" in shown
     assert "+54.5" in shown  # 9 of 11 minus 3 of 11
     assert "B: 6, A: 0" in shown
     assert "longva_mini_small: not in the baseline; not compared." in shown
+    assert " 2,048 12 " in shown  # frames and questions, in its row
     assert "Nothing could be compared" not in shown  # B minus A could
     assert "Nothing could be compared" in page_of(first, third).shown()
 
